@@ -1,0 +1,14 @@
+"""Lectern: a chat over whole books and whole codebases, with the language model inside.
+
+Who may import whom; a row imports rows below it, never up or sideways (tests/test_imports.py):
+
+    launch  cli
+    ui  server
+    chat  eval  train          (chat owns citations)
+    runtime  ingest  store
+    kernels
+    records  settings
+    errors
+"""
+
+__version__ = "0.1.0"

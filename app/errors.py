@@ -1,0 +1,49 @@
+"""Every error that a user can meet.
+
+Each message says what was wrong, the value, and what to do next. The UI, the CLI and the endpoint
+print the message alone, never a traceback.
+"""
+
+
+class LecternError(Exception):
+    """Base of all errors shown to a user."""
+
+
+class ConfigError(LecternError):
+    """A flag, a setting or an environment variable cannot be used."""
+
+
+class InputError(LecternError):
+    """A file, folder or archive cannot be read as a document."""
+
+
+class PasswordError(InputError):
+    """A document is encrypted and the password is missing or wrong."""
+
+
+class ModelError(LecternError):
+    """A model folder, adapter or hub id cannot be loaded."""
+
+
+class StoreError(LecternError):
+    """The data folder cannot be used, or stored data is damaged or foreign."""
+
+
+class BusyError(StoreError):
+    """Another process owns the data folder.
+
+    Attributes:
+        url: where that process serves, or None when it does not.
+    """
+
+    def __init__(self, message: str, url: str | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+
+
+class NotFoundError(LecternError):
+    """A document, chat or evidence id is not known."""
+
+
+class CancelledError(LecternError):
+    """The user stopped the work; what was finished before is kept."""

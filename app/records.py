@@ -1,0 +1,207 @@
+"""Plain records passed between the parts. No torch, no libraries."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+DocumentKind = Literal["pdf", "text", "code"]
+DocumentState = Literal["new", "reading", "read", "failed"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One page of a book or one file of a repository.
+
+    Attributes:
+        index: 1-based, in reading order.
+        label: page label ("iv", "12"), section number of a text, or path of a file ("src/a.py").
+        text: cleaned text, as the model reads it.
+        chapter: title of the chapter it stands in, from the outline or headings.
+        group: memory that the part belongs to; parts with one group are read as one text.
+        first_line: line number of the text's first line, for files (evidence is path:line-line).
+    """
+
+    index: int
+    label: str
+    text: str
+    chapter: str | None = None
+    group: int = 0
+    first_line: int | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that ingestion left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """What ingestion made of a file, folder or archive.
+
+    Attributes:
+        sha256: hex digest of the source bytes (for a folder: of its sorted paths and digests).
+        skipped: pages or files left out.
+        notes: facts the user should see ("12 pages hold images only").
+    """
+
+    title: str
+    kind: DocumentKind
+    sha256: str
+    parts: tuple[Part, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a part's tokens stand inside its memory: [token_start, token_end)."""
+
+    part: int
+    token_start: int
+    token_end: int
+
+
+@dataclass(frozen=True)
+class MemoryText:
+    """Token ids of one memory (BOS first) and the spans that map them to parts."""
+
+    token_ids: list[int]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class DocumentInfo:
+    """A document as the library lists it."""
+
+    id: str
+    title: str
+    kind: DocumentKind
+    parts: int
+    tokens: int
+    state: DocumentState
+    detail: str
+    created: str
+    notes: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A passage that the model looked at while answering.
+
+    Attributes:
+        id: stable within the store; `ask --without ID` masks it.
+        document: document id.
+        title: document title.
+        label: page label, or path:line-line.
+        part: 1-based part index.
+        char_start, char_end: offsets into the part's text.
+        text: the passage.
+        weight: share of the attention on far regions, 0 to 1.
+        regions: [(memory of the document, region), ...] behind the passage.
+    """
+
+    id: str
+    document: str
+    title: str
+    label: str
+    part: int
+    char_start: int
+    char_end: int
+    text: str
+    weight: float
+    regions: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    id: int
+    role: Role
+    content: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChatInfo:
+    """A chat as the list shows it."""
+
+    id: str
+    title: str
+    documents: tuple[str, ...]
+    messages: int
+    model: str
+    updated: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Progress of reading one document.
+
+    Attributes:
+        label: page or file being read.
+        reused: tokens found in the store, not read again.
+        eta_s: seconds left at the present speed.
+    """
+
+    document: str
+    title: str
+    tokens_done: int
+    tokens_total: int
+    tokens_per_s: float
+    label: str
+    reused: int
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AnswerStats:
+    """What an answer cost. `tokens_read`: prompt tokens run through the model now."""
+
+    tokens_read: int = 0
+    tokens_reused: int = 0
+    new_tokens: int = 0
+    seconds_to_first_token: float = 0.0
+    seconds: float = 0.0
+    tokens_per_s: float = 0.0
+    peak_bytes: int = 0
+    stopped: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Done:
+    """End of an answer."""
+
+    answer: str
+    chat: str
+    evidence: tuple[Evidence, ...]
+    stats: AnswerStats
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """What the memory of a chat holds, for the panel under the answers."""
+
+    tokens: int
+    regions: int
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    policy: str
+    positions: str
+    backend: str

@@ -1,0 +1,120 @@
+"""Fill any configuration dataclass: defaults, TOML file, environment, flags, in that order."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+import types
+
+from app.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED_MODEL = ROOT / "models" / "lectern-small"
+POLICIES = ("keep-all", "streaming", "full")
+
+T = TypeVar("T")
+
+
+def default_home() -> Path:
+    """The platform's user-data folder for Lectern."""
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("lectern", appauthor=False))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a start of Lectern can be told.
+
+    Attributes:
+        home: data folder; None means the platform's user-data folder.
+        model: folder of a checkpoint, or a hub id.
+        adapter: folder of a LoRA adapter, merged into the model at load.
+        download: allow huggingface-hub to fetch `model`.
+        policy: what later tokens attend to: `keep-all`, `streaming` or `full`.
+        budget_tokens: tokens one query may attend to; None means what the model's recipe says.
+        device: `auto`, `cpu` or `cuda`.
+        threads: CPU threads of the model; None means chosen from the cores.
+        disk_budget_gb: stored memories are evicted beyond this, least recently used first.
+    """
+
+    home: Path | None = None
+    model: str = str(SHIPPED_MODEL)
+    adapter: str | None = None
+    download: bool = False
+    policy: str = "keep-all"
+    budget_tokens: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    disk_budget_gb: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise ConfigError(f"--policy {self.policy}: not known; choose one of {', '.join(POLICIES)}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device {self.device}: not known; choose auto, cpu or cuda")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"--threads {self.threads}: must be at least 1")
+        if self.budget_tokens is not None and self.budget_tokens < 1:
+            raise ConfigError(f"budget_tokens = {self.budget_tokens}: must be positive")
+        if self.disk_budget_gb <= 0:
+            raise ConfigError(f"disk_budget_gb = {self.disk_budget_gb}: must be positive")
+
+    @property
+    def folder(self) -> Path:
+        """The data folder, absolute."""
+        return (self.home or default_home()).expanduser().absolute()
+
+
+def _convert(kind: Any, text: str, name: str) -> Any:
+    """Turn the text of an environment variable into a field's type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{name}={text}: not a {kind.__name__}") from error
+
+
+def fill(
+    kind: type[T],
+    *,
+    toml: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    prefix: str = "LECTERN_",
+    flags: Mapping[str, Any] | None = None,
+) -> T:
+    """Build a configuration dataclass.
+
+    Args:
+        kind: a dataclass; its defaults come first.
+        toml: a file of top-level keys; unknown keys are errors.
+        environment: variables named prefix + FIELD; os.environ when None.
+        flags: values from the command line; None values count as not given.
+
+    Raises:
+        ConfigError: unknown key, wrong type or a value that the dataclass refuses.
+    """
+    hints = get_type_hints(kind)
+    names = [f.name for f in fields(kind)]
+    values: dict[str, Any] = {}
+    if toml is not None:
+        try:
+            values.update(tomllib.loads(toml.read_text(encoding="utf-8")))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{toml}: cannot be read as TOML: {error}") from error
+    for name in names:
+        text = (os.environ if environment is None else environment).get(prefix + name.upper())
+        if text:
+            values[name] = _convert(hints[name], text, prefix + name.upper())
+    values.update({k: v for k, v in (flags or {}).items() if v is not None})
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(names)}")
+    if "home" in values:
+        values["home"] = Path(values["home"])
+    return kind(**values)
