@@ -41,6 +41,10 @@ class BusyError(StoreError):
         self.url = url
 
 
+class DamagedBlock(StoreError):
+    """Stored memory that fails its check, or belongs to other tokens; it has to be read again."""
+
+
 class NotFoundError(LecternError):
     """A document, chat or evidence id is not known."""
 

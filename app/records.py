@@ -205,3 +205,22 @@ class MemoryLine:
     policy: str
     positions: str
     backend: str
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What a chat read after its documents, so that it can go on where it stopped.
+
+    Attributes:
+        recipe: weights and reading recipe that the blocks belong to.
+        token_ids: every token after the attached memories, in order.
+        keys: block keys of the tail, in order.
+        turns: token count of the tail after each turn.
+        memories: (document, memory) pairs that were attached, in order.
+    """
+
+    recipe: str
+    token_ids: tuple[int, ...]
+    keys: tuple[str, ...]
+    turns: tuple[int, ...]
+    memories: tuple[tuple[str, int], ...]
