@@ -1,0 +1,109 @@
+"""The commands of `python launch.py`, for its --help and for the parser of app.cli. Imports nothing heavy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COMMANDS: dict[str, str] = {
+    "serve": "open Lectern in the browser, on this computer only (the default)",
+    "setup": "make or repair the environment and stop (--reinstall: from nothing)",
+    "doctor": "say what Lectern found: Python, torch, GPU, data folder, disk, store, model",
+    "test": "run the tests; what follows goes to pytest",
+    "read": "read documents: PDF, text, Markdown, a folder or .zip of code",
+    "text": "show what ingestion makes of a file; nothing is stored",
+    "ask": "ask a question, about documents or in a chat",
+    "documents": "list, show or delete documents",
+    "chats": "list, show or delete chats",
+    "store": "stats: what the store holds; verify: check every stored block",
+    "eval": "measure the model: passkey, perplexity, qa",
+    "train": "pre-train or tune a model",
+    "merge": "merge an adapter into a plain checkpoint",
+    "inspect": "show what a checkpoint is and how Lectern would read with it",
+    "bench": "time the operations",
+}
+
+_HELP = """\
+Lectern: chat with whole books and whole codebases, the language model inside.
+
+usage: python launch.py [command] [options]
+
+{commands}
+
+Every command takes --help. Everywhere:
+  --home FOLDER         data folder (default: the user-data folder, or LECTERN_HOME)
+  --model FOLDER|ID     checkpoint (default: the small one that ships)
+  --adapter FOLDER      LoRA adapter, merged at load
+  --policy NAME         what later tokens attend to: keep-all, streaming, full
+  --device auto|cpu|cuda
+  --threads N           CPU threads of the model
+  --json                one JSON object as the last line; messages go to stderr
+
+Set-up, before the command or after `setup`:
+  --torch cpu|cuda      which build of torch to install
+  --no-venv             use the running Python's packages (containers)
+  TORCH_COMMAND         environment variable: the command that installs torch"""
+
+
+def help_text() -> str:
+    """What `python launch.py --help` prints."""
+    width = max(map(len, COMMANDS))
+    return _HELP.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, split between launch.py and the command.
+
+    Attributes:
+        command: "setup" and "test" are launch.py's own; None when an option of app.cli comes first.
+        rest: arguments handed on, the command among them except for `test`.
+        help: the overview is wanted.
+        asks_help: --help stands among the command's own arguments.
+    """
+
+    command: str | None
+    rest: tuple[str, ...]
+    help: bool = False
+    no_venv: bool = False
+    torch: str | None = None
+    reinstall: bool = False
+
+    @property
+    def asks_help(self) -> bool:
+        return "--help" in self.rest or "-h" in self.rest
+
+
+def split(argv: Sequence[str]) -> Request:
+    """Take launch.py's own options off the front of a command line.
+
+    Raises:
+        ValueError: an option of the set-up that cannot be used; the message is for the user.
+    """
+    values = {"no_venv": False, "torch": None, "reinstall": False}
+    arguments = list(argv)
+    command: str | None = None
+    while arguments:
+        word, _, value = arguments[0].partition("=")
+        if command is None and word in ("-h", "--help", "help") or command == "setup" and word in ("-h", "--help"):
+            return Request(None, (), help=True)
+        if word == "--no-venv":
+            values["no_venv"] = True
+        elif word == "--torch":
+            if not value and len(arguments) > 1:
+                value = arguments.pop(1)
+            if value not in ("cpu", "cuda"):
+                raise ValueError(f"--torch {value}: choose cpu or cuda")
+            values["torch"] = value
+        elif word == "--reinstall" and command == "setup":
+            values["reinstall"] = True
+        elif command == "setup":
+            raise ValueError(f"setup {arguments[0]}: not known; setup takes --reinstall, --torch and --no-venv")
+        elif word == "setup":
+            command = "setup"
+        else:
+            break
+        arguments.pop(0)
+    if command is None and arguments and not arguments[0].startswith("-"):
+        command = arguments[0]
+    if command == "test":
+        arguments.pop(0)
+    return Request(command, tuple(arguments), **values)
