@@ -22,3 +22,48 @@ class GenerationConfig:
             raise ConfigError(f"top-p {self.top_p}: must lie above 0 and at most 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens {self.max_new_tokens}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The attention recipe: MSA-1 of MS-Attn with the choices that are ours, saved in `lectern.json`.
+
+    Attributes:
+        budget_tokens: tokens one query may attend to; a query whose past fits sees all of it.
+        region_tokens: C_K and C_Q, tokens of one region.
+        merge: m, neighbouring query regions that share one selection in prefill.
+        query_sub: tokens averaged into one query representative (1: every query counts).
+        key_sub: tokens averaged into one key representative.
+        local_regions: regions before a group's own that are always attended.
+    """
+
+    budget_tokens: int = 4096
+    region_tokens: int = 64
+    merge: int = 2
+    query_sub: int = 4
+    key_sub: int = 4
+    local_regions: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("region_tokens", "merge", "query_sub", "key_sub"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be positive")
+        if self.region_tokens % self.key_sub or self.region_tokens % self.query_sub:
+            raise ConfigError(
+                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub {self.query_sub} "
+                f"and key_sub {self.key_sub}"
+            )
+        least = (self.merge + self.local_regions + 2) * self.region_tokens
+        if self.budget_tokens % self.group_tokens or self.budget_tokens < least:
+            raise ConfigError(
+                f"budget_tokens = {self.budget_tokens}: must be a multiple of {self.group_tokens} and at least {least}"
+            )
+
+    @property
+    def group_tokens(self) -> int:
+        """Tokens of a merged query group: where selections are anchored and blocks are sealed."""
+        return self.region_tokens * self.merge
+
+    @property
+    def budget_regions(self) -> int:
+        return self.budget_tokens // self.region_tokens

@@ -1,0 +1,179 @@
+"""Training samples for the shipped model: text, and tasks whose answer stands somewhere in a text.
+
+A task sample is what the app makes of a document and a chat: BOS, the document, then turns in the chat template.
+Answer tokens weigh more than text, because retrieval must be learned from few of them.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from app import passkeys
+from app.errors import InputError
+from app.train import corpus
+from app.train.corpus import NO_ANSWER, Passage
+from app.train.tokenizer import ASSISTANT, BOS, END, PAD, USER
+
+MAX_TURNS = 4
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence. `weights` is the loss weight of predicting each token; 0 for padding."""
+
+    token_ids: np.ndarray  # [T] int64
+    weights: np.ndarray  # [T] float32
+
+
+class BookTokens:
+    """All books as one array of token ids, tokenised once and kept in a cache file."""
+
+    def __init__(self, data: Path, split: str, tokenizer, cache: Path) -> None:
+        path = cache / f"books-{split}.npy"
+        if not path.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            texts = [book.text for book in corpus.books(data, split)]
+            if not texts:
+                raise InputError(f"{data}/books: no book of the split {split}; see its index.tsv")
+            ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+            np.save(path, np.concatenate([np.asarray(i, dtype=np.uint16) for i in ids]))
+        self.ids = np.load(path, mmap_mode="r")
+        vocabulary = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        self.ends_line = np.array([token.endswith("Ċ") for token in vocabulary])
+
+    def excerpt(self, rng: random.Random, tokens: int) -> np.ndarray:
+        """A run of `tokens` ids that begins at a line where one is near."""
+        start = rng.randrange(len(self.ids) - tokens - 256)
+        breaks = np.flatnonzero(self.ends_line[self.ids[start : start + 200]])
+        start += int(breaks[0]) + 1 if len(breaks) else 0
+        return np.asarray(self.ids[start : start + tokens], dtype=np.int64)
+
+
+class SampleMaker:
+    """Draws samples of a given length; `shares` gives each task's share."""
+
+    def __init__(self, books: BookTokens, passages: Sequence[Passage], tokenizer, shares: dict[str, float]) -> None:
+        self.books = books
+        self.passages = passages
+        self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
+        ids = tokenizer.convert_tokens_to_ids
+        self.pad, self.bos, self.end, self.user, self.assistant = map(ids, (PAD, BOS, END, USER, ASSISTANT))
+        makers = {
+            "text": self.text,
+            "passkey": self.passkey,
+            "records": self.records,
+            "recall": self.recall,
+            "questions": self.questions,
+        }
+        unknown = set(shares) - set(makers)
+        if unknown:
+            raise InputError(f"share of {', '.join(sorted(unknown))}: no such task; known are {', '.join(makers)}")
+        self.makers = [makers[name] for name in shares]
+        self.shares = list(shares.values())
+        self.repeat = self.encode(passkeys.REPEAT_FILLER + "\n")
+
+    def draw(self, rng: random.Random, tokens: int) -> Sample:
+        """One sample of exactly `tokens` tokens."""
+        (maker,) = rng.choices(self.makers, self.shares)
+        ids, weights = maker(rng, tokens)
+        ids, weights = ids[:tokens], weights[:tokens]
+        room = tokens - len(ids)
+        return Sample(
+            np.asarray(ids + [self.pad] * room, dtype=np.int64),
+            np.asarray(weights + [0.0] * room, dtype=np.float32),
+        )
+
+    def text(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        return [self.bos, *self.books.excerpt(rng, tokens - 1).tolist()], [1.0] * tokens
+
+    def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8)), max(1, tokens // 64)))
+        facts = [self.encode(key.sentence + "\n") for key in keys]
+        asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), MAX_TURNS))]
+        return self._task(rng, tokens, facts, asked, prose=rng.random() < 0.8)
+
+    def records(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Facts of one form ("The color of X is Y."), one or two asked."""
+        kinds = ("number", "code", "friend", "color", "secret word", "home")
+        names = rng.sample(passkeys.NAMES, min(len(passkeys.NAMES), max(2, min(24, tokens // 48))))
+        kind = rng.choice(kinds)
+        values = [
+            str(rng.randrange(10, 10_000)) if kind in ("number", "code") else rng.choice(passkeys.NAMES) for _ in names
+        ]
+        facts = [self.encode(f"The {kind} of {n} is {v}.\n") for n, v in zip(names, values, strict=True)]
+        chosen = rng.sample(range(len(names)), 2)
+        asked = [(f"What is the {kind} of {names[i]}?", f"The {kind} of {names[i]} is {values[i]}.") for i in chosen]
+        if rng.random() < 0.5:
+            return self._task(rng, tokens, facts, asked, prose=True)
+        return self._task(rng, tokens, [[t for fact in facts for t in fact]], asked, prose=True)
+
+    def recall(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Continue a line that stands in the text: copying over a distance."""
+        turn = min(96, tokens // 3)
+        text = self.books.excerpt(rng, tokens - turn - 1).tolist()
+        length = rng.randrange(8, max(9, min(48, turn - 20)))
+        start = rng.randrange(max(1, len(text) - length))
+        quote = text[start : start + length]
+        cut = rng.randrange(3, max(4, min(12, length - 2)))
+        ids, weights = [self.bos, *text], [1.0] * (len(text) + 1)
+        question = [self.user, *self.encode("Continue: "), *quote[:cut]]
+        answer = [*quote[cut:], self.end]
+        ids += [*question, self.assistant, *answer]
+        weights += [0.0] * (len(question) + 1) + [4.0] * len(answer)
+        return ids, weights
+
+    def questions(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Questions about a passage, alone or inside a book; sometimes about a passage that is not there."""
+        passage = rng.choice(self.passages)
+        asked = [(q.question, q.answer) for q in rng.sample(passage.questions, min(len(passage.questions), 3))]
+        ids = self.encode(passage.text.strip() + "\n")
+        room = tokens - sum(len(self.encode(q + a)) + 4 for q, a in asked) - 2
+        while len(asked) > 1 and len(ids) > room:
+            asked = asked[:-1]
+            room = tokens - sum(len(self.encode(q + a)) + 4 for q, a in asked) - 2
+        if len(ids) > room or room < 8:
+            return self.text(rng, tokens)
+        if rng.random() < 0.08:
+            ids = self.books.excerpt(rng, len(ids)).tolist()
+            asked = [(question, NO_ANSWER) for question, _ in asked[:1]]
+        return self._task(rng, tokens, [ids], asked, prose=True)
+
+    def _task(
+        self,
+        rng: random.Random,
+        tokens: int,
+        facts: list[list[int]],
+        asked: Sequence[tuple[str, str]],
+        *,
+        prose: bool,
+    ) -> tuple[list[int], list[float]]:
+        """A document that holds `facts` at random places in filler, then the turns `asked`."""
+        turns: list[int] = []
+        weights: list[float] = []
+        for question, answer in asked:
+            q = [self.user, *self.encode(question), self.assistant]
+            a = [*self.encode(answer), self.end]
+            turns += q + a
+            weights += [0.2] * (len(q) - 1) + [0.0] + [8.0] * len(a)
+        room = max(0, tokens - 1 - sum(map(len, facts)) - len(turns))
+        if prose:
+            filler = self.books.excerpt(rng, room).tolist() if room else []
+            cuts = np.flatnonzero(self.books.ends_line[filler]) + 1 if room else np.array([], int)
+        else:
+            filler = (self.repeat * (room // len(self.repeat) + 1))[:room]
+            cuts = np.arange(len(self.repeat), room, len(self.repeat))
+        places = np.concatenate([[0], cuts, [room]])
+        weight = 1.0 if prose else 0.05
+        ids, text_weights = [self.bos], [0.0]
+        last = 0
+        for place, fact in sorted(((int(places[rng.randrange(len(places))]), fact) for fact in facts)):
+            ids += filler[last:place] + fact
+            text_weights += [weight] * (place - last) + [0.3] * len(fact)
+            last = place
+        ids += filler[last:]
+        text_weights += [weight] * (room - last)
+        return ids + turns, text_weights + weights

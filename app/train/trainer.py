@@ -1,0 +1,218 @@
+"""Train a model from scratch in stages of growing length, with transformers' Trainer."""
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from app.errors import ConfigError
+from app.train.data import SampleMaker
+
+log = logging.getLogger(__name__)
+LOSS_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Train at one sequence length until `steps` steps are done.
+
+    Attributes:
+        tokens: length of each sequence.
+        batch: sequences in one step.
+    """
+
+    tokens: int
+    batch: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.batch, self.steps) < 1:
+            raise ConfigError(f"stage {self}: tokens, batch and steps must be positive")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What a recipe's [pretrain] table holds."""
+
+    hidden: int = 256
+    intermediate: int = 704
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    rope_theta: float = 10_000.0
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.4
+    weight_decay: float = 0.05
+    seed: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def trained_tokens(self) -> int:
+        return max(stage.tokens for stage in self.stages)
+
+
+class StagedSamples(IterableDataset):
+    """Batches ready for the model, step after step, reproducible from (seed, step)."""
+
+    def __init__(self, maker: SampleMaker, config: PretrainConfig, first_step: int) -> None:
+        self.maker, self.config, self.first_step = maker, config, first_step
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        step = 0
+        for stage in self.config.stages:
+            for _ in range(stage.steps):
+                if step >= self.first_step:
+                    rng = random.Random(f"{self.config.seed}-{step}")
+                    samples = [self.maker.draw(rng, stage.tokens) for _ in range(stage.batch)]
+                    yield {
+                        "input_ids": torch.stack([torch.from_numpy(s.token_ids) for s in samples]),
+                        "weights": torch.stack([torch.from_numpy(s.weights) for s in samples]),
+                    }
+                step += 1
+
+
+def weighted_loss(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted next-token cross entropy, a few rows of logits at a time.
+
+    Args:
+        hidden: [B, T, H] final hidden states.
+        head: [V, H].
+        token_ids: [B, T].
+        weights: [B, T] weight of predicting each token.
+
+    Returns:
+        Scalar, float32: weighted mean in nats per token.
+    """
+    rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+    targets, weight = token_ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
+    kept = weight > 0
+    rows, targets, weight = rows[kept], targets[kept], weight[kept]
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for i in range(0, len(rows), LOSS_CHUNK):
+        logits = F.linear(rows[i : i + LOSS_CHUNK], head)  # [chunk, V]
+        losses = F.cross_entropy(logits.float(), targets[i : i + LOSS_CHUNK], reduction="none")
+        total = total + (losses * weight[i : i + LOSS_CHUNK]).sum()
+    return total / weight.sum()
+
+
+class WeightedTrainer(Trainer):
+    """Trainer with the weighted loss; the model's own head is never asked for full logits."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+        loss = weighted_loss(hidden, model.lm_head.weight, inputs["input_ids"], inputs["weights"])
+        return (loss, {"hidden": hidden}) if return_outputs else loss
+
+
+class Report(TrainerCallback):
+    """One log line every few steps: loss, tokens per second, time left."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config, self.started, self.first = config, time.monotonic(), None
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
+        if not logs or "loss" not in logs:
+            return
+        ends, step = [], 0
+        for stage in self.config.stages:
+            step += stage.steps
+            ends.append((step, stage))
+        stage = next((s for end, s in ends if state.global_step <= end), ends[-1][1])
+        now = time.monotonic()
+        if self.first is None:
+            self.first = (state.global_step, now)
+        steps, elapsed = state.global_step - self.first[0], now - self.first[1]
+        speed = f", {steps * stage.tokens * stage.batch / elapsed:.0f} tokens/s" if steps else ""
+        log.info(
+            "step %d of %d, length %d, loss %.3f%s, lr %.1e, %.0f s",
+            state.global_step, self.config.steps, stage.tokens, logs["loss"], speed, logs["learning_rate"],
+            now - self.started,
+        )  # fmt: skip
+        self.first = (state.global_step, now)
+
+
+def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
+    """A fresh Llama with grouped heads and tied embeddings."""
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=config.trained_tokens,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint folder of a run."""
+    found = [(int(p.name.split("-")[1]), p) for p in run.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return max(found)[1] if found else None
+
+
+def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -> LlamaForCausalLM:
+    """Train, or go on from the newest checkpoint in `run`.
+
+    Returns:
+        The trained model, float32, on the CPU.
+    """
+    checkpoint = last_checkpoint(run)
+    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    model = new_model(config, tokenizer)
+    args = TrainingArguments(
+        output_dir=str(run),
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": max(1, int(config.decay_share * config.steps)), "min_lr_ratio": 0.05},
+        weight_decay=config.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=20,
+        logging_strategy="steps",
+        save_steps=200,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ignore_data_skip=True,
+        seed=config.seed,
+        dataloader_num_workers=0,
+    )
+    trainer = WeightedTrainer(
+        model=model,
+        args=args,
+        train_dataset=StagedSamples(maker, config, first_step),
+        data_collator=lambda items: items[0],
+        callbacks=[Report(config)],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return trainer.model.to("cpu", torch.float32)
