@@ -1,0 +1,179 @@
+"""The command line: its commands and flags. Imports nothing heavy, so that --help is instant."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from app.cli import library, measure, service, talk
+from app.commands import COMMANDS
+from app.errors import ConfigError
+from app.settings import POLICIES
+
+# flag, its name in Settings, what it says
+SETTINGS = (
+    ("--home", "home", {"metavar": "FOLDER", "help": "data folder"}),
+    ("--model", "model", {"metavar": "FOLDER|ID", "help": "checkpoint: a folder, or a hub id"}),
+    ("--adapter", "adapter", {"metavar": "FOLDER", "help": "LoRA adapter, merged at load"}),
+    ("--download", "download", {"action": "store_true", "help": "allow fetching the model from the hub"}),
+    ("--policy", "policy", {"metavar": "NAME", "help": f"what later tokens attend to: {', '.join(POLICIES)}"}),
+    ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": int, "help": "tokens one query may attend to"}),
+    ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
+    ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
+)
+SWITCHES = ("--download", "--json")
+VALUES = tuple(flag for flag, _, options in SETTINGS if "action" not in options)
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells usage errors as ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def settings_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Values of the flags that were given, by their names in Settings."""
+    return {name: getattr(args, name, None) for _, name, _ in SETTINGS}
+
+
+def with_default(argv: Sequence[str]) -> list[str]:
+    """Put `serve` where no command stands."""
+    index = 0
+    while index < len(argv):
+        word = argv[index]
+        if word in VALUES:
+            index += 2
+        elif word in SWITCHES or word.split("=")[0] in VALUES:
+            index += 1
+        elif word in ("-h", "--help") or not word.startswith("-"):
+            return list(argv)
+        else:
+            break
+    return ["serve", *argv]
+
+
+def _common() -> argparse.ArgumentParser:
+    """Flags that stand before or after the command; those not given leave no trace."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    group = common.add_argument_group("everywhere")
+    for flag, name, options in SETTINGS:
+        group.add_argument(flag, dest=name, **options)
+    group.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    return common
+
+
+class _Commands:
+    """Adds commands that carry the common flags."""
+
+    def __init__(self, parser: Parser, common: argparse.ArgumentParser) -> None:
+        required = parser.get_default("run") is None
+        self._added = parser.add_subparsers(title="commands", metavar="COMMAND", required=required)
+        self._common = common
+
+    def add(self, name: str, help: str, run: Callable[..., Any] | None = None) -> Parser:
+        parser = self._added.add_parser(
+            name, help=help, description=help[0].upper() + help[1:] + ".", parents=[self._common], allow_abbrev=False
+        )
+        if run is not None:
+            parser.set_defaults(run=run)
+        return parser
+
+    def group(self, name: str, help: str, run: Callable[..., Any] | None = None) -> "_Commands":
+        """A command with commands of its own; `run` is what it does without one."""
+        return _Commands(self.add(name, help, run), self._common)
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    common = _common()
+    root = Parser(prog="launch.py", parents=[common], allow_abbrev=False, description="Chat with whole books.")
+    commands = _Commands(root, common)
+    serve = commands.add("serve", COMMANDS["serve"], service.serve)
+    serve.add_argument("--port", type=int, metavar="N", help="port; the first free one from 7860 when not given")
+    serve.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
+    commands.add("doctor", COMMANDS["doctor"], service.doctor)
+    _library(commands)
+    _talk(commands)
+    _measure(commands.group("eval", COMMANDS["eval"]))
+    return root
+
+
+def _library(commands: _Commands) -> None:
+    read = commands.add("read", COMMANDS["read"], library.read)
+    read.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, folder or .zip")
+    read.add_argument("--password", metavar="P", help="password of an encrypted PDF")
+    text = commands.add("text", COMMANDS["text"], library.text)
+    text.add_argument("path", type=Path, metavar="PATH", help="a file, folder or .zip")
+    text.add_argument("--password", metavar="P", help="password of an encrypted PDF")
+    documents = commands.group("documents", COMMANDS["documents"], library.documents_list)
+    documents.add("list", "list the library", library.documents_list)
+    _one(documents.add("show", "show one document", library.documents_show), "a document")
+    _one(documents.add("delete", "delete a document and its memory", library.documents_delete), "a document")
+    store = commands.group("store", COMMANDS["store"])
+    store.add("stats", "say what the data folder holds", library.store_stats)
+    store.add("verify", "check every stored block", library.store_verify)
+
+
+def _talk(commands: _Commands) -> None:
+    ask = commands.add("ask", COMMANDS["ask"], talk.ask)
+    ask.add_argument("question", metavar="QUESTION")
+    repeat: dict[str, Any] = {"action": "append", "default": []}
+    ask.add_argument("-d", "--document", metavar="DOCUMENT", help="document id or title; repeat for several", **repeat)
+    ask.add_argument("--chat", metavar="CHAT", help="go on in this chat")
+    ask.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the default)")
+    ask.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens of this mass")
+    ask.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    ask.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    ask.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
+    ask.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
+    ask.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
+    chats = commands.group("chats", COMMANDS["chats"], talk.chats_list)
+    chats.add("list", "list chats", talk.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
+    _one(chats.add("show", "show the turns of a chat", talk.chats_show), "a chat")
+    _one(chats.add("delete", "delete a chat", talk.chats_delete), "a chat")
+    export = _one(chats.add("export", "write a chat as Markdown", talk.chats_export), "a chat")
+    export.add_argument("--output", type=Path, metavar="FILE", help="where to; stdout when not given")
+
+
+def _measure(evals: _Commands) -> None:
+    passkey = evals.add("passkey", "hide numbers in long texts and ask for them", measure.passkey)
+    _lengths(passkey)
+    passkey.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
+    passkey.add_argument("--per-reading", type=int, default=1, metavar="K", help="numbers in one text (1)")
+    passkey.add_argument("--filler", choices=("repeat", "prose"), default="repeat", help="the text around them")
+    passkey.add_argument(
+        "--filler-file", type=Path, metavar="F", help="prose to fill with; the sample book if not given"
+    )
+    passkey.add_argument("--seed", type=int, default=0, metavar="N", help="seed of numbers, names and places")
+    perplexity = evals.add("perplexity", "measure how well a text is predicted", measure.perplexity)
+    perplexity.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
+    _lengths(perplexity)
+    perplexity.add_argument("--counted", type=int, metavar="N", help="tokens that count at the end of each window")
+    perplexity.add_argument("--windows", type=int, default=4, metavar="N", help="places in the text (4)")
+    qa = evals.add("qa", "ask the questions of a file", measure.qa)
+    qa.add_argument("--file", type=Path, required=True, metavar="F", help="JSON lines with text and qas; .xz too")
+    qa.add_argument("--limit", type=int, metavar="N", help="draw this many questions; all when not given")
+    qa.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw and of the places")
+    qa.add_argument("--haystack", type=Path, metavar="TEXT", help="plant the texts among the lines of this one")
+    qa.add_argument("--tokens", type=int, metavar="N", help="length of a reading with a haystack")
+    qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
+    qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
+
+
+def _lengths(command: Parser) -> None:
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--lengths", type=_numbers, metavar="L,L", help="tokens of the texts")
+    either.add_argument("--times-trained", type=_numbers, metavar="N,N", help="lengths as multiples of the trained one")
+
+
+def _numbers(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive numbers such as 2048,8192")
+    return [int(word) for word in words]
+
+
+def _one(command: Parser, what: str) -> Parser:
+    command.add_argument("id", metavar="ID", help=f"id of {what}")
+    return command

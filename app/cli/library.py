@@ -1,0 +1,118 @@
+"""Commands about documents and the store: read, text, documents, store."""
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.output import duration, size
+from app.cli.session import Session
+from app.process import peak_bytes
+from app.records import DocumentInfo
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+def read(session: Session, args: argparse.Namespace) -> None:
+    """Read documents, so that questions cost only their own tokens."""
+    started = time.perf_counter()
+    read_now = reused = 0
+    documents: list[DocumentInfo] = []
+    with session.chat() as chat:
+        for path in args.paths:
+            info, tokens_reused = _read_one(session, chat, path, args.password)
+            documents.append(info)
+            reused += tokens_reused
+            read_now += info.tokens - tokens_reused
+    ids = [info.id for info in documents]
+    seconds = time.perf_counter() - started
+    values = {
+        "document": ids[0] if len(ids) == 1 else ids,
+        "tokens": sum(info.tokens for info in documents),
+        "tokens_read": read_now,
+        "tokens_reused": reused,
+        "seconds": round(seconds, 3),
+        "peak_bytes": peak_bytes(),
+    }
+    lines = [f"{info.id}  {info.title}: {info.tokens:,} tokens" for info in documents]
+    lines.append(f"{read_now:,} tokens read, {reused:,} reused, {duration(seconds)}")
+    session.out.result(values, "\n".join(lines))
+
+
+def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str | None) -> tuple[DocumentInfo, int]:
+    """Add and read one document; returns it and how many of its tokens were read before."""
+    info = chat.add_document(path, password=password)
+    for note in info.notes:
+        session.out.say(f"{info.title}: {note}")
+    for skipped in info.skipped:
+        session.out.say(f"{info.title}: left out {skipped.name}: {skipped.reason}")
+    session.model_ready(chat)
+    reused = 0
+    for reading in chat.read(info.id):
+        reused = reading.reused
+        session.reading(reading)
+    return chat.document(info.id), reused
+
+
+def text(session: Session, args: argparse.Namespace) -> None:
+    """Show what ingestion makes of a file; nothing is stored and no model is loaded."""
+    from app.ingest.load import load_document
+
+    document = load_document(args.path, password=args.password)
+    for note in document.notes:
+        session.out.say(note)
+    for skipped in document.skipped:
+        session.out.say(f"left out {skipped.name}: {skipped.reason}")
+    parts = [{"index": part.index, "label": part.label, "text": part.text} for part in document.parts]
+    session.out.result({"parts": parts}, "\n\n".join(f"== {part.label}\n{part.text}" for part in document.parts))
+
+
+def documents_list(session: Session, args: argparse.Namespace) -> None:
+    """List the library."""
+    from app.eval.report import table
+
+    with session.chat(load=False) as chat:
+        documents = chat.documents()
+    rows = [[d.id, d.title, d.kind, d.parts, d.tokens, d.state] for d in documents]
+    text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
+    session.out.result({"documents": [asdict(d) for d in documents]}, text)
+
+
+def documents_show(session: Session, args: argparse.Namespace) -> None:
+    """Show one document."""
+    with session.chat(load=False) as chat:
+        document = chat.document(args.id)
+    lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
+    lines += [f"note: {note}" for note in document.notes]
+    lines += [f"left out: {skipped.name}: {skipped.reason}" for skipped in document.skipped]
+    session.out.result(asdict(document), "\n".join(lines))
+
+
+def documents_delete(session: Session, args: argparse.Namespace) -> None:
+    """Delete a document and the memory of it."""
+    with session.chat(load=False) as chat:
+        document = chat.document(args.id)
+        chat.delete_document(document.id)
+    session.out.result({"deleted": document.id}, f"Deleted {document.title}.")
+
+
+def store_stats(session: Session, args: argparse.Namespace) -> None:
+    """Show what the data folder holds."""
+    with session.chat(load=False) as chat:
+        stats = chat.store.stats()
+    lines = [f"{k}: {size(v) if k.endswith('bytes') else f'{v:,}'}" for k, v in stats.items()]
+    session.out.result(stats, "\n".join([f"folder: {session.settings.folder}", *lines]))
+
+
+def store_verify(session: Session, args: argparse.Namespace) -> None:
+    """Check every stored block; damaged ones are dropped, so that their part is read again when it is needed."""
+    with session.chat(load=False) as chat:
+        report = chat.store.blocks.verify(
+            progress=lambda done, total: session.out.progress(f"Checking block {done:,} of {total:,}"), repair=True
+        )
+    text = f"{report.checked:,} blocks checked, {len(report.damaged)} damaged"
+    if report.damaged:
+        text += "; they are dropped, and their part of a document is read again when a question needs it"
+    session.out.result({"checked": report.checked, "damaged": list(report.damaged)}, text)

@@ -1,0 +1,172 @@
+"""Commands that measure the model: eval passkey, eval perplexity, eval qa."""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.cli.output import duration
+from app.cli.session import Session
+from app.errors import ConfigError, InputError
+from app.process import peak_bytes
+
+if TYPE_CHECKING:
+    from app.runtime.engine import Engine
+
+DEFAULT_TIMES = (1, 4)
+
+
+def _engine(session: Session) -> "Engine":
+    from app.runtime.engine import load_engine
+
+    session.out.progress("Loading the model")
+    return load_engine(session.settings)
+
+
+def _lengths(engine: "Engine", args: argparse.Namespace) -> tuple[int, ...]:
+    """Lengths in tokens: as given, or multiples of what the model was trained on."""
+    if args.lengths:
+        return tuple(args.lengths)
+    return tuple(times * engine.trained_tokens for times in args.times_trained or DEFAULT_TIMES)
+
+
+def _counter(session: Session, what: str) -> Callable[[int, int], None]:
+    """Progress of `what` with the time left."""
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        left = (time.monotonic() - started) * (total - done) / done if done else math.nan
+        tail = f", {duration(left)} left" if done else ""
+        session.out.progress(f"{done:,} of {total:,} {what}{tail}")
+
+    return show
+
+
+def _about(session: Session, engine: "Engine", started: float) -> dict[str, Any]:
+    """What every result says of its run."""
+    return {
+        "model": engine.description["name"],
+        "policy": session.settings.policy,
+        "budget_tokens": engine.budget_tokens,
+        "trained_tokens": engine.trained_tokens,
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def passkey(session: Session, args: argparse.Namespace) -> None:
+    """Hide numbers in long texts and ask for them."""
+    from app.eval import passkey as test
+    from app.eval.report import table
+
+    if args.filler_file and args.filler != "prose":
+        raise ConfigError("--filler-file: needs --filler prose")
+    prose = args.filler == "prose"
+    config = test.PasskeyConfig(
+        lengths=(1,),  # the model says what it was trained on; flags that cannot be used are told before it loads
+        trials=args.trials,
+        per_reading=args.per_reading,
+        filler=args.filler,
+        filler_file=(args.filler_file or _sample()) if prose else None,
+        seed=args.seed,
+    )
+    engine = _engine(session)
+    config = replace(config, lengths=_lengths(engine, args))
+    started = time.perf_counter()
+    cells = list(test.run(engine, config, on_progress=_counter(session, "tokens read")))
+    readings = -(-config.trials // config.per_reading)
+    values = test.summary(cells) | {
+        "tokens_read": sum(readings * row["document_tokens"] for row in test.summary(cells)["lengths"]),
+        "filler": config.filler,
+        "per_reading": config.per_reading,
+        "seed": config.seed,
+    }
+    rows = [
+        [row["tokens"], cell["depth"], cell["right"], cell["trials"]]
+        for row in values["lengths"]
+        for cell in row["depths"]
+    ]
+    text = table(["tokens", "depth", "right", "of"], rows)
+    text += f"\n{values['right']} of {values['trials']} right: accuracy {values['accuracy']:.3f}, "
+    text += f"at least {values['lower_bound_95']:.3f} with 95% confidence"
+    session.out.result(values | _about(session, engine, started), text)
+
+
+def _sample() -> Path:
+    """The book that ships."""
+    from app.settings import SAMPLE_BOOK
+
+    return SAMPLE_BOOK
+
+
+def perplexity(session: Session, args: argparse.Namespace) -> None:
+    """Measure how well a text is predicted after reading more and more of it."""
+    from app.eval import perplexity as test
+    from app.eval import texts
+    from app.eval.report import table
+
+    text = "\n".join(texts.lines_of(args.file)) + "\n"
+    engine = _engine(session)
+    config = test.PerplexityConfig(_lengths(engine, args), counted=args.counted, windows=args.windows)
+    started = time.perf_counter()
+    ids = texts.encode(engine, text)
+    windows = list(test.run(engine, ids, config, on_progress=_counter(session, "tokens read")))
+    values = test.summary(windows, config) | {"file": str(args.file), "file_tokens": len(ids)}
+    rows = [
+        [row["tokens"], row["perplexity"], row["nats"], row["standard_error"], row["windows"], row["counted_tokens"]]
+        for row in values["lengths"]
+    ]
+    shown = table(["window", "perplexity", "nats", "standard error", "windows", "counted tokens"], rows)
+    session.out.result(values | _about(session, engine, started), shown)
+
+
+def qa(session: Session, args: argparse.Namespace) -> None:
+    """Ask the questions of a file about its texts."""
+    from app.eval import qa as test
+
+    config = test.QaConfig(
+        limit=args.limit, seed=args.seed, haystack=args.haystack, tokens=args.tokens, per_reading=args.per_reading
+    )
+    questions, skipped = test.load(args.file)
+    engine = _engine(session)
+    started = time.perf_counter()
+    chosen = test.draw(questions, config.limit, config.seed)
+    answered = list(test.run(engine, chosen, config, on_progress=_counter(session, "questions answered")))
+    if args.save:
+        _save(args.save, answered)
+    values = test.summary(answered) | {"skipped": skipped, "seed": config.seed}
+    if config.haystack:
+        longest = max(a.document_tokens for a in answered)
+        values |= {"haystack": str(config.haystack), "tokens": longest, "per_reading": config.per_reading}
+    session.out.result(values | _about(session, engine, started), _scores(values))
+
+
+def _scores(values: dict[str, Any]) -> str:
+    names = {"f1": "F1", "exact": "exact", "refusal_f1": "refusal F1"}
+    scores = [f"{name} {values[key]:.1f}" for key, name in names.items() if values[key] is not None]
+    return f"{', '.join(scores)} over {values['answerable']} answerable of {values['n']} questions"
+
+
+def _save(path: Path, answered: list[Any]) -> None:
+    """One JSON line per question."""
+    lines = [
+        json.dumps(
+            {
+                "id": a.question.id,
+                "question": a.question.question,
+                "answers": a.question.answers,
+                "answer": a.answer,
+                "refused": a.refused,
+                "f1": 100 * a.f1 if a.question.answers else None,
+            }
+        )
+        for a in answered
+    ]
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}; choose another file") from error

@@ -1,0 +1,92 @@
+"""What a command prints: results on stdout, messages and progress on stderr."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+TERMINAL_S = 0.1
+PLAIN_S = 10.0
+
+
+class Output:
+    """Prints for a person, or one JSON object for a script.
+
+    Attributes:
+        json: the result is one JSON object, as the last line of stdout.
+    """
+
+    def __init__(self, *, as_json: bool, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self.json = as_json
+        self._out = out or sys.stdout
+        self._err = err or sys.stderr
+        self._terminal = self._err.isatty()
+        self._drawn = 0
+        self._next_s = 0.0
+
+    def say(self, text: str) -> None:
+        """A message for the user."""
+        self.clear()
+        print(text, file=self._err, flush=True)
+
+    def result(self, values: Mapping[str, Any], text: str = "") -> None:
+        """The result of a command: `values` for a script, `text` for a person."""
+        self.clear()
+        if self.json:
+            print(json.dumps(values), file=self._out, flush=True)
+        elif text:
+            print(text, file=self._out, flush=True)
+
+    def stream(self, text: str) -> None:
+        """A piece of an answer, as it comes; scripts get the whole answer in the result."""
+        if not self.json:
+            self.clear()
+            print(text, end="", file=self._out, flush=True)
+
+    def fail(self, message: str, code: int) -> int:
+        """Print why a command failed; returns its exit code."""
+        self.say(message)
+        if self.json:
+            print(json.dumps({"error": message}), file=self._out, flush=True)
+        return code
+
+    def progress(self, text: str) -> None:
+        """Show how far long work is: one line drawn over on a terminal, a plain line now and then elsewhere."""
+        now = time.monotonic()
+        if now < self._next_s:
+            return
+        self._next_s = now + (TERMINAL_S if self._terminal else PLAIN_S)
+        if not self._terminal:
+            print(text, file=self._err, flush=True)
+            return
+        text = text[: shutil.get_terminal_size().columns - 1]
+        print("\r" + text.ljust(self._drawn), end="", file=self._err, flush=True)
+        self._drawn = len(text)
+
+    def clear(self) -> None:
+        """Wipe the progress line from the terminal."""
+        if self._drawn:
+            print("\r" + " " * self._drawn + "\r", end="", file=self._err, flush=True)
+            self._drawn = 0
+
+
+def duration(seconds: float) -> str:
+    """A short time: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: int) -> str:
+    """A number of bytes: 512 B, 1.5 MiB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,54 @@
+"""What every command gets: settings, output, and the way to the app."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.cli.output import Output, duration
+from app.records import Reading
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run of a command.
+
+    Attributes:
+        open_chat: opens the app on a data folder, as `DocumentChat.open` does.
+    """
+
+    settings: Settings
+    out: Output
+    open_chat: Callable[..., "DocumentChat"]
+
+    @contextmanager
+    def chat(self, *, load: bool = True) -> Iterator["DocumentChat"]:
+        """The app on the data folder; stopped when the command fails or Ctrl-C ends it, closed in any case."""
+        chat = self.open_chat(self.settings, load=load)
+        try:
+            yield chat
+        except BaseException:
+            chat.stop()
+            raise
+        finally:
+            chat.close()
+
+    def model_ready(self, chat: "DocumentChat") -> Any:
+        """Wait for the model, saying so."""
+        if chat.model_state().state == "loading":
+            self.out.progress("Loading the model")
+        return chat.engine()
+
+    def reading(self, reading: Reading) -> None:
+        """Show how far the reading of a document is."""
+        percent = 100 * reading.tokens_done // max(1, reading.tokens_total)
+        line = f"Reading {reading.title}: {percent}%, {reading.tokens_done:,} of {reading.tokens_total:,} tokens"
+        if reading.label:
+            line += f", at {reading.label}"
+        if reading.tokens_per_s:
+            line += f", {reading.tokens_per_s:,.0f} tokens/s, {duration(reading.eta_s)} left"
+        self.out.progress(line)

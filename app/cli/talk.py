@@ -1,0 +1,120 @@
+"""Commands about answers: ask, chats."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from app.cli.output import duration
+from app.cli.session import Session
+from app.errors import StoreError
+from app.records import Delta, Done, Evidence, Reading
+from app.runtime.config import GenerationConfig
+from app.settings import fill
+
+EXCERPT_CHARS = 160
+
+
+def ask(session: Session, args: argparse.Namespace) -> None:
+    """Ask one question; without documents and chat it is a plain chat."""
+    flags = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "max_new_tokens")}
+    generation = fill(GenerationConfig, flags=flags, environment={})
+    with session.chat() as chat:
+        documents = [chat.document(name).id for name in args.document]
+        session.model_ready(chat)
+        events = chat.ask(
+            args.question,
+            chat=args.chat,
+            documents=documents,
+            generation=generation,
+            focus=tuple(args.focus),
+            mute=tuple(args.mute),
+            without=args.without,
+        )
+        for event in events:
+            if isinstance(event, Reading):
+                session.reading(event)
+            elif isinstance(event, Delta):
+                session.out.stream(event.text)
+            elif isinstance(event, Done):
+                _answered(session, event)
+
+
+def _answered(session: Session, done: Done) -> None:
+    session.out.stream("\n")
+    stats = done.stats
+    values = {
+        "answer": done.answer,
+        "chat": done.chat,
+        "evidence": [_evidence(passage) for passage in done.evidence],
+        "tokens_read": stats.tokens_read,
+        "tokens_reused": stats.tokens_reused,
+        "new_tokens": stats.new_tokens,
+        "seconds_to_first_token": stats.seconds_to_first_token,
+        "tokens_per_s": stats.tokens_per_s,
+        "peak_bytes": stats.peak_bytes,
+    }
+    if not session.out.json:
+        for passage in done.evidence:
+            excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
+            session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
+        session.out.say(
+            f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
+            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; chat {done.chat}"
+        )
+    session.out.result(values)
+
+
+def _evidence(passage: Evidence) -> dict[str, str | float]:
+    return {
+        "id": passage.id,
+        "document": passage.document,
+        "label": passage.label,
+        "text": passage.text,
+        "weight": passage.weight,
+    }
+
+
+def chats_list(session: Session, args: argparse.Namespace) -> None:
+    """List chats, newest first."""
+    from app.eval.report import table
+
+    with session.chat(load=False) as chat:
+        chats = chat.chats(getattr(args, "search", None))
+    rows = [[c.id, c.title, c.messages, ", ".join(c.documents), c.updated] for c in chats]
+    text = table(["id", "title", "messages", "documents", "updated"], rows) if rows else "No chats."
+    session.out.result({"chats": [asdict(c) for c in chats]}, text)
+
+
+def chats_show(session: Session, args: argparse.Namespace) -> None:
+    """Show the turns of one chat."""
+    with session.chat(load=False) as chat:
+        info, messages = chat.chat(args.id), chat.messages(args.id)
+    values = asdict(info) | {"messages": [asdict(message) for message in messages]}
+    turns = [f"{message.role}: {message.content}" for message in messages]
+    session.out.result(values, "\n\n".join([f"{info.title} ({info.id})", *turns]))
+
+
+def chats_delete(session: Session, args: argparse.Namespace) -> None:
+    """Delete a chat; its documents stay."""
+    with session.chat(load=False) as chat:
+        info = chat.chat(args.id)
+        chat.delete_chat(info.id)
+    session.out.result({"deleted": info.id}, f"Deleted {info.title}.")
+
+
+def chats_export(session: Session, args: argparse.Namespace) -> None:
+    """Write a chat as Markdown."""
+    with session.chat(load=False) as chat:
+        markdown = chat.export_chat(args.id)
+    if args.output is None:
+        session.out.result({"markdown": markdown}, markdown.rstrip("\n"))
+        return
+    _write(args.output, markdown)
+    session.out.result({"path": str(args.output)}, f"Written to {args.output}.")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}; choose another file") from error

@@ -1,0 +1,1 @@
+"""Measuring a model: passkeys, perplexity, question answering."""

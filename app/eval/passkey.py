@@ -1,0 +1,178 @@
+"""Passkey test: numbers planted in a long text, asked from the memory of it. The way is that of a user's document."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from app import passkeys
+from app.errors import ConfigError
+from app.eval import report, texts
+from app.passkeys import Passkey
+
+if TYPE_CHECKING:
+    from app.runtime.engine import Engine
+
+ANSWER_TOKENS = 48
+
+
+@dataclass(frozen=True)
+class PasskeyConfig:
+    """What to run.
+
+    Attributes:
+        lengths: tokens of the documents, as tokenised.
+        trials: questions asked per length.
+        per_reading: keys planted in one reading, each asked in a chat of its own.
+        filler: `repeat`, one sentence group again and again, or `prose`, the lines of `filler_file`.
+        depth_bands: depths are drawn evenly from this many equal parts of the text.
+    """
+
+    lengths: tuple[int, ...]
+    trials: int = 20
+    per_reading: int = 1
+    filler: Literal["repeat", "prose"] = "repeat"
+    filler_file: Path | None = None
+    seed: int = 0
+    depth_bands: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.lengths or min(self.lengths) < 1:
+            raise ConfigError(f"passkey lengths {list(self.lengths)}: need at least one, each positive")
+        if self.trials < 1:
+            raise ConfigError(f"passkey trials {self.trials}: must be at least 1")
+        if not 1 <= self.per_reading <= len(passkeys.NAMES):
+            raise ConfigError(f"keys per reading {self.per_reading}: must lie between 1 and {len(passkeys.NAMES)}")
+        if self.filler not in ("repeat", "prose"):
+            raise ConfigError(f"filler {self.filler}: not known; choose repeat or prose")
+        if self.filler == "prose" and self.filler_file is None:
+            raise ConfigError("filler prose: name the file whose lines fill the text")
+        if self.depth_bands < 1:
+            raise ConfigError(f"depth bands {self.depth_bands}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class PasskeyCell:
+    """The finished trials of one length and depth.
+
+    Attributes:
+        tokens: the length asked for.
+        depth: middle of the depth band, 0 to 1.
+        document_tokens: tokens of its longest document, at most one line fewer than `tokens`.
+        misses: (number wanted, what was answered).
+    """
+
+    tokens: int
+    depth: float
+    right: int
+    trials: int
+    document_tokens: int = 0
+    misses: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A key to plant; `band` is None when it only stands beside others and is not asked."""
+
+    depth: float
+    band: int | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    key: Passkey
+    answer: str
+    document_tokens: int
+
+
+def plan(rng: random.Random, trials: int, per_reading: int, bands: int) -> list[list[_Trial]]:
+    """Which depths stand together in one reading: every band gets its share of trials, readings get equal keys."""
+    readings = -(-trials // per_reading)
+    planned = [i * bands // trials for i in range(trials)]
+    placed = [_Trial((band + rng.random()) / bands, band) for band in planned]
+    plans = [placed[i::readings] for i in range(readings)]
+    return [asked + [_Trial(rng.random(), None) for _ in range(per_reading - len(asked))] for asked in plans]
+
+
+def run(
+    engine: "Engine",
+    config: PasskeyConfig,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = texts.never,
+) -> Iterator[PasskeyCell]:
+    """Yield each cell once, when all its trials are asked.
+
+    Args:
+        on_progress: gets the document tokens read so far and in all.
+
+    Raises:
+        ConfigError: a length leaves no room for the keys.
+        InputError: the filler file cannot be read.
+        CancelledError: `cancelled` said so; the cells yielded before stand.
+    """
+    filler = texts.lines_of(config.filler_file) if config.filler == "prose" else [passkeys.REPEAT_FILLER]
+    done, total = 0, -(-config.trials // config.per_reading) * sum(config.lengths)
+    for length in config.lengths:
+        rng = random.Random(f"{config.seed}-{length}")
+        plans = plan(rng, config.trials, config.per_reading, config.depth_bands)
+        wanted = Counter(trial.band for trials in plans for trial in trials)
+        asked: dict[int, list[_Asked]] = defaultdict(list)
+        for trials in plans:
+            keys = passkeys.draw(rng, len(trials))
+            ids = _document(engine, filler, keys, trials, length, rng.randrange(2**32))
+            memory = engine.read(ids, on_progress=_shifted(on_progress, done, total), cancelled=cancelled)
+            done += length
+            for trial, key in zip(trials, keys, strict=True):
+                if trial.band is not None:
+                    text = texts.answer(engine, memory, key.question, ANSWER_TOKENS, cancelled)
+                    asked[trial.band].append(_Asked(key, text, len(ids)))
+            for band in [band for band, results in asked.items() if len(results) == wanted[band]]:
+                yield _cell(length, (band + 0.5) / config.depth_bands, asked.pop(band))
+        on_progress(done, total)
+
+
+def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:
+    return lambda done, _: on_progress(before + done, total)
+
+
+def _document(
+    engine: "Engine", filler: Sequence[str], keys: Sequence[Passkey], trials: Sequence[_Trial], tokens: int, seed: int
+) -> list[int]:
+    return texts.fit(
+        engine,
+        lambda: texts.around(filler, random.Random(seed)),
+        lambda lines: passkeys.plant(lines, keys, [trial.depth for trial in trials]),
+        tokens,
+    )
+
+
+def _cell(tokens: int, depth: float, asked: Sequence[_Asked]) -> PasskeyCell:
+    misses = tuple((a.key.number, a.answer) for a in asked if not a.key.found_in(a.answer))
+    longest = max(a.document_tokens for a in asked)
+    return PasskeyCell(tokens, depth, len(asked) - len(misses), len(asked), longest, misses)
+
+
+def summary(cells: Sequence[PasskeyCell]) -> dict[str, Any]:
+    """The result in all, per length and per depth; accuracies lie between 0 and 1."""
+    lengths = []
+    for tokens in sorted({cell.tokens for cell in cells}):
+        rows = sorted((cell for cell in cells if cell.tokens == tokens), key=lambda cell: cell.depth)
+        depths = [{"depth": round(cell.depth, 4), **_score([cell])} for cell in rows]
+        longest = max(cell.document_tokens for cell in rows)
+        lengths.append({"tokens": tokens, "document_tokens": longest, **_score(rows), "depths": depths})
+    misses = [
+        {"tokens": cell.tokens, "depth": round(cell.depth, 4), "wanted": wanted, "answer": answer}
+        for cell in cells
+        for wanted, answer in cell.misses
+    ]
+    return {**_score(cells), "lengths": lengths, "misses": misses}
+
+
+def _score(cells: Sequence[PasskeyCell]) -> dict[str, Any]:
+    right, trials = (sum(cell.right for cell in cells), sum(cell.trials for cell in cells))
+    accuracy = right / trials if trials else 0.0
+    bound = round(report.lower_bound_95(right, trials), 4)
+    return {"accuracy": accuracy, "lower_bound_95": bound, "right": right, "trials": trials}

@@ -1,0 +1,255 @@
+"""Questions about texts: SQuAD-style F1 and exact match, refusals, and the same questions inside a long reading."""
+
+import json
+import lzma
+import random
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.errors import ConfigError, InputError
+from app.eval import texts
+
+if TYPE_CHECKING:
+    from app.runtime.engine import Engine
+
+ANSWER_TOKENS = 64
+REFUSALS = (
+    "does not say",
+    "doesn't say",
+    "does not mention",
+    "doesn't mention",
+    "does not state",
+    "does not tell",
+    "does not contain",
+    "does not provide",
+    "not in the text",
+    "not mentioned",
+    "not stated",
+    "not given in the",
+    "no answer",
+    "no information",
+    "not enough information",
+    "unanswerable",
+    "cannot be answered",
+    "can't be answered",
+    "cannot answer",
+    "can't answer",
+    "i do not know",
+    "i don't know",
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a file; no answers means that the text holds none."""
+
+    id: str
+    title: str
+    text: str
+    question: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class QaConfig:
+    """What to ask.
+
+    Attributes:
+        limit: questions drawn by `seed`; None means all.
+        haystack: a document whose lines surround the passages; None reads each passage alone.
+        tokens: length of one reading with a haystack.
+        per_reading: passages planted in one reading.
+    """
+
+    limit: int | None = None
+    seed: int = 0
+    haystack: Path | None = None
+    tokens: int | None = None
+    per_reading: int = 10
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit {self.limit}: must be at least 1")
+        if (self.haystack is None) != (self.tokens is None):
+            raise ConfigError("haystack and tokens go together: name the text and how many tokens to read")
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"tokens {self.tokens}: must be at least 1")
+        if self.per_reading < 1:
+            raise ConfigError(f"passages per reading {self.per_reading}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question and what the model said."""
+
+    question: Question
+    answer: str
+    document_tokens: int
+
+    @property
+    def refused(self) -> bool:
+        return is_refusal(self.answer)
+
+    @property
+    def f1(self) -> float:
+        return 0.0 if self.refused else max(f1(self.answer, gold) for gold in self.question.answers)
+
+    @property
+    def exact(self) -> float:
+        return 0.0 if self.refused else max(exact(self.answer, gold) for gold in self.question.answers)
+
+
+def normalise(text: str) -> list[str]:
+    """Words in lower case without punctuation and articles, as SQuAD's evaluation script makes them."""
+    text = "".join(char for char in text.lower() if char not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", text).split()
+
+
+def f1(answer: str, gold: str) -> float:
+    """Overlap of words, 0 to 1."""
+    said, wanted = normalise(answer), normalise(gold)
+    if not said or not wanted:
+        return float(said == wanted)
+    shared = (Counter(said) & Counter(wanted)).total()
+    return 2 * shared / (len(said) + len(wanted))
+
+
+def exact(answer: str, gold: str) -> float:
+    return float(normalise(answer) == normalise(gold))
+
+
+def is_refusal(answer: str) -> bool:
+    """Whether the answer says that the text holds none; an empty answer says nothing."""
+    plain = " ".join(answer.lower().replace("\u2019", "'").split())
+    return any(phrase in plain for phrase in REFUSALS)
+
+
+def load(path: Path) -> tuple[list[Question], int]:
+    """Read the questions of a JSON lines file, plain or .xz.
+
+    Returns:
+        Questions that can be scored, and how many cannot: no answers, yet not marked as unanswerable.
+
+    Raises:
+        InputError: the file is missing, or a line is not an object with `text` and `qas`.
+    """
+    questions, skipped = [], 0
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    found, without = _questions(json.loads(line), f"{path}, line {number}")
+                    questions += found
+                    skipped += without
+    except (OSError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON lines: {error}") from error
+    if not questions:
+        raise InputError(f"{path}: holds no question that can be scored; need lines with text and qas")
+    return questions, skipped
+
+
+def _questions(entry: Any, place: str) -> tuple[list[Question], int]:
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str) or not isinstance(entry.get("qas"), list):
+        raise InputError(f'{place}: need an object with "text" and a list "qas"')
+    questions, skipped = [], 0
+    for index, asked in enumerate(entry["qas"]):
+        try:
+            answers = tuple(a["text"] if isinstance(a, dict) else str(a) for a in asked.get("answers") or ())
+            answerable = asked.get("answerable", True)
+            if answerable and not answers:
+                skipped += 1
+                continue
+            name = str(asked.get("id", f"{entry.get('id', place)}-{index}"))
+            title = str(entry.get("title", ""))
+            questions.append(Question(name, title, entry["text"], asked["question"], answers if answerable else ()))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f'{place}, question {index + 1}: need "question" and "answers" ({error})') from error
+    return questions, skipped
+
+
+def draw(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
+    """The questions to ask: depends on the file, the limit and the seed, and on nothing else."""
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    return random.Random(seed).sample(list(questions), limit)
+
+
+def together(passages: Sequence[tuple[str, str]], per_reading: int) -> list[list[str]]:
+    """Deal passages, given as (title, text), into readings; those of one title are spread, as they resemble."""
+    readings = -(-len(passages) // per_reading)
+    ordered = [text for _, text in sorted(passages, key=lambda passage: passage[0])]
+    return [ordered[i::readings] for i in range(readings)]
+
+
+def run(
+    engine: "Engine",
+    questions: Sequence[Question],
+    config: QaConfig,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = texts.never,
+) -> Iterator[Answered]:
+    """Ask each question in a chat of its own, from the memory of its passage; passages are read once.
+
+    Args:
+        on_progress: gets how many questions are answered, and of how many.
+    """
+    by_text: dict[str, list[Question]] = {}
+    for question in questions:
+        by_text.setdefault(question.text, []).append(question)
+    done = 0
+    for passages, ids in _readings(engine, by_text, config):
+        memory = engine.read(ids, cancelled=cancelled)
+        for question in (question for passage in passages for question in by_text[passage]):
+            answer = texts.answer(engine, memory, question.question, ANSWER_TOKENS, cancelled)
+            done += 1
+            on_progress(done, len(questions))
+            yield Answered(question, answer, len(ids))
+
+
+def _readings(
+    engine: "Engine", by_text: dict[str, list[Question]], config: QaConfig
+) -> Iterator[tuple[list[str], list[int]]]:
+    """The passages of each reading and its token ids."""
+    if config.haystack is None or config.tokens is None:
+        for passage in by_text:
+            yield [passage], texts.encode(engine, passage)
+        return
+    filler = texts.lines_of(config.haystack)
+    rng = random.Random(f"haystack-{config.seed}")
+    shuffled = rng.sample([(asked[0].title, text) for text, asked in by_text.items()], len(by_text))
+    for passages in together(shuffled, config.per_reading):
+        depths, start = [rng.random() for _ in passages], rng.randrange(2**32)
+        ids = texts.fit(
+            engine,
+            lambda start=start: texts.around(filler, random.Random(start)),
+            lambda lines, passages=passages, depths=depths: texts.plant(lines, passages, depths),
+            config.tokens,
+        )
+        yield passages, ids
+
+
+def summary(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Scores from 0 to 100. `refusal_f1` is None when nothing was unanswerable and nothing was refused."""
+    answerable = [a for a in answered if a.question.answers]
+    refused = sum(a.refused for a in answered)
+    unanswerable = len(answered) - len(answerable)
+    rightly = sum(a.refused for a in answered if not a.question.answers)
+    return {
+        "f1": _mean([a.f1 for a in answerable]),
+        "exact": _mean([a.exact for a in answerable]),
+        "refusal_f1": 200 * rightly / (refused + unanswerable) if refused + unanswerable else None,
+        "n": len(answered),
+        "answerable": len(answerable),
+        "unanswerable": unanswerable,
+        "refused": refused,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return 100 * sum(values) / len(values) if values else None

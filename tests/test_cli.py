@@ -1,0 +1,370 @@
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from app import cli
+from app.cli import flags
+from app.cli.output import Output, duration, size
+from app.commands import COMMANDS
+from app.errors import BusyError
+from app.settings import Settings
+from tests.fake_chat import PASSWORD, FakeDocumentChat
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCHER = ("setup", "test")  # launch.py answers these itself
+
+
+class FakeChat(FakeDocumentChat):
+    """Adds what only the CLI asks of the store, and notes how it was left."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.ended: list[str] = []
+        self.store.stats = lambda: {"documents": 2, "kv_bytes": 3 << 20}
+        self.store.blocks = SimpleNamespace(verify=self._verify)
+
+    def _verify(self, *, progress: Callable[[int, int], None], repair: bool) -> SimpleNamespace:
+        assert repair
+        progress(5, 5)
+        return SimpleNamespace(checked=5, damaged=["k1"])
+
+    def stop(self) -> None:
+        super().stop()
+        self.ended.append("stop")
+
+    def close(self) -> None:
+        self.ended.append("close")
+
+
+class Line:
+    """Runs commands on one fake app."""
+
+    def __init__(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.chat = FakeChat(home)
+        self.loaded: list[bool] = []
+        self.settings: Settings | None = None
+        self._home = home
+        self._capsys = capsys
+
+    def open(self, settings: Settings, *, load: bool = True) -> FakeChat:
+        self.settings = settings
+        self.loaded.append(load)
+        return self.chat
+
+    def run(self, *words: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = cli.main(["--home", str(self._home), *map(str, words)], open_chat=self.open)
+        return code, *self._capsys.readouterr()
+
+    def json(self, *words: object) -> dict:
+        code, out, err = self.run(*words, "--json")
+        assert code == 0, err
+        (last,) = out.splitlines()
+        return json.loads(last)
+
+
+@pytest.fixture
+def line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Line:
+    return Line(tmp_path / "home", capsys)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "book.txt"
+    path.write_text("The harbour lay quiet. The captain counted seven ships.\n" * 20, encoding="utf-8")
+    return path
+
+
+def test_read_counts_tokens_and_reads_once(line: Line, book: Path) -> None:
+    first = line.json("read", book)
+    assert set(first) == {"document", "tokens", "tokens_read", "tokens_reused", "seconds", "peak_bytes"}
+    assert first["tokens"] == first["tokens_read"] == 180 and first["tokens_reused"] == 0
+    assert first["peak_bytes"] > 1 << 20
+    second = line.json("read", book)
+    assert second["document"] == first["document"]
+    assert (second["tokens_read"], second["tokens_reused"]) == (0, 180)
+    assert line.chat.ended == ["close"] * 2
+
+
+def test_read_several_gives_a_list_and_sums(line: Line, book: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("A second book of nine words stands here too.", encoding="utf-8")
+    values = line.json("read", book, other)
+    assert len(values["document"]) == 2 and values["tokens"] == values["tokens_read"] == 189
+
+
+def test_read_passes_the_password(line: Line, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.txt"
+    locked.write_text("secret words", encoding="utf-8")
+    code, out, err = line.run("read", locked, "--json")
+    assert code == 1 and json.loads(out)["error"] in err and "password" in err
+    assert line.chat.ended == ["stop", "close"]
+    assert line.json("read", locked, "--password", PASSWORD)["tokens"] == 2
+
+
+def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
+    document = line.json("read", book)["document"]
+    values = line.json("ask", "-d", document, "--max-new-tokens", 6, "--seed", 5, "How many ships?")
+    assert set(values) == {
+        "answer",
+        "chat",
+        "evidence",
+        "tokens_read",
+        "tokens_reused",
+        "new_tokens",
+        "seconds_to_first_token",
+        "tokens_per_s",
+        "peak_bytes",
+    }
+    assert values["answer"].startswith("You asked: How many ships?")
+    assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
+    assert set(values["evidence"][0]) == {"id", "document", "label", "text", "weight"}
+    assert values["evidence"][0]["document"] == document
+    asked = line.chat.asked[-1]
+    assert (asked["generation"].max_new_tokens, asked["generation"].seed) == (6, 5)
+    again = line.json("ask", "--chat", values["chat"], "And then?")
+    assert again["chat"] == values["chat"]
+
+
+def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Path) -> None:
+    document = line.json("read", book)["document"]
+    code, out, err = line.run("ask", "-d", document, "How many ships?")
+    assert code == 0
+    assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
+    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, 1" in err
+
+
+def test_ask_needs_no_document(line: Line) -> None:
+    assert line.json("ask", "Hello?")["evidence"] == []
+
+
+def test_ask_with_settings_that_cannot_be(line: Line) -> None:
+    code, _, err = line.run("ask", "--temperature", "-1", "x")
+    assert code == 2 and "temperature" in err
+
+
+def test_documents(line: Line, book: Path) -> None:
+    assert line.json("documents") == {"documents": []}
+    key = line.json("read", book)["document"]
+    assert line.json("documents", "list")["documents"][0]["id"] == key
+    assert line.json("documents", "show", key)["tokens"] == 180
+    code, out, _ = line.run("documents")
+    assert code == 0 and re.search(rf"{key}\s+book\s+text", out)
+    assert line.json("documents", "delete", key) == {"deleted": key}
+    code, out, err = line.run("documents", "show", key, "--json")
+    assert code == 1 and key in json.loads(out)["error"]
+    assert line.loaded[-1] is False  # the library needs no model
+
+
+def test_chats(line: Line, tmp_path: Path) -> None:
+    chat = line.json("ask", "Where is the harbour?")["chat"]
+    assert [c["id"] for c in line.json("chats")["chats"]] == [chat]
+    assert line.json("chats", "list", "--search", "volcano") == {"chats": []}
+    assert [m["role"] for m in line.json("chats", "show", chat)["messages"]] == ["user", "assistant"]
+    assert line.json("chats", "export", chat)["markdown"].startswith("# Where is")
+    target = tmp_path / "chat.md"
+    assert line.json("chats", "export", chat, "--output", target) == {"path": str(target)}
+    assert target.read_text(encoding="utf-8").startswith("# Where is")
+    code, _, err = line.run("chats", "export", chat, "--output", tmp_path / "none" / "chat.md")
+    assert code == 1 and "cannot be written" in err
+    assert line.json("chats", "delete", chat) == {"deleted": chat}
+
+
+def test_store(line: Line) -> None:
+    assert line.json("store", "stats") == {"documents": 2, "kv_bytes": 3 << 20}
+    assert "kv_bytes: 3.0 MiB" in line.run("store", "stats")[1]
+    assert line.json("store", "verify") == {"checked": 5, "damaged": ["k1"]}
+    assert "5 blocks checked, 1 damaged" in line.run("store", "verify")[1]
+
+
+def test_settings_stand_before_or_after_the_command(line: Line) -> None:
+    line.run("--threads", 3, "documents", "list", "--policy", "streaming", "--budget", 99)
+    assert line.settings is not None
+    assert (line.settings.threads, line.settings.policy, line.settings.budget_tokens) == (3, "streaming", 99)
+    line.run("documents", "--threads", 4)
+    assert line.settings.threads == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["serve"]),
+        (["--port", "80"], ["serve", "--port", "80"]),
+        (["--home", "x", "--json"], ["serve", "--home", "x", "--json"]),
+        (["--home", "x", "read", "y"], ["--home", "x", "read", "y"]),
+        (["--home=x", "--no-browser"], ["serve", "--home=x", "--no-browser"]),
+        (["--help"], ["--help"]),
+        (["ask", "serve"], ["ask", "serve"]),
+    ],
+)
+def test_serve_is_the_default(words: list[str], expected: list[str]) -> None:
+    assert flags.with_default(words) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["read"],
+        ["nonsense"],
+        ["ask", "x", "--bogus"],
+        ["documents", "--policy", "magic"],
+        ["eval"],
+        ["eval", "passkey", "--lengths", "12,x"],
+        ["eval", "passkey", "--lengths", "12", "--times-trained", "2"],
+        ["eval", "passkey", "--filler-file", "x.txt"],
+        ["eval", "qa", "--file", "x", "--tokens", "9"],
+        ["read", "x", "--pass", "p"],
+    ],
+)
+def test_bad_usage(line: Line, words: list[str]) -> None:
+    code, out, err = line.run(*words, "--json")
+    assert code == 2 and json.loads(out)["error"] == err.strip()
+
+
+def test_busy_says_who_holds_the_folder(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    def busy(settings: Settings, *, load: bool = True) -> None:
+        raise BusyError("process 7 uses the folder, open at http://127.0.0.1:7861/", "http://127.0.0.1:7861/")
+
+    assert cli.main(["documents", "--json"], open_chat=busy) == 1
+    assert "http://127.0.0.1:7861/" in json.loads(capsys.readouterr().out)["error"]
+
+
+def test_second_serve_names_the_running_page(capsys: pytest.CaptureFixture[str]) -> None:
+    def busy(url: str | None) -> Callable[..., None]:
+        def open_chat(settings: Settings, *, load: bool = True) -> None:
+            raise BusyError("process 7 uses the folder", url)
+
+        return open_chat
+
+    assert cli.main(["serve", "--no-browser"], open_chat=busy("http://127.0.0.1:7861/")) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("http://127.0.0.1:7861/")
+    assert cli.main(["serve", "--no-browser"], open_chat=busy(None)) == 1
+    assert "process 7" in capsys.readouterr().err
+
+
+def test_serve_closes_the_app(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    import app.server
+    import app.ui.build
+
+    served = []
+    monkeypatch.setattr(app.ui.build, "build", lambda chat: "page")
+    monkeypatch.setattr(app.server, "serve", lambda chat, page, **options: served.append((page, options)))
+    assert line.run("--port", 7999, "--no-browser")[0] == 0
+    ((page, options),) = served
+    assert (page, options["port"], options["browser"]) == ("page", 7999, False)
+    assert line.chat.ended == ["close"]
+
+
+def test_ctrl_c_stops_and_closes(line: Line, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(document: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(line.chat, "read", interrupted)
+    code, out, _ = line.run("read", book, "--json")
+    assert code == 130 and json.loads(out)["error"].startswith("Stopped")
+    assert line.chat.ended == ["stop", "close"]
+
+
+def test_an_unexpected_error_goes_to_the_log(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("wires crossed")
+
+    monkeypatch.setattr(line.chat, "documents", broken)
+    code, out, err = line.run("documents", "--json")
+    log = tmp_path / "home" / "lectern.log"
+    assert code == 1 and str(log) in json.loads(out)["error"]
+    assert "Traceback" not in out + err and "wires crossed" in err
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from app.cli import main\n"
+        "assert main(['eval', 'qa', '--help']) == 0\n"
+        "print([m for m in ('torch', 'gradio', 'transformers', 'fastapi', 'sqlite_utils') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--haystack" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_closed_pipe_is_no_crash(book: Path) -> None:
+    command = [sys.executable, "-m", "app.cli", "text", str(book)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait() == 1
+    assert process.stderr.read() == ""
+
+
+def _parsers(parser: argparse.ArgumentParser, name: str = "") -> list[tuple[str, argparse.ArgumentParser]]:
+    """Every command with its full name."""
+    found = [(name, parser)]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, child in action.choices.items():
+                found += _parsers(child, f"{name} {word}".strip())
+    return found
+
+
+def test_docs_name_every_command_and_flag() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name, parser in _parsers(flags.parser()):
+        assert name in text
+        for action in parser._actions:
+            for flag in action.option_strings:
+                assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), f"{name} {flag}"
+
+
+def test_the_overview_lists_the_commands_there_are() -> None:
+    (root,) = [a for a in flags.parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    assert sorted([*root.choices, *LAUNCHER]) == sorted(COMMANDS)
+
+
+class Terminal:
+    """A stream that calls itself a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_draws_over_itself_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    err = Terminal()
+    out = Output(as_json=False, out=err, err=err)
+    now = iter([0.0, 0.05, 1.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    out.progress("reading 10%")
+    out.progress("dropped: too soon")
+    out.progress("done")
+    assert err.text == "\rreading 10%\rdone       "
+    out.say("over")
+    assert err.text.endswith("\r    \rover\n")
+
+
+def test_progress_elsewhere_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Output(as_json=True)
+    now = iter([0.0, 9.0, 10.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    for step in ("10%", "20%", "30%"):
+        out.progress(step)
+    assert capsys.readouterr() == ("", "10%\n30%\n")
+
+
+def test_units() -> None:
+    assert [duration(s) for s in (7.6, 200, 7500)] == ["8 s", "3 min 20 s", "2 h 5 min"]
+    assert [size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 KiB", "5.0 GiB"]
