@@ -15,10 +15,7 @@ COMMANDS: dict[str, str] = {
     "chats": "list, show or delete chats",
     "store": "stats: what the store holds; verify: check every stored block",
     "eval": "measure the model: passkey, perplexity, qa",
-    "train": "pre-train or tune a model",
-    "merge": "merge an adapter into a plain checkpoint",
-    "inspect": "show what a checkpoint is and how Lectern would read with it",
-    "bench": "time the operations",
+    "train": "make a model from a recipe and texts",
 }
 
 _HELP = """\

@@ -284,6 +284,27 @@ def test_an_unexpected_error_goes_to_the_log(line: Line, tmp_path: Path, monkeyp
     assert "Traceback" in log.read_text(encoding="utf-8")
 
 
+def test_a_log_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(settings: Settings, *, load: bool = True) -> None:
+        raise RuntimeError("wires crossed")
+
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert cli.main(["documents", "--home", str(tmp_path / "file" / "home")], open_chat=broken) == 1
+    err = capsys.readouterr().err
+    assert "wires crossed" in err and "the log cannot be written" in err
+
+
+def test_train_hands_over(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import app.train.cli
+
+    handed = []
+    monkeypatch.setattr(app.train.cli, "main", lambda words: handed.append(words) or 0)
+    recipe = tmp_path / "small" / "recipe.toml"
+    values = line.json("train", recipe, "--data", tmp_path, "--run", tmp_path / "run", "--threads", 2)
+    assert values == {"model": str(tmp_path / "small")}
+    assert handed == [[str(recipe), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--threads", "2"]]
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from app.cli import main\n"
@@ -294,8 +315,8 @@ def test_help_imports_nothing_heavy() -> None:
     assert "--haystack" in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_closed_pipe_is_no_crash(book: Path) -> None:
-    command = [sys.executable, "-m", "app.cli", "text", str(book)]
+def test_a_closed_pipe_is_no_crash(book: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app.cli", "text", str(book), "--home", str(tmp_path / "home")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     process.stdout.close()
     assert process.wait() == 1

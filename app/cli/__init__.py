@@ -14,7 +14,7 @@ from app.errors import CancelledError, ConfigError, LecternError
 from app.settings import Settings, fill
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
-STOPPED = "Stopped. What was read is kept."
+STOPPED = "Stopped. What was finished is kept."
 
 
 def _open_chat(settings: Settings, *, load: bool = True) -> Any:
@@ -57,12 +57,12 @@ def _logged(error: Exception, settings: Settings | None) -> str:
     line = f"Something went wrong inside Lectern ({type(error).__name__}: {error})"
     if settings is None:
         return line
-    path = settings.folder / "lectern.log"
     try:
+        path = settings.folder / "lectern.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as problem:
-        return f"{line}; the log {path} cannot be written: {problem.strerror}"
+    except (OSError, ImportError) as problem:  # platformdirs, which knows the folder, comes with the set-up
+        return f"{line}; the log cannot be written: {problem}"
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "command failed", (), sys.exc_info())
     handler.emit(record)

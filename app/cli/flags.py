@@ -96,6 +96,10 @@ def parser() -> Parser:
     _library(commands)
     _talk(commands)
     _measure(commands.group("eval", COMMANDS["eval"]))
+    train = commands.add("train", COMMANDS["train"], service.train)
+    train.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; the checkpoint goes into its folder")
+    train.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with books/, qa/ and code/")
+    train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     return root
 
 

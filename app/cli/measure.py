@@ -13,6 +13,7 @@ from app.cli.output import duration
 from app.cli.session import Session
 from app.errors import ConfigError, InputError
 from app.process import peak_bytes
+from app.settings import ROOT
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
@@ -98,9 +99,10 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
 
 def _sample() -> Path:
     """The book that ships."""
-    from app.settings import SAMPLE_BOOK
-
-    return SAMPLE_BOOK
+    book = next(iter(sorted((ROOT / "samples").glob("*.txt"))), None)
+    if book is None:
+        raise ConfigError("--filler prose: no sample book is here; name a text with --filler-file")
+    return book
 
 
 def perplexity(session: Session, args: argparse.Namespace) -> None:

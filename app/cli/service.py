@@ -1,4 +1,4 @@
-"""Commands that open the page and look at the installation: serve, doctor."""
+"""Commands that open the page, look at the installation and make a model: serve, doctor, train."""
 
 import argparse
 import webbrowser
@@ -32,3 +32,17 @@ def doctor(session: Session, args: argparse.Namespace) -> int:
     from app import doctor as examine
 
     return examine.run(session.settings, session.out)
+
+
+def train(session: Session, args: argparse.Namespace) -> None:
+    """Make a model; a run that was stopped goes on where it was."""
+    from app.train.cli import main
+
+    words = [str(args.recipe), "--data", str(args.data)]
+    if args.run_folder:
+        words += ["--run", str(args.run_folder)]
+    if session.settings.threads:
+        words += ["--threads", str(session.settings.threads)]
+    main(words)
+    folder = args.recipe.parent
+    session.out.result({"model": str(folder)}, f"The model is in {folder}.")
