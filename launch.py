@@ -75,7 +75,8 @@ def main(argv: list[str]) -> int:
     test = request.command == "test"
     if request.command == "setup" or request.torch or not state.is_ready(target, test=test):
         if request.command in WITHOUT_SETUP or (request.asks_help and not test):
-            python = sys.executable  # these need no package
+            if not state.read_stamp(target):
+                python = sys.executable  # these need no package
         else:
             from app.setup import install
 

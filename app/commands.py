@@ -29,6 +29,7 @@ Every command takes --help. Everywhere:
   --home FOLDER         data folder (default: the user-data folder, or LECTERN_HOME)
   --model FOLDER|ID     checkpoint (default: the small one that ships)
   --adapter FOLDER      LoRA adapter, merged at load
+  --download            allow fetching the model from the hub; nothing else leaves this computer
   --policy NAME         what later tokens attend to: keep-all, streaming, full
   --device auto|cpu|cuda
   --threads N           CPU threads of the model

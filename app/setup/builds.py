@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 from app.setup import SetupError
+from app.setup.runner import size_text
 
 Flavour = Literal["cpu", "cuda", "unknown"]
 TORCH_RANGE = ((2, 11), (2, 14))  # torch found here is used as it is
 
-# GB to download and GB on disk with all packages, measured on Linux x86-64 with Python 3.11 (CUDA: estimated).
-COST_GB: dict[Flavour, tuple[float, float]] = {"cpu": (0.4, 1.6), "cuda": (3.0, 7.0), "unknown": (3.0, 7.0)}
-COST_WITHOUT_TORCH_GB = (0.2, 0.8)
+# Bytes to download and bytes on disk, measured on Linux x86-64 with Python 3.11; CUDA is estimated.
+TORCH_COST: dict[Flavour, tuple[float, float]] = {
+    "cpu": (200e6, 900e6),
+    "cuda": (2.7e9, 6.5e9),
+    "unknown": (2.7e9, 6.5e9),
+}
+PACKAGES_COST = (120e6, 600e6)
+TEST_COST = (320e6, 1.25e9)
 
 
 @dataclass(frozen=True)
@@ -85,27 +91,37 @@ def choose(builds: list[str], pin: str, wanted: str | None) -> Build:
     seen = ", ".join(builds) or "none"
     raise SetupError(
         f"--torch {wanted}: pip offers no such build of torch {pin} for this Python and system (it offers: {seen}).\n"
-        "Next: find the index for it under \"Get started\" at pytorch.org and add it to pip's configuration\n"
+        'Next: find the index for it under "Get started" at pytorch.org and add it to pip\'s configuration\n'
         "(pip config set global.extra-index-url ADDRESS), or set TORCH_COMMAND to the full command shown there."
     )
 
 
-def announcement(build: Build) -> str:
+def cost(flavour: Flavour | None, test: bool) -> tuple[float, float]:
+    """Bytes to download and bytes on disk of a whole set-up; None for a torch that is there already."""
+    parts = [PACKAGES_COST, *([TORCH_COST[flavour]] if flavour else []), *([TEST_COST] if test else [])]
+    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+
+def cost_text(flavour: Flavour | None, test: bool) -> str:
+    download, disk = cost(flavour, test)
+    return f"{size_text(download)} to download, {size_text(disk)} on disk, all packages together"
+
+
+def announcement(build: Build, test: bool) -> str:
     """What the user should know before pip starts."""
-    download, disk = COST_GB[build.flavour]
-    cost = f"about {download:g} GB to download, {disk:g} GB on disk"
+    text = cost_text(build.flavour, test)
     if build.flavour == "cpu":
-        text = f"{build.requirement}, CPU build: {cost} with all packages"
+        text = f"{build.requirement}, the CPU build: about {text}"
         if nvidia_seen():
             text += "\nNOTE: this computer has an NVIDIA GPU, and a CPU torch cannot use it."
             text += "\n      For the GPU: stop with Ctrl-C and run `python launch.py setup --torch cuda`."
         return text
     if build.flavour == "unknown":
-        return f"{build.requirement}: up to {cost.removeprefix('about ')} with all packages"
-    text = f"*** {build.requirement}: pip will fetch the CUDA build: {cost} with all packages. ***"
+        return f"{build.requirement}: up to {text}"
+    text = f"*** {build.requirement}: pip will fetch the CUDA build: about {text}. ***"
     if not nvidia_seen():
-        text += "\n    No NVIDIA GPU is seen here. For the CPU build (0.4 GB) stop with Ctrl-C and run"
-        text += "\n    `python launch.py setup --torch cpu`."
+        text += f"\n    No NVIDIA GPU is seen here. For the CPU build, {cost_text('cpu', test)},"
+        text += "\n    stop with Ctrl-C and run `python launch.py setup --torch cpu`."
     return text
 
 

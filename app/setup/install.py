@@ -24,7 +24,11 @@ except importlib.metadata.PackageNotFoundError:
     torch = None
 print(json.dumps({"torch": torch, "packages": sysconfig.get_path("purelib")}))
 """
-_FIND_TORCH = "import os, torch; print(torch.__version__); print(os.path.dirname(os.path.dirname(torch.__file__)))"
+_FIND_TORCH = """
+import importlib.metadata, torch
+print(torch.__version__)
+print(importlib.metadata.distribution("torch").locate_file(""))
+"""
 _TRY_TORCH = "import torch; print('CUDA seen' if torch.cuda.is_available() else 'no CUDA seen')"
 
 
@@ -87,9 +91,7 @@ def _check_writable(target: state.Target) -> None:
 class _Setup:
     """One run of the steps. Each returns what its line should say when it is done."""
 
-    def __init__(
-        self, target: state.Target, runner: Runner, torch: str | None, reinstall: bool, test: bool
-    ) -> None:
+    def __init__(self, target: state.Target, runner: Runner, torch: str | None, reinstall: bool, test: bool) -> None:
         self.target = target
         self.runner = runner
         self.wanted = torch
@@ -129,18 +131,19 @@ class _Setup:
         return steps
 
     def _check(self) -> str:
-        self._check_room(*builds.COST_WITHOUT_TORCH_GB)
+        self._check_room(None)
         if not self.target.no_venv and not self.target.python.exists() and not importlib.util.find_spec("ensurepip"):
             raise SetupError(_ensurepip_missing())
         free = size_text(shutil.disk_usage(self.target.root).free)
         return f"Python {sys.version.split()[0]}, {free} free"
 
-    def _check_room(self, download_gb: float, disk_gb: float) -> None:
+    def _check_room(self, flavour: builds.Flavour | None) -> None:
         """Raise unless the checkout's disk, and the one pip downloads to, have room."""
+        download, disk = builds.cost(flavour, self.test)
         root, scratch = self.target.root, Path(tempfile.gettempdir())
-        needs = {root: max(disk_gb * 1e9 - folder_bytes(self.target.venv), 0.1e9)}
+        needs = {root: max(disk - folder_bytes(self.target.venv), 100e6)}
         shared = root.stat().st_dev == scratch.stat().st_dev
-        needs[root if shared else scratch] = needs.get(root if shared else scratch, 0.0) + download_gb * 1e9
+        needs[root if shared else scratch] = needs.get(root if shared else scratch, 0.0) + download
         for folder, need in needs.items():
             free = shutil.disk_usage(folder).free
             if free < need:
@@ -215,16 +218,17 @@ class _Setup:
         found = self._probed()["torch"]
         if found and builds.usable(found) and not self.wanted:
             self.torch_version = found
-            self._check_room(*builds.COST_WITHOUT_TORCH_GB)
-            return f"torch {found} is there"
+            self._check_room(None)
+            self.runner.console.say(f"torch {found} is there; about {builds.cost_text(None, self.test)}")
+            return f"kept torch {found}"
         pin = _pins(self.target.root / "constraints.txt")["torch"]
         command = None if self.wanted else builds.command_from_environment(self.target.python)
         if command:
             self.runner.console.say(f"TORCH_COMMAND installs torch: {' '.join(command)}")
         else:
             build = builds.choose(builds.visible(self.target.python, pin, self.environment), pin, self.wanted)
-            self.runner.console.say(builds.announcement(build))
-            self._check_room(*builds.COST_GB[build.flavour])
+            self.runner.console.say(builds.announcement(build, self.test))
+            self._check_room(build.flavour)
             command = self._pip_install("--constraint", str(self.target.root / "constraints.txt"), build.requirement)
         self.runner.run(command, self.environment)
         found = self._probed()["torch"]

@@ -1,0 +1,182 @@
+"""`doctor`: what Lectern finds on this computer. Works before the set-up and on a busy or damaged data folder."""
+
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from app.errors import BusyError, ConfigError, LecternError
+from app.settings import ROOT, Settings
+from app.setup import builds, state
+from app.setup.runner import size_text
+
+if TYPE_CHECKING:
+    from app.cli.output import Output
+
+LOW_DISK_BYTES = 2 << 30
+QUICK_CHECK_BYTES = 1 << 30  # larger databases take minutes; `store verify` is for those
+AFTER_SETUP = "known after the set-up"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `note` is worth knowing; `problem` keeps something from working."""
+
+    name: str
+    state: Literal["ok", "note", "problem"]
+    text: str
+
+
+def run(settings: Settings, out: "Output") -> int:
+    """Print the report; JSON is {"ok": bool, NAME: {"state", "text"}, ...}.
+
+    Returns:
+        0, or 1 when there is a problem.
+    """
+    findings = list(examine(settings))
+    ok = all(finding.state != "problem" for finding in findings)
+    values = {"ok": ok, **{f.name: {"state": f.state, "text": f.text} for f in findings}}
+    width = max(len(finding.name) for finding in findings)
+    lines = [f"{f.state:<7}  {f.name:<{width}}  {f.text}" for f in findings]
+    lines.append("Everything needed is there." if ok else "See the lines marked `problem`.")
+    out.result(values, "\n".join(lines))
+    return 0 if ok else 1
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """All findings, each made even where another failed."""
+    yield Finding("python", "ok", f"{sys.version.split()[0]}, {sys.executable}")
+    yield _setup()
+    yield from _torch()
+    try:
+        folder = settings.folder
+    except ImportError:
+        yield Finding("data folder", "note", AFTER_SETUP)
+    else:
+        yield _folder(folder)
+        yield _disk(folder)
+        for name in ("library.db", "kv.db"):
+            yield _database(folder / name)
+    yield _model(settings)
+
+
+def _setup() -> Finding:
+    target = state.Target(ROOT)
+    if state.is_ready(target):
+        return Finding("set-up", "ok", state.describe(target))
+    if state.is_ready(state.Target(ROOT, no_venv=True)):
+        return Finding("set-up", "ok", "done in this Python (--no-venv)")
+    if Path(sys.prefix).resolve() == target.venv.resolve() and not target.unfinished.exists():
+        return Finding("set-up", "note", state.describe(target))  # an older one, or one made by hand
+    return Finding("set-up", "problem", state.describe(target))
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError as error:
+        installed = error.name != "torch"
+        yield Finding("torch", "problem", f"cannot be imported: {error}" if installed else "not installed")
+        yield Finding("cuda", "note", "NVIDIA GPU seen" if builds.nvidia_seen() else "no NVIDIA GPU seen")
+        return
+    usable = builds.usable(torch.__version__)
+    text = torch.__version__ + ("" if usable else "; Lectern works with 2.11 to 2.13")
+    yield Finding("torch", "ok" if usable else "problem", text)
+    if torch.cuda.is_available():
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        text = ", ".join(f"{device.name} with {size_text(device.total_memory)}" for device in devices)
+        yield Finding("cuda", "ok", text)
+    elif not builds.nvidia_seen():
+        yield Finding("cuda", "ok", "no NVIDIA GPU seen; the model runs on the CPU")
+    elif torch.version.cuda is None:
+        text = "CUDA device present but CPU torch: run `python launch.py setup --torch cuda` to use it"
+        yield Finding("cuda", "note", text)
+    else:
+        text = f"NVIDIA GPU seen, but torch (CUDA {torch.version.cuda}) cannot use it: update the driver"
+        yield Finding("cuda", "note", text)
+
+
+def _folder(folder: Path) -> Finding:
+    if not folder.exists():
+        return Finding("data folder", "ok", f"{folder}, made at the first start")
+    try:
+        from app.store import home
+
+        home.acquire(folder).release()
+    except ImportError:
+        return Finding("data folder", "note", f"{folder}; whether it is free is {AFTER_SETUP}")
+    except BusyError as error:
+        return Finding("data folder", "note", str(error))
+    except LecternError as error:
+        return Finding("data folder", "problem", str(error))
+    return Finding("data folder", "ok", f"{folder}, free to use")
+
+
+def _disk(folder: Path) -> Finding:
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < LOW_DISK_BYTES:
+        return Finding("disk", "problem", f"{size_text(free)} free at {nearest}: too little to keep what is read")
+    return Finding("disk", "ok", f"{size_text(free)} free")
+
+
+def _database(path: Path) -> Finding:
+    """Look at a database of the store without changing it, whoever holds the folder."""
+    if not path.exists():
+        return Finding(path.name, "ok", "not made yet")
+    size = path.stat().st_size
+    small = size <= QUICK_CHECK_BYTES
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            query = "PRAGMA quick_check(1)" if small else "SELECT 'ok' FROM sqlite_schema"
+            answer = str(connection.execute(query).fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        answer = str(error)
+    if answer != "ok":
+        return Finding(path.name, "problem", f"{path} is damaged ({answer}): run `python launch.py store verify`")
+    depth = "structure sound" if small else "opens; check it with `python launch.py store verify`"
+    return Finding(path.name, "ok", f"{size_text(size)}, {depth}")
+
+
+def _model(settings: Settings) -> Finding:
+    folder = Path(settings.model).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or settings.model.startswith((".", "~")):
+            return Finding("model", "problem", f"{folder}: no such folder")
+        return Finding("model", "note", f"{settings.model}: no folder here, so an id of the hub")
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    weights = sorted(folder.glob("*.safetensors"))
+    if missing or not weights:
+        lacks = ", ".join([*missing, *([] if weights else ["*.safetensors"])])
+        return Finding("model", "problem", f"{folder} is incomplete: it lacks {lacks}")
+    text = f"{folder}, weights {size_text(sum(path.stat().st_size for path in weights))}"
+    try:
+        trained = _trained_tokens(folder)
+    except ConfigError as error:
+        return Finding("model", "problem", str(error))
+    return Finding("model", "ok", text + (f", trained on {trained:,} tokens" if trained else ""))
+
+
+def _trained_tokens(folder: Path) -> int | None:
+    """Trained length that the model states; None when it states none.
+
+    Raises:
+        ConfigError: config.json or lectern.json is not JSON.
+    """
+    config: dict[str, object] = {}
+    for name in ("config.json", "lectern.json"):
+        path = folder / name
+        if path.exists():
+            try:
+                config.update(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise ConfigError(f"{path}: cannot be read as JSON: {error}") from error
+    value = config.get("trained_tokens") or config.get("max_position_embeddings")
+    return value if isinstance(value, int) else None
