@@ -51,7 +51,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     """All findings, each made even where another failed."""
     yield Finding("python", "ok", f"{sys.version.split()[0]}, {sys.executable}")
     yield _setup()
-    yield from _torch()
+    yield from _torch(settings.device)
     try:
         folder = settings.folder
     except ImportError:
@@ -75,7 +75,8 @@ def _setup() -> Finding:
     return Finding("set-up", "problem", state.describe(target))
 
 
-def _torch() -> Iterator[Finding]:
+def _torch(wanted: str) -> Iterator[Finding]:
+    """torch, the GPU, and what the model would run on when `wanted` is the --device."""
     try:
         import torch
     except ImportError as error:
@@ -86,7 +87,8 @@ def _torch() -> Iterator[Finding]:
     usable = builds.usable(torch.__version__)
     text = torch.__version__ + ("" if usable else "; Lectern works with 2.11 to 2.13")
     yield Finding("torch", "ok" if usable else "problem", text)
-    if torch.cuda.is_available():
+    cuda = torch.cuda.is_available()
+    if cuda:
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         text = ", ".join(f"{device.name} with {size_text(device.total_memory)}" for device in devices)
         yield Finding("cuda", "ok", text)
@@ -98,6 +100,10 @@ def _torch() -> Iterator[Finding]:
     else:
         text = f"NVIDIA GPU seen, but torch (CUDA {torch.version.cuda}) cannot use it: update the driver"
         yield Finding("cuda", "note", text)
+    if wanted == "cuda" and not cuda:
+        yield Finding("backend", "problem", "--device cuda, but torch sees no CUDA device")
+    else:
+        yield Finding("backend", "ok", "PyTorch on " + ("CUDA" if cuda and wanted != "cpu" else "the CPU"))
 
 
 def _folder(folder: Path) -> Finding:

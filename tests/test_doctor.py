@@ -49,7 +49,7 @@ def test_report_and_exit_code(tmp_path, model, monkeypatch):
     settings, out = Settings(home=tmp_path / "home", model=str(model)), Printed()
     assert doctor.run(settings, out) == 0
     assert out.values["ok"] is True and json.loads(json.dumps(out.values)) == out.values
-    for name in ("python", "set-up", "torch", "cuda", "data folder", "disk", "library.db", "kv.db", "model"):
+    for name in ("python", "set-up", "torch", "cuda", "backend", "data folder", "disk", "library.db", "kv.db", "model"):
         assert name in out.values and name in out.text
     assert not (tmp_path / "home").exists(), "looking must not make the folder"
     (model / "model.safetensors").unlink()
@@ -141,6 +141,20 @@ class TestTorch:
         self.fake(monkeypatch, "2.13.0", "13.0", devices=2)
         finding = examine(home=tmp_path)["cuda"]
         assert finding.state == "ok" and finding.text.count("Test GPU with 80.0 GB") == 2
+
+    @pytest.mark.parametrize(
+        ("devices", "wanted", "expected"),
+        [
+            (0, "auto", "ok: PyTorch on the CPU"),
+            (1, "auto", "ok: PyTorch on CUDA"),
+            (1, "cpu", "ok: PyTorch on the CPU"),
+            (0, "cuda", "problem: --device cuda, but torch sees no CUDA device"),
+        ],
+    )
+    def test_backend(self, tmp_path, monkeypatch, devices, wanted, expected):
+        self.fake(monkeypatch, "2.13.0", "13.0", devices)
+        finding = examine(home=tmp_path, device=wanted)["backend"]
+        assert f"{finding.state}: {finding.text}" == expected
 
     def test_a_torch_out_of_range(self, tmp_path, monkeypatch):
         self.fake(monkeypatch, "2.9.1", None)
