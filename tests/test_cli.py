@@ -28,9 +28,9 @@ class FakeChat(FakeDocumentChat):
         super().__init__(home)
         self.ended: list[str] = []
         self.store.stats = lambda: {"documents": 2, "kv_bytes": 3 << 20}
-        self.store.blocks = SimpleNamespace(verify=self._verify)
+        self.store.verify = self._verify
 
-    def _verify(self, *, progress: Callable[[int, int], None], repair: bool) -> SimpleNamespace:
+    def _verify(self, progress: Callable[[int, int], None], *, repair: bool) -> SimpleNamespace:
         assert repair
         progress(5, 5)
         return SimpleNamespace(checked=5, damaged=["k1"])

@@ -107,12 +107,13 @@ def store_stats(session: Session, args: argparse.Namespace) -> None:
 
 
 def store_verify(session: Session, args: argparse.Namespace) -> None:
-    """Check every stored block; damaged ones are dropped, so that their part is read again when it is needed."""
+    """Check both databases; damaged blocks are dropped, so that their part is read again when it is needed."""
     with session.chat(load=False) as chat:
-        report = chat.store.blocks.verify(
-            progress=lambda done, total: session.out.progress(f"Checking block {done:,} of {total:,}"), repair=True
+        report = chat.store.verify(
+            lambda done, total: session.out.progress(f"Checking block {done:,} of {total:,}"), repair=True
         )
-    text = f"{report.checked:,} blocks checked, {len(report.damaged)} damaged"
-    if report.damaged:
-        text += "; they are dropped, and their part of a document is read again when a question needs it"
-    session.out.result({"checked": report.checked, "damaged": list(report.damaged)}, text)
+    damaged = list(report.damaged)
+    lines = [f"{report.checked:,} blocks checked, {len(damaged)} damaged", *damaged]
+    if damaged:
+        lines.append("Damaged blocks are dropped; their part of a document is read again when it is needed.")
+    session.out.result({"checked": report.checked, "damaged": damaged}, "\n".join(lines))

@@ -23,9 +23,9 @@ def never() -> bool:
 def encode(engine: "Engine", text: str) -> list[int]:
     """Token ids of a text as a document: BOS, then its parts, exactly as ingestion and the app do it."""
     from app.ingest import spans
-    from app.ingest.text import split
+    from app.ingest.text import split_parts
 
-    memories = spans.encode(split(text), engine.text_tokenizer, engine.tokenizer.bos_token_id)
+    memories = spans.encode(split_parts(text), engine.text_tokenizer, engine.tokenizer.bos_token_id)
     return memories[0].token_ids
 
 
