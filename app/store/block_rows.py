@@ -1,0 +1,105 @@
+"""The rows of one memory block: how they are written, fetched and checked."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlite_utils import Database
+
+KEY_LISTED = "key IN (SELECT value FROM json_each(?))"
+
+
+@dataclass
+class StoredBlock:
+    """Rows of a block as they lie in the file. Until `fault` says None, a column may hold anything."""
+
+    id: int
+    codec: Any
+    bundles: Any
+    last_used: Any
+    tokens: Any = None
+    index: Any = None
+    index_crc: Any = None
+    kv: list[tuple[Any, Any, Any]] = field(default_factory=list)
+
+    def index_fault(self, key: str, tokens: bytes | None) -> str | None:
+        """Why the index cannot be used. `tokens` None: whatever tokens it belongs to."""
+        if not isinstance(self.tokens, bytes) or not isinstance(self.index, bytes):
+            return "its index is missing"
+        if self.index_crc != _index_crc(key, text(self.codec), self.bundles, self.tokens, self.index):
+            return "its index fails its check"
+        if tokens is not None and tokens != self.tokens:
+            return "it belongs to other tokens"
+        return None
+
+    def fault(self, key: str, tokens: bytes | None) -> str | None:
+        """Why the block cannot be used."""
+        if fault := self.index_fault(key, tokens):
+            return fault
+        if [bundle for bundle, _, _ in self.kv] != list(range(self.bundles)):
+            return "rows are missing"
+        for bundle, crc, data in self.kv:
+            if not isinstance(data, bytes) or crc != _kv_crc(key, bundle, data):
+                return "its keys and values fail their check"
+        return None
+
+    def rows(self) -> list[bytes]:
+        """The K/V rows in order."""
+        return [data for _, _, data in self.kv]
+
+
+def insert(db: Database, key: str, tokens: bytes, index: bytes, kv: Sequence[bytes], codec: str, hour: int) -> None:
+    """Write a block unless its key is there already."""
+    size = len(tokens) + len(index) + sum(map(len, kv))
+    inserted = db.execute(
+        "INSERT INTO block (key, codec, bundles, bytes, last_used) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (key) DO NOTHING RETURNING id",
+        [key, codec, len(kv), size, hour],
+    ).fetchone()
+    if inserted is None:
+        return
+    block = inserted[0]
+    row = [block, tokens, _index_crc(key, codec, len(kv), tokens, index), index]
+    db.execute("INSERT INTO block_index (block, tokens, crc, data) VALUES (?, ?, ?, ?)", row)
+    for bundle, data in enumerate(kv):
+        row = [block, bundle, _kv_crc(key, bundle, data), data]
+        db.execute("INSERT INTO block_kv (block, bundle, crc, data) VALUES (?, ?, ?, ?)", row)
+
+
+def fetch(db: Database, keys: Sequence[str], *, with_kv: bool = True) -> dict[str, StoredBlock]:
+    """The rows of those blocks that are there, all of one moment; `db` gives TEXT as bytes."""
+    wanted = {key.encode(): key for key in keys}
+    with db.atomic():
+        blocks = {
+            id: (wanted[data], StoredBlock(id, codec, bundles, last_used))
+            for data, id, codec, bundles, last_used in db.execute(
+                f"SELECT key, id, codec, bundles, last_used FROM block WHERE {KEY_LISTED}", [json.dumps(keys)]
+            )
+            if data in wanted
+        }
+        ids = json.dumps(list(blocks))
+        listed = "block IN (SELECT value FROM json_each(?))"
+        for id, *columns in db.execute(f"SELECT block, tokens, data, crc FROM block_index WHERE {listed}", [ids]):
+            blocks[id][1].tokens, blocks[id][1].index, blocks[id][1].index_crc = columns
+        if with_kv:
+            for id, *row in db.execute(
+                f"SELECT block, bundle, crc, data FROM block_kv WHERE {listed} ORDER BY block, bundle", [ids]
+            ):
+                blocks[id][1].kv.append(tuple(row))
+    return dict(blocks.values())
+
+
+def text(data: Any) -> str:
+    """A TEXT column read as bytes, damaged or not."""
+    return data.decode("utf-8", "replace") if isinstance(data, bytes) else str(data)
+
+
+def _index_crc(key: str, codec: str, bundles: Any, tokens: bytes, data: bytes) -> int:
+    # Seeded with what the row belongs to: a row that turns up under another key does not pass.
+    return zlib.crc32(data, zlib.crc32(tokens, zlib.crc32(f"{key} {codec} {bundles}".encode())))
+
+
+def _kv_crc(key: str, bundle: Any, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{key} {bundle}".encode()))

@@ -1,0 +1,352 @@
+"""kv.db: memory blocks under content keys, checked on every read. A cache: all of it can be read again."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from app.errors import DamagedBlock, NotFoundError, StoreError
+from app.store import block_rows
+from app.store.block_rows import KEY_LISTED, StoredBlock, text
+from app.store.database import DamagedFile, SqliteFile
+from app.store.migrations import BLOCKS
+from app.store.tokens import pack
+from app.store.writer import BATCH_BYTES, Operation, Writer
+
+log = logging.getLogger(__name__)
+
+ROW_BYTES = 1 << 20
+READ_BYTES = 8 << 20
+DELETE_KEYS = 64
+VACUUM_PAGES = 512
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What a check found: keys of damaged blocks, or the fault of the file as a whole."""
+
+    checked: int
+    damaged: list[str]
+
+
+class BlockStore:
+    """Memory blocks in kv.db: one writer thread, readers in any thread.
+
+    Attributes:
+        notes: what the user should know, such as a damaged file that was set aside.
+    """
+
+    def __init__(self, path: Path, *, disk_budget_bytes: int) -> None:
+        """Open the file. One that is damaged or foreign is renamed: a cache can be made again.
+
+        Raises:
+            StoreError: the file cannot be read and written, or is from a newer release.
+        """
+        self.path = path
+        self.disk_budget_bytes = disk_budget_bytes
+        self.notes: list[str] = []
+        self._unsettled: set[str] = set()
+        self._broken: SqliteFile | None = None
+        try:
+            self._file = self._open()
+        except DamagedFile as error:
+            self._file = self._start_anew(str(error))
+        self._writer = Writer(self._apply, "kv-writer")
+
+    @staticmethod
+    def chain_keys(root: str, token_ids: Sequence[int], group_tokens: int) -> list[str]:
+        """Keys of consecutive groups of tokens; each depends on `root` and on every token up to its group's end.
+
+        Args:
+            root: recipe of weights, tokenizer, reading and codec.
+            group_tokens: tokens per group; the last may be shorter.
+        """
+        if group_tokens < 1:
+            raise ValueError(f"need group_tokens >= 1, got {group_tokens}")
+        data, step, key = pack(token_ids), 4 * group_tokens, root
+        keys = []
+        for start in range(0, len(data), step):
+            key = hashlib.sha256(key.encode() + data[start : start + step]).hexdigest()
+            keys.append(key)
+        return keys
+
+    def put(self, key: str, token_ids: Sequence[int], index: bytes, kv: Sequence[bytes], codec: str) -> None:
+        """Queue a block for writing; a key that is stored already is left as it is.
+
+        Waits when the disk is slower than the reading. Readers find the block once it is committed (`flush`).
+
+        Args:
+            kv: one row per element, at most 1 MiB each.
+
+        Raises:
+            StoreError: an earlier block could not be written (a full disk); this one is not queued.
+        """
+        if any(len(row) > ROW_BYTES for row in kv):
+            raise ValueError(f"a K/V row holds at most {ROW_BYTES} bytes, got {max(map(len, kv))}")
+        self._writer.raise_failure()
+        self._unsettled.add(key)
+        insert = partial(
+            block_rows.insert, key=key, tokens=pack(token_ids), index=index, kv=kv, codec=codec, hour=_hour()
+        )
+        self._writer.submit(insert, len(index) + sum(map(len, kv)))
+
+    def flush(self) -> None:
+        """Wait until everything put or deleted is committed.
+
+        Raises:
+            StoreError: something could not be written since the last call.
+        """
+        self._writer.flush()
+
+    def get(self, key: str, token_ids: Sequence[int]) -> tuple[bytes, list[bytes]]:
+        """Index bytes and K/V rows of a block.
+
+        Raises:
+            NotFoundError: no such block.
+            DamagedBlock: it fails its check or belongs to other tokens; it is deleted, so that it can be put again.
+        """
+        return next(self.get_many([key], [token_ids]))
+
+    def get_many(
+        self, keys: Sequence[str], token_groups: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Blocks in the order of `keys`, fetched a few MiB at a time; raises like `get` at the block concerned."""
+        wanted = iter(list(zip(keys, token_groups, strict=True)))
+        for batch in self._batches(keys):
+            with self._read() as db:
+                blocks = block_rows.fetch(db, batch)
+            self._touch(blocks.values())
+            for key, token_ids in islice(wanted, len(batch)):
+                stored = self._found(key, blocks)
+                self._refuse(key, stored.fault(key, pack(token_ids)))
+                yield stored.index, stored.rows()
+
+    def get_index(self, key: str, token_ids: Sequence[int] | None = None) -> bytes:
+        """The index bytes of a block alone; raises like `get`. Tokens are compared when they are given."""
+        with self._read() as db:
+            blocks = block_rows.fetch(db, [key], with_kv=False)
+        stored = self._found(key, blocks)
+        self._refuse(key, stored.index_fault(key, None if token_ids is None else pack(token_ids)))
+        return stored.index
+
+    def known_prefix(self, keys: Sequence[str]) -> int:
+        """How many of the leading keys are stored."""
+        with self._read() as db:
+            stored = {row[0] for row in db.execute(f"SELECT key FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])}
+        return next((count for count, key in enumerate(keys) if key.encode() not in stored), len(keys))
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Say that the library names these blocks now; until then they are not taken for garbage."""
+        self._unsettled.difference_update(keys)
+
+    def settled_keys(self) -> list[str]:
+        """Every stored key, but for blocks of this run that the library does not name yet."""
+        unsettled = set(self._unsettled)
+        return [key for key in self._keys() if key not in unsettled]
+
+    def delete(self, keys: Sequence[str], *, private: bool = False) -> None:
+        """Queue the deletion of blocks.
+
+        Args:
+            private: overwrite what they held, for blocks of a deleted document.
+        """
+        for start in range(0, len(keys), DELETE_KEYS):
+            some = keys[start : start + DELETE_KEYS]
+            self._writer.submit(partial(_delete, keys=some, private=private), BATCH_BYTES // 4)
+
+    def enforce_budget(self, pinned: set[str]) -> int:
+        """Delete least recently used blocks beyond the disk budget; within one hour, the ends of memories first.
+
+        Args:
+            pinned: keys that stay, whatever they cost.
+
+        Returns:
+            bytes deleted.
+        """
+        self.flush()
+        with self._read() as db:
+            rows = db.execute("SELECT key, CAST(bytes AS INTEGER) FROM block ORDER BY last_used, id DESC").fetchall()
+        excess = sum(size for _, size in rows) - self.disk_budget_bytes
+        evicted = []
+        freed = 0
+        for key, size in rows:
+            if freed >= excess:
+                break
+            if text(key) not in pinned:
+                evicted.append(text(key))
+                freed += size
+        self.delete(evicted)
+        self.flush()
+        return freed
+
+    def shrink(self) -> None:
+        """Give the pages of deleted blocks back to the file system, a few MiB in each transaction."""
+        left = self._free_pages()
+        while left:
+            self._writer.submit(_vacuum, BATCH_BYTES)
+            self.flush()
+            before, left = left, self._free_pages()
+            if left >= before:
+                break
+
+    def verify(self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False) -> VerifyReport:
+        """Check the structure of the file and every block in it.
+
+        Args:
+            progress: called with blocks checked and blocks in all.
+            repair: delete damaged blocks, and set the file aside if its structure is broken.
+        """
+        self.flush()
+        file = self._file
+        if problems := file.problems():
+            if repair:
+                self._report_broken(file)
+                self.flush()
+            return VerifyReport(0, [f"{self.path.name}: {problems[0]}"])
+        keys = self._keys()
+        damaged: list[str] = []
+        checked = 0
+        for batch in self._batches(keys):
+            with self._read() as db:
+                blocks = block_rows.fetch(db, batch)
+            damaged += [key for key, stored in blocks.items() if stored.fault(key, None)]
+            checked += len(batch)
+            if progress is not None:
+                progress(checked, len(keys))
+        if repair:
+            self.delete(damaged)
+            self.flush()
+        return VerifyReport(checked, damaged)
+
+    def stats(self) -> dict[str, int]:
+        """Number of blocks and bytes of the file."""
+        with self._read() as db:
+            blocks = db.execute("SELECT COUNT(*) FROM block").fetchone()[0]
+        return {"blocks": blocks, "kv_bytes": self._file.size_bytes()}
+
+    def close(self) -> None:
+        """Write what is queued and close."""
+        self._writer.close()
+        self._file.close()
+
+    def _keys(self) -> list[str]:
+        with self._read() as db:
+            return [text(row[0]) for row in db.execute("SELECT key FROM block ORDER BY id")]
+
+    def _free_pages(self) -> int:
+        with self._read() as db:
+            return db.execute("PRAGMA freelist_count").fetchone()[0]
+
+    def _batches(self, keys: Sequence[str]) -> Iterator[list[str]]:
+        """Cut `keys` where READ_BYTES are reached."""
+        with self._read() as db:
+            sizes = dict(
+                db.execute(f"SELECT key, CAST(bytes AS INTEGER) FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])
+            )
+        batch: list[str] = []
+        batch_bytes = 0
+        for key in keys:
+            batch.append(key)
+            batch_bytes += sizes.get(key.encode(), 0)
+            if batch_bytes >= READ_BYTES:
+                yield batch
+                batch, batch_bytes = [], 0
+        if batch:
+            yield batch
+
+    def _found(self, key: str, blocks: dict[str, StoredBlock]) -> StoredBlock:
+        if key not in blocks:
+            raise NotFoundError(f"stored memory {key[:12]}: not in {self.path}; read the document again")
+        return blocks[key]
+
+    def _refuse(self, key: str, fault: str | None) -> None:
+        """Delete a block that has a fault and say so."""
+        if fault is None:
+            return
+        log.warning("%s: block %s deleted: %s", self.path, key, fault)
+        self.delete([key])
+        raise DamagedBlock(f"{self.path}: stored memory {key[:12]} cannot be used ({fault}); it has to be read again")
+
+    def _touch(self, blocks: Iterable[StoredBlock]) -> None:
+        """Note the hour in which blocks were used; once an hour is enough for eviction."""
+        hour = _hour()
+        if ids := [block.id for block in blocks if block.last_used != hour]:
+            self._writer.submit(partial(_set_last_used, ids=ids, hour=hour))
+
+    @contextmanager
+    def _read(self) -> Iterator[Database]:
+        file = self._file
+        try:
+            with file.read() as db:
+                yield db
+        except DamagedFile as error:
+            self._report_broken(file)
+            raise DamagedBlock(f"{error}. What was read has to be read again") from error
+
+    def _report_broken(self, file: SqliteFile) -> None:
+        """Have the writer thread, which alone may do it, replace a file whose structure is broken."""
+        self._broken = file
+        self._writer.submit(lambda db: None)
+
+    def _apply(self, operations: list[Operation]) -> None:
+        """Run a batch in one transaction, on the writer thread."""
+        if self._broken is self._file:
+            self._replace("its structure is broken")
+        try:
+            self._transact(operations)
+        except DamagedFile as error:
+            self._replace(str(error))
+            self._transact(operations)
+
+    def _transact(self, operations: list[Operation]) -> None:
+        with self._file.write() as db:
+            for operation in operations:
+                operation(db)
+
+    def _replace(self, reason: str) -> None:
+        self._file.close()
+        self._file, self._broken = self._start_anew(reason), None
+
+    def _open(self) -> SqliteFile:
+        # Bytes: a flipped bit in a TEXT column must not become a decoding error.
+        return SqliteFile(self.path, BLOCKS, text_factory=bytes)
+
+    def _start_anew(self, reason: str) -> SqliteFile:
+        """Rename the file out of the way and open an empty one."""
+        aside = self.path.with_name(f"kv.set-aside-{time.strftime('%Y%m%d-%H%M%S')}.db")
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                if (part := Path(f"{self.path}{suffix}")).exists():
+                    os.replace(part, f"{aside}{suffix}")
+        except OSError as error:
+            raise StoreError(f"{self.path}: damaged and not renamed ({error}); quit Lectern and delete it") from error
+        note = f"{self.path}: set aside as {aside.name}; what was read is read again when asked. Reason: {reason}"
+        log.warning(note)
+        self.notes.append(note)
+        return self._open()
+
+
+def _delete(db: Database, *, keys: Sequence[str], private: bool) -> None:
+    db.execute(f"PRAGMA secure_delete = {int(private)}").fetchone()
+    db.execute(f"DELETE FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])
+
+
+def _vacuum(db: Database) -> None:
+    db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+
+
+def _set_last_used(db: Database, *, ids: list[int], hour: int) -> None:
+    db.execute("UPDATE block SET last_used = ? WHERE id IN (SELECT value FROM json_each(?))", [hour, json.dumps(ids)])
+
+
+def _hour() -> int:
+    return int(time.time() // 3600)

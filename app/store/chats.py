@@ -1,0 +1,216 @@
+"""Chats in library.db: messages, evidence, and the tail from which a chat goes on."""
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlite_utils import Database
+
+from app.errors import NotFoundError
+from app.records import ChatInfo, Evidence, Message, Tail
+from app.store.database import SqliteFile
+from app.store.documents import find
+from app.store.text import match, now, storable
+from app.store.tokens import pack, unpack
+
+_INFO = """
+    SELECT c.id, c.title,
+           (SELECT json_group_array(document) FROM
+               (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position)),
+           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated
+    FROM chat c
+"""
+_FOUND = """
+    WHERE c.number IN (SELECT rowid FROM chat_fts WHERE chat_fts MATCH :terms)
+       OR c.id IN (SELECT m.chat FROM message_fts JOIN message m ON m.id = message_fts.rowid
+                   WHERE message_fts MATCH :terms)
+"""
+_EVIDENCE = """
+    SELECT message, number, document, title, label, part, char_start, char_end, text, weight, regions
+    FROM evidence
+"""
+
+
+class Chats:
+    """The chat half of the library. `chat` is a whole chat id unless a method says otherwise."""
+
+    def __init__(self, library: SqliteFile) -> None:
+        self._library = library
+
+    def create_chat(self, documents: Sequence[str], model: str, title: str = "New chat") -> str:
+        """Start a chat over documents, in order, and return its id."""
+        id = secrets.token_hex(6)
+        with self._library.write() as db:
+            moment = now()
+            row = [id, storable(title), model, moment, moment]
+            db.execute("INSERT INTO chat (id, title, model, created, updated) VALUES (?, ?, ?, ?, ?)", row)
+            _attach(db, id, documents)
+        return id
+
+    def chats(self, query: str | None = None) -> list[ChatInfo]:
+        """Chats, the last used first; with a query those whose title or messages hold every word of it."""
+        terms = match(query or "")
+        if terms is None and (query or "").strip():
+            return []
+        with self._library.read() as db:
+            found = _FOUND if terms else ""
+            rows = db.execute(f"{_INFO} {found} ORDER BY c.updated DESC, c.number DESC", {"terms": terms}).fetchall()
+        return [_info(row) for row in rows]
+
+    def chat(self, id: str) -> ChatInfo:
+        """One chat, by its id or the beginning of it when no other id begins so."""
+        with self._library.read() as db:
+            return _info(db.execute(_INFO + " WHERE c.id = ?", [find(db, "chat", id)]).fetchone())
+
+    def messages(self, chat: str) -> list[Message]:
+        """Every message with its evidence, in order."""
+        with self._library.read() as db:
+            _require(db, chat)
+            with db.atomic():
+                rows = db.execute(
+                    "SELECT id, role, content, stats FROM message WHERE chat = ? ORDER BY id", [chat]
+                ).fetchall()
+                evidence: dict[int, list[Evidence]] = {}
+                of_chat = " WHERE message IN (SELECT id FROM message WHERE chat = ?) ORDER BY message, number"
+                for row in db.execute(_EVIDENCE + of_chat, [chat]):
+                    evidence.setdefault(row[0], []).append(_evidence(row))
+        return [
+            Message(id, role, content, json.loads(stats), tuple(evidence.get(id, ())))
+            for id, role, content, stats in rows
+        ]
+
+    def rename_chat(self, chat: str, title: str) -> None:
+        """Give a chat another title."""
+        with self._library.write() as db:
+            _require(db, chat)
+            db.execute("UPDATE chat SET title = ? WHERE id = ?", [storable(title), chat])
+
+    def delete_chat(self, chat: str) -> None:
+        """Forget a chat, its messages and its tail."""
+        with self._library.write() as db:
+            _require(db, chat)
+            db.execute("DELETE FROM chat WHERE id = ?", [chat])
+
+    def set_chat_documents(self, chat: str, ids: Sequence[str]) -> None:
+        """Attach these documents, in order, and no others."""
+        with self._library.write() as db:
+            _require(db, chat)
+            db.execute("DELETE FROM chat_document WHERE chat = ?", [chat])
+            _attach(db, chat, ids)
+
+    def save_turn(
+        self,
+        chat: str,
+        question: str,
+        answer: str,
+        stats: dict[str, Any],
+        evidence: Sequence[Evidence],
+        tail: Tail | None,
+    ) -> tuple[Message, Message]:
+        """Keep a question, its answer and the tail after them, all or nothing.
+
+        Returns:
+            the two messages; the answer's evidence has the ids under which it is kept.
+        """
+        with self._library.write() as db:
+            _require(db, chat)
+            asked = _insert_message(db, chat, "user", question, {})
+            answered = _insert_message(db, chat, "assistant", answer, stats)
+            kept = tuple(replace(item, id=f"e{answered.id}-{n}") for n, item in enumerate(evidence, start=1))
+            for number, item in enumerate(kept, start=1):
+                _insert_evidence(db, answered.id, number, item)
+            _replace_tail(db, chat, tail)
+            db.execute("UPDATE chat SET updated = ? WHERE id = ?", [now(), chat])
+        return asked, replace(answered, evidence=kept)
+
+    def drop_last_turn(self, chat: str, tail: Tail | None) -> str:
+        """Take back the last question and its answer; `tail` is the one before them. Returns the question."""
+        with self._library.write() as db:
+            _require(db, chat)
+            last = db.execute(
+                "SELECT id, content FROM message WHERE chat = ? AND role = 'user' ORDER BY id DESC LIMIT 1", [chat]
+            ).fetchone()
+            if last is None:
+                raise NotFoundError(f"chat {chat!r}: has no question yet")
+            db.execute("DELETE FROM message WHERE chat = ? AND id >= ?", [chat, last[0]])
+            _replace_tail(db, chat, tail)
+        return last[1]
+
+    def tail(self, chat: str) -> Tail | None:
+        """The tail kept with the last turn."""
+        with self._library.read() as db:
+            _require(db, chat)
+            with db.atomic():
+                rows = db.execute(
+                    "SELECT recipe, token_ids, turns, memories FROM tail WHERE chat = ?", [chat]
+                ).fetchall()
+                keys = db.execute("SELECT key FROM tail_block WHERE chat = ? ORDER BY position", [chat]).fetchall()
+        if not rows:
+            return None
+        recipe, token_ids, turns, memories = rows[0]
+        return Tail(
+            recipe=recipe,
+            token_ids=tuple(unpack(token_ids)),
+            keys=tuple(key for (key,) in keys),
+            turns=tuple(json.loads(turns)),
+            memories=tuple((document, number) for document, number in json.loads(memories)),
+        )
+
+    def evidence(self, id: str) -> tuple[Evidence, str, int]:
+        """A passage by its id, with its chat and the message it stands under."""
+        place = re.fullmatch(r"e([0-9]{1,18})-([0-9]{1,9})", id)
+        with self._library.read() as db:
+            row = place and db.execute(_EVIDENCE + " WHERE message = ? AND number = ?", place.groups()).fetchone()
+            if row is None:
+                raise NotFoundError(f"evidence {id!r}: not known; ids look like e12-1 and stand under an answer")
+            chat = db.execute("SELECT chat FROM message WHERE id = ?", [row[0]]).fetchone()[0]
+        return _evidence(row), chat, row[0]
+
+
+def _require(db: Database, chat: str) -> None:
+    if not db.execute("SELECT 1 FROM chat WHERE id = ?", [chat]).fetchone():
+        raise NotFoundError(f"chat {chat!r}: not there; it was deleted, or never begun")
+
+
+def _attach(db: Database, chat: str, documents: Sequence[str]) -> None:
+    rows = [(chat, position, document) for position, document in enumerate(dict.fromkeys(documents))]
+    db.conn.executemany("INSERT INTO chat_document VALUES (?, ?, ?)", rows)
+
+
+def _insert_message(db: Database, chat: str, role: str, content: str, stats: dict[str, Any]) -> Message:
+    content = storable(content)
+    id = db.execute(
+        "INSERT INTO message (chat, role, content, stats, created) VALUES (?, ?, ?, ?, ?)",
+        [chat, role, content, json.dumps(stats), now()],
+    ).lastrowid
+    return Message(id, role, content, stats)
+
+
+def _insert_evidence(db: Database, message: int, number: int, item: Evidence) -> None:
+    row = [message, number, item.document, storable(item.title), storable(item.label), item.part]
+    row += [item.char_start, item.char_end, storable(item.text), item.weight, json.dumps(item.regions)]
+    db.execute(f"INSERT INTO evidence VALUES ({', '.join('?' * len(row))})", row)
+
+
+def _evidence(row: tuple[Any, ...]) -> Evidence:
+    message, number, *plain, regions = row
+    pairs = tuple((memory, region) for memory, region in json.loads(regions))
+    return Evidence(f"e{message}-{number}", *plain, regions=pairs)
+
+
+def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
+    db.execute("DELETE FROM tail WHERE chat = ?", [chat])
+    if tail is None:
+        return
+    row = [chat, tail.recipe, pack(tail.token_ids), json.dumps(tail.turns), json.dumps(tail.memories)]
+    db.execute("INSERT INTO tail VALUES (?, ?, ?, ?, ?)", row)
+    rows = [(chat, position, key) for position, key in enumerate(tail.keys)]
+    db.conn.executemany("INSERT INTO tail_block VALUES (?, ?, ?)", rows)
+
+
+def _info(row: tuple[Any, ...]) -> ChatInfo:
+    id, title, documents, messages, model, updated = row
+    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated)

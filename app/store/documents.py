@@ -1,0 +1,226 @@
+"""Documents in library.db: their parts and search, the memories made of them, and where reading stands."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlite_utils import Database
+
+from app.errors import NotFoundError, StoreError
+from app.records import Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
+from app.store.database import SqliteFile
+from app.store.text import match, now, storable
+from app.store.tokens import pack, unpack
+
+ID_DIGITS = 12
+SNIPPET_WORDS = 24
+
+_INFO = """
+    SELECT d.id, d.title, d.kind, (SELECT COUNT(*) FROM part p WHERE p.document = d.id),
+           (SELECT COALESCE(SUM(m.tokens), 0) FROM memory m WHERE m.document = d.id AND m.recipe = :recipe),
+           COALESCE(r.state, 'new'), COALESCE(r.detail, ''), d.created, d.notes, d.skipped
+    FROM document d LEFT JOIN reading r ON r.document = d.id AND r.recipe = :recipe
+"""
+_PART = "SELECT number, label, text, chapter, memory, first_line FROM part"
+
+
+class Documents:
+    """The document half of the library. `id` is a whole document id unless a method says otherwise."""
+
+    def __init__(self, library: SqliteFile) -> None:
+        self._library = library
+
+    def add_document(self, document: Document) -> str:
+        """Keep a document and return its id, which comes from its bytes; one that is there already stays as it is."""
+        id = document.sha256[:ID_DIGITS]
+        notes = json.dumps(document.notes)
+        skipped = json.dumps([[item.name, item.reason] for item in document.skipped])
+        with self._library.write() as db:
+            known = db.execute("SELECT sha256 FROM document WHERE id = ?", [id]).fetchone()
+            if known:
+                if known[0] != document.sha256:
+                    raise StoreError(f"{document.title}: its id {id} belongs to another document; rename or change it")
+                return id
+            row = [id, document.sha256, storable(document.title), document.kind, notes, skipped, now()]
+            db.execute("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.conn.executemany(
+                "INSERT INTO part (document, number, label, text, chapter, memory, first_line) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    [
+                        id,
+                        part.index,
+                        storable(part.label),
+                        storable(part.text),
+                        None if part.chapter is None else storable(part.chapter),
+                        part.group,
+                        part.first_line,
+                    ]
+                    for part in document.parts
+                ),
+            )
+        return id
+
+    def documents(self, recipe: str) -> list[DocumentInfo]:
+        """All documents, newest first, with tokens and state under this recipe."""
+        with self._library.read() as db:
+            return [_info(row) for row in db.execute(_INFO + " ORDER BY d.rowid DESC", {"recipe": recipe})]
+
+    def document(self, id: str, recipe: str) -> DocumentInfo:
+        """One document.
+
+        Args:
+            id: its id, its exact title, or the beginning of its id when no other id begins so.
+
+        Raises:
+            NotFoundError: nothing, or more than one document, answers to `id`.
+        """
+        with self._library.read() as db:
+            found = find(db, "document", id, "SELECT id FROM document WHERE title = ?")
+            return _info(db.execute(_INFO + " WHERE d.id = :id", {"recipe": recipe, "id": found}).fetchone())
+
+    def parts(self, id: str) -> list[Part]:
+        """Every part in reading order."""
+        with self._library.read() as db:
+            _require(db, id)
+            return [_part(row) for row in db.execute(_PART + " WHERE document = ? ORDER BY number", [id])]
+
+    def part(self, id: str, index: int) -> Part:
+        """One part by its 1-based index."""
+        with self._library.read() as db:
+            _require(db, id)
+            row = db.execute(_PART + " WHERE document = ? AND number = ?", [id, index]).fetchone()
+        if row is None:
+            raise NotFoundError(f"document {id}: has no part {index}")
+        return _part(row)
+
+    def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
+        """Parts that hold every word of the query, best first: (document, part index, label, snippet)."""
+        if (terms := match(query)) is None:
+            return []
+        with self._library.read() as db:
+            return db.execute(
+                "SELECT p.document, p.number, p.label, snippet(part_fts, 0, '', '', '…', :words) "
+                "FROM part_fts JOIN part p ON p.id = part_fts.rowid "
+                "WHERE part_fts MATCH :terms AND (:document IS NULL OR p.document = :document) "
+                "ORDER BY part_fts.rank LIMIT :limit",
+                {"terms": terms, "document": document, "limit": limit, "words": SNIPPET_WORDS},
+            ).fetchall()
+
+    def rename_document(self, id: str, title: str) -> None:
+        """Give a document another title."""
+        with self._library.write() as db:
+            _require(db, id)
+            db.execute("UPDATE document SET title = ? WHERE id = ?", [storable(title), id])
+
+    def delete_document(self, id: str) -> None:
+        """Forget a document and what was read of it. Chats about it keep their messages and evidence."""
+        with self._library.write() as db:
+            _require(db, id)
+            db.execute("DELETE FROM document WHERE id = ?", [id])
+
+    def set_memories(self, id: str, recipe: str, memories: Sequence[MemoryText]) -> None:
+        """Keep the token ids and spans of a document's memories. Other ones than before lose their manifests."""
+        if self.memories(id, recipe) == list(memories):
+            return
+        rows = [
+            [id, recipe, number, len(memory.token_ids), _spans_json(memory.spans), pack(memory.token_ids)]
+            for number, memory in enumerate(memories)
+        ]
+        with self._library.write() as db:
+            _require(db, id)
+            db.execute("DELETE FROM memory WHERE document = ? AND recipe = ?", [id, recipe])
+            columns = "(document, recipe, number, tokens, spans, token_ids)"
+            db.conn.executemany(f"INSERT INTO memory {columns} VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def memories(self, id: str, recipe: str) -> list[MemoryText] | None:
+        """What `set_memories` was given; None when nothing was."""
+        with self._library.read() as db:
+            _require(db, id)
+            rows = db.execute(
+                "SELECT token_ids, spans FROM memory WHERE document = ? AND recipe = ? ORDER BY number", [id, recipe]
+            ).fetchall()
+        memories = [MemoryText(unpack(ids), tuple(Span(*span) for span in json.loads(spans))) for ids, spans in rows]
+        return memories or None
+
+    def set_state(self, id: str, recipe: str, state: DocumentState, detail: str = "") -> None:
+        """Say where reading stands."""
+        with self._library.write() as db:
+            _require(db, id)
+            db.execute("INSERT OR REPLACE INTO reading VALUES (?, ?, ?, ?)", [id, recipe, state, storable(detail)])
+
+    def set_manifest(self, id: str, recipe: str, memory: int, keys: Sequence[str]) -> None:
+        """Name the blocks of a memory sealed so far, in order. Costs only what is new.
+
+        Args:
+            memory: its number in the document.
+            keys: chained keys: equal keys at one place mean equal keys before it.
+        """
+        with self._library.write() as db:
+            owner = _memory_id(db, id, recipe, memory)
+            stored = db.execute("SELECT COALESCE(MAX(position) + 1, 0) FROM manifest WHERE memory = ?", [owner])
+            same = min(stored.fetchone()[0], len(keys))
+            at = "SELECT key FROM manifest WHERE memory = ? AND position = ?"
+            if same and db.execute(at, [owner, same - 1]).fetchone()[0] != keys[same - 1]:
+                same = 0
+            db.execute("DELETE FROM manifest WHERE memory = ? AND position >= ?", [owner, same])
+            db.conn.executemany(
+                "INSERT INTO manifest VALUES (?, ?, ?)",
+                ((owner, position, keys[position]) for position in range(same, len(keys))),
+            )
+
+    def manifest(self, id: str, recipe: str, memory: int) -> list[str]:
+        """Block keys of a memory, in order; empty when nothing is sealed."""
+        with self._library.read() as db:
+            owner = _memory_id(db, id, recipe, memory)
+            rows = db.execute("SELECT key FROM manifest WHERE memory = ? ORDER BY position", [owner])
+            return [row[0] for row in rows]
+
+
+def find(db: Database, table: str, id: str, by_title: str | None = None) -> str:
+    """The whole id for an id, a title, or the beginning of one id.
+
+    Raises:
+        NotFoundError: nothing, or more than one row, answers to it.
+    """
+    id = storable(id)
+    if db.execute(f"SELECT 1 FROM {table} WHERE id = ?", [id]).fetchone():
+        return id
+    found = db.execute(by_title, [id]).fetchall() if by_title else []
+    if not found and id:
+        found = db.execute(f"SELECT id FROM {table} WHERE substr(id, 1, length(?)) = ?", [id, id]).fetchall()
+    if not found:
+        raise NotFoundError(f"{table} {id!r}: not in the library; `{table}s` lists what is there")
+    if len(found) > 1:
+        raise NotFoundError(f"{table} {id!r}: stands for {', '.join(row[0] for row in found[:5])}; give a whole id")
+    return found[0][0]
+
+
+def _require(db: Database, id: str) -> None:
+    if not db.execute("SELECT 1 FROM document WHERE id = ?", [id]).fetchone():
+        raise NotFoundError(f"document {id!r}: not in the library; it was deleted, or never added")
+
+
+def _memory_id(db: Database, id: str, recipe: str, memory: int) -> int:
+    row = db.execute(
+        "SELECT id FROM memory WHERE document = ? AND recipe = ? AND number = ?", [id, recipe, memory]
+    ).fetchone()
+    if row is None:
+        raise NotFoundError(f"document {id!r}: has no memory {memory} under recipe {recipe[:12]}; read it first")
+    return row[0]
+
+
+def _info(row: tuple[Any, ...]) -> DocumentInfo:
+    *plain, notes, skipped = row
+    return DocumentInfo(
+        *plain, notes=tuple(json.loads(notes)), skipped=tuple(Skipped(*item) for item in json.loads(skipped))
+    )
+
+
+def _part(row: tuple[Any, ...]) -> Part:
+    index, label, text, chapter, group, first_line = row
+    return Part(index=index, label=label, text=text, chapter=chapter, group=group, first_line=first_line)
+
+
+def _spans_json(spans: Sequence[Span]) -> str:
+    return json.dumps([[span.part, span.token_start, span.token_end] for span in spans])

@@ -1,0 +1,215 @@
+"""Schemas of the two SQLite files, one function per version. A released function is never edited."""
+
+from dataclasses import dataclass
+
+from sqlite_utils import Database, Migrations
+
+_library = Migrations("lectern-library")
+_blocks = Migrations("lectern-blocks")
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What makes a SQLite file one of ours.
+
+    Attributes:
+        application_id: SQLite's mark for the owner of a file.
+        page_size: bytes; takes effect in a new file only.
+        when_damaged: what a user can do about a damaged or foreign file.
+    """
+
+    application_id: int
+    migrations: Migrations
+    page_size: int
+    when_damaged: str
+
+    def migration_names(self) -> set[str]:
+        """Names of every version that this release knows."""
+        empty = Database(memory=True, execute_plugins=False)
+        try:
+            return {migration.name for migration in self.migrations.pending(empty)}
+        finally:
+            empty.close()
+
+
+LIBRARY = Schema(
+    application_id=0x4C637431,
+    migrations=_library,
+    page_size=4096,
+    when_damaged="Quit Lectern and move the file away; then rename library.backup.db, the last daily copy "
+    "beside it, to library.db. Without a copy Lectern starts with an empty library",
+)
+BLOCKS = Schema(
+    application_id=0x4C637432,
+    migrations=_blocks,
+    page_size=32768,
+    when_damaged="It is only a cache of what was read: quit Lectern and delete it, documents are read again when asked",
+)
+
+
+@_library(name="0001")
+def library_0001(db: Database) -> None:
+    """Documents, chats, evidence, manifests and passkey runs.
+
+    Chats and evidence name documents without a foreign key: they outlive a deleted document, and its id
+    comes from its bytes, so adding the same file again joins them again.
+    """
+    db.executescript(
+        """
+        CREATE TABLE document (
+            id TEXT PRIMARY KEY,
+            sha256 TEXT NOT NULL UNIQUE,
+            title TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            notes TEXT NOT NULL,
+            skipped TEXT NOT NULL,
+            created TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE part (
+            id INTEGER PRIMARY KEY,
+            document TEXT NOT NULL REFERENCES document ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            label TEXT NOT NULL,
+            chapter TEXT,
+            memory INTEGER NOT NULL,
+            first_line INTEGER,
+            text TEXT NOT NULL,
+            UNIQUE (document, number)
+        ) STRICT;
+
+        CREATE TABLE reading (
+            document TEXT NOT NULL REFERENCES document ON DELETE CASCADE,
+            recipe TEXT NOT NULL,
+            state TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            PRIMARY KEY (document, recipe)
+        ) STRICT;
+
+        CREATE TABLE memory (
+            id INTEGER PRIMARY KEY,
+            document TEXT NOT NULL REFERENCES document ON DELETE CASCADE,
+            recipe TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            tokens INTEGER NOT NULL,
+            spans TEXT NOT NULL,
+            token_ids BLOB NOT NULL,
+            UNIQUE (document, recipe, number)
+        ) STRICT;
+
+        CREATE TABLE manifest (
+            memory INTEGER NOT NULL REFERENCES memory ON DELETE CASCADE,
+            position INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            PRIMARY KEY (memory, position)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE chat (
+            number INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            title TEXT NOT NULL,
+            model TEXT NOT NULL,
+            created TEXT NOT NULL,
+            updated TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE chat_document (
+            chat TEXT NOT NULL REFERENCES chat (id) ON DELETE CASCADE,
+            position INTEGER NOT NULL,
+            document TEXT NOT NULL,
+            PRIMARY KEY (chat, position)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE message (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            chat TEXT NOT NULL REFERENCES chat (id) ON DELETE CASCADE,
+            role TEXT NOT NULL,
+            content TEXT NOT NULL,
+            stats TEXT NOT NULL,
+            created TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX message_chat ON message (chat, id);
+
+        CREATE TABLE evidence (
+            message INTEGER NOT NULL REFERENCES message ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            document TEXT NOT NULL,
+            title TEXT NOT NULL,
+            label TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            char_start INTEGER NOT NULL,
+            char_end INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            weight REAL NOT NULL,
+            regions TEXT NOT NULL,
+            PRIMARY KEY (message, number)
+        ) STRICT;
+
+        CREATE TABLE tail (
+            chat TEXT PRIMARY KEY REFERENCES chat (id) ON DELETE CASCADE,
+            recipe TEXT NOT NULL,
+            token_ids BLOB NOT NULL,
+            turns TEXT NOT NULL,
+            memories TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE tail_block (
+            chat TEXT NOT NULL REFERENCES tail ON DELETE CASCADE,
+            position INTEGER NOT NULL,
+            key TEXT NOT NULL,
+            PRIMARY KEY (chat, position)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE passkey_run (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            model TEXT NOT NULL,
+            policy TEXT NOT NULL,
+            settings TEXT NOT NULL,
+            created TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE passkey_cell (
+            run INTEGER NOT NULL REFERENCES passkey_run ON DELETE CASCADE,
+            tokens INTEGER NOT NULL,
+            depth REAL NOT NULL,
+            "right" INTEGER NOT NULL,
+            trials INTEGER NOT NULL,
+            PRIMARY KEY (run, tokens, depth)
+        ) STRICT;
+        """
+    )
+    for table, column in (("part", "text"), ("chat", "title"), ("message", "content")):
+        db.table(table).enable_fts([column], create_triggers=True, tokenize="unicode61 remove_diacritics 2")
+
+
+@_blocks(name="0001")
+def blocks_0001(db: Database) -> None:
+    """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""
+    db.executescript(
+        """
+        CREATE TABLE block (
+            id INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            codec TEXT NOT NULL,
+            bundles INTEGER NOT NULL,
+            bytes INTEGER NOT NULL,
+            last_used INTEGER NOT NULL
+        ) STRICT;
+
+        CREATE TABLE block_index (
+            block INTEGER PRIMARY KEY REFERENCES block ON DELETE CASCADE,
+            tokens BLOB NOT NULL,
+            crc INTEGER NOT NULL,
+            data BLOB NOT NULL
+        ) STRICT;
+
+        CREATE TABLE block_kv (
+            id INTEGER PRIMARY KEY,
+            block INTEGER NOT NULL REFERENCES block ON DELETE CASCADE,
+            bundle INTEGER NOT NULL,
+            crc INTEGER NOT NULL,
+            data BLOB NOT NULL,
+            UNIQUE (block, bundle)
+        ) STRICT;
+        """
+    )

@@ -1,0 +1,175 @@
+"""The data folder as one object: library.db, kv.db and what has to hold between them."""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from app.errors import NotFoundError
+from app.records import Evidence, Message, Tail
+from app.store.blocks import BlockStore, VerifyReport
+from app.store.chats import Chats
+from app.store.database import SqliteFile
+from app.store.documents import Documents
+from app.store.migrations import LIBRARY
+from app.store.text import now
+
+log = logging.getLogger(__name__)
+
+BACKUP_NAME = "library.backup.db"
+BACKUP_AFTER_S = 24 * 3600
+
+
+class Store(Documents, Chats):
+    """Documents, chats and memory blocks of one data folder, for any number of threads.
+
+    The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
+    the weights and everything else that shapes a memory.
+
+    Attributes:
+        blocks: kv.db.
+    """
+
+    def __init__(self, home: Path, *, disk_budget_bytes: int) -> None:
+        """Open the folder and, in the background, collect garbage and copy the library once a day.
+
+        Raises:
+            StoreError: the folder or library.db cannot be used; the message says which and what to do.
+        """
+        home.mkdir(parents=True, exist_ok=True)
+        library = SqliteFile(home / "library.db", LIBRARY)
+        Documents.__init__(self, library)
+        Chats.__init__(self, library)
+        self.home = home
+        self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
+        self._notes: list[str] = []
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-background")
+        with library.write() as db:
+            # Nobody else reads into this folder, so such a state was left by a process that died.
+            db.execute("UPDATE reading SET state = 'new', detail = 'reading was interrupted' WHERE state = 'reading'")
+        self._later(self.collect_garbage)
+        self._later(self._back_up_when_due)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the folder: files set aside, housekeeping that failed."""
+        return [*self.blocks.notes, *self._notes]
+
+    def set_manifest(self, id: str, recipe: str, memory: int, keys: Sequence[str]) -> None:
+        super().set_manifest(id, recipe, memory, keys)
+        self.blocks.settle(keys)
+
+    def delete_document(self, id: str) -> None:
+        super().delete_document(id)
+        self._later(self.collect_garbage)
+
+    def save_turn(
+        self,
+        chat: str,
+        question: str,
+        answer: str,
+        stats: dict[str, Any],
+        evidence: Sequence[Evidence],
+        tail: Tail | None,
+    ) -> tuple[Message, Message]:
+        messages = super().save_turn(chat, question, answer, stats, evidence, tail)
+        self.blocks.settle(tail.keys if tail else ())
+        self._later(self._back_up_when_due)
+        return messages
+
+    def drop_last_turn(self, chat: str, tail: Tail | None) -> str:
+        question = super().drop_last_turn(chat, tail)
+        self._later(self.collect_garbage)
+        return question
+
+    def delete_chat(self, chat: str) -> None:
+        super().delete_chat(chat)
+        self._later(self.collect_garbage)
+
+    def collect_garbage(self) -> int:
+        """Delete blocks that no memory and no chat names; returns how many."""
+        # In this order: a block named meanwhile is either not settled yet or found among the named.
+        stored = self.blocks.settled_keys()
+        with self._library.read() as db:
+            named = {row[0] for row in db.execute("SELECT key FROM manifest UNION SELECT key FROM tail_block")}
+        garbage = [key for key in stored if key not in named]
+        self.blocks.delete(garbage, private=True)
+        self.blocks.flush()
+        self.blocks.shrink()
+        return len(garbage)
+
+    def verify(self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False) -> VerifyReport:
+        """Check both files; `repair` deletes damaged blocks, which are read again when needed."""
+        report = self.blocks.verify(progress, repair=repair)
+        problems = [f"library.db: {problem}" for problem in self._library.problems()]
+        return VerifyReport(report.checked, [*problems, *report.damaged])
+
+    def stats(self) -> dict[str, int]:
+        """Counts and sizes for `store stats`, the doctor and the UI."""
+        with self._library.read() as db:
+            counts = {name + "s": db.table(name).count for name in ("document", "chat", "message")}
+        return {
+            **counts,
+            **self.blocks.stats(),
+            "library_bytes": self._library.size_bytes(),
+            "free_disk_bytes": shutil.disk_usage(self.home).free,
+            "disk_budget_bytes": self.blocks.disk_budget_bytes,
+        }
+
+    def start_passkey_run(self, model: str, policy: str, settings: dict[str, Any]) -> int:
+        """Begin a run of the passkey test and return its id."""
+        with self._library.write() as db:
+            return db.execute(
+                "INSERT INTO passkey_run (model, policy, settings, created) VALUES (?, ?, ?, ?)",
+                [model, policy, json.dumps(settings), now()],
+            ).lastrowid
+
+    def add_passkey_cell(self, run: int, tokens: int, depth: float, right: int, trials: int) -> None:
+        """Keep the result at one length and depth, in place of an earlier one."""
+        with self._library.write() as db:
+            if not db.execute("SELECT 1 FROM passkey_run WHERE id = ?", [run]).fetchone():
+                raise NotFoundError(f"passkey run {run}: not known")
+            row = [run, tokens, depth, right, trials]
+            db.execute("INSERT OR REPLACE INTO passkey_cell VALUES (?, ?, ?, ?, ?)", row)
+
+    def passkey_runs(self, limit: int = 20) -> list[dict[str, Any]]:
+        """The latest runs first: id, model, policy, settings, created and cells (tokens, depth, right, trials)."""
+        with self._library.read() as db:
+            runs = list(db["passkey_run"].rows_where(order_by="id desc", limit=limit))
+            for run in runs:
+                cells = db["passkey_cell"].rows_where("run = ?", [run["id"]], order_by="tokens, depth")
+                run["cells"] = [{k: v for k, v in cell.items() if k != "run"} for cell in cells]
+                run["settings"] = json.loads(run["settings"])
+        return runs
+
+    def close(self) -> None:
+        """Finish what is queued and close both files."""
+        self._background.shutdown(wait=True, cancel_futures=True)
+        self.blocks.close()
+        self._library.close()
+
+    def _later(self, work: Callable[[], Any]) -> None:
+        """Run housekeeping behind the answers; what fails becomes a note."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:  # Nobody waits for this thread: unsaid, the error would be lost.
+                log.warning("housekeeping failed", exc_info=error)
+                self._notes.append(str(error))
+
+        self._background.submit(run)
+
+    def _back_up_when_due(self) -> None:
+        """Copy a sound library once a day; a damaged one never replaces the last good copy."""
+        backup = self.home / BACKUP_NAME
+        if backup.exists() and time.time() - backup.stat().st_mtime < BACKUP_AFTER_S:
+            return
+        if problems := self._library.problems():
+            self._notes.append(f"{self._library.path}: damaged ({problems[0]}). {LIBRARY.when_damaged}")
+        else:
+            self._library.copy_to(backup)

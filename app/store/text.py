@@ -1,0 +1,26 @@
+"""Text on its way into SQLite: strings it can hold, search queries it can parse, moments."""
+
+import re
+from datetime import UTC, datetime
+
+QUERY_WORDS = 32
+
+
+def storable(text: str) -> str:
+    """The text with each lone surrogate as "?" (from file names that are not UTF-8); the length stays."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def match(query: str) -> str | None:
+    """What the user typed as an FTS5 query: every word and "phrase" must occur, the last as a beginning.
+
+    None when there is nothing to search for.
+    """
+    terms = re.findall(r'"[^"]*"|[^\s"]+', storable(query).replace("\0", " "))
+    quoted = [f'"{term.strip(chr(34))}"' for term in terms if re.search(r"\w", term)]
+    return " ".join(quoted[:QUERY_WORDS]) + "*" if quoted else None
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601, sortable."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
