@@ -219,7 +219,7 @@ class _Setup:
         if found and builds.usable(found) and not self.wanted:
             self.torch_version = found
             self._check_room(None)
-            self.runner.console.say(f"torch {found} is there; about {builds.cost_text(None, self.test)}")
+            self.runner.console.say(f"torch {found} is there; up to {builds.cost_text(None, self.test)}")
             return f"kept torch {found}"
         pin = _pins(self.target.root / "constraints.txt")["torch"]
         command = None if self.wanted else builds.command_from_environment(self.target.python)

@@ -14,7 +14,9 @@ from pathlib import Path
 from app.setup import SetupError
 
 TAIL_LINES = 12
+SIZE_EVERY_S = 4.0  # a walk over tens of thousands of files
 PLAIN_EVERY_S = 15.0  # between progress lines when there is no terminal
+_WORDS_OF_PIP = ("Collecting", "Downloading", "Processing", "Building", "Installing")  # shown while it works
 _NEXT_STEPS = (
     ("No space left on device|Errno 28", "Free disk space (and in the temporary folder, TMPDIR), then start again."),
     ("Permission denied|Errno 13|Access is denied", "Make the checkout writable for you, then start again."),
@@ -175,9 +177,10 @@ class Runner:
     def _watch(self, process: "subprocess.Popen[str]", reader: threading.Thread, lines: list[str]) -> None:
         size, measured = 0, 0.0
         while process.poll() is None:
-            if self._size and time.monotonic() - measured > 3:
+            if self._size and time.monotonic() - measured > SIZE_EVERY_S:
                 size, measured = self._size(), time.monotonic()
-            doing = " ".join(lines[-1].split()[:2]) if lines else ""
+            doing = next((line for line in reversed(lines) if line.lstrip().startswith(_WORDS_OF_PIP)), "")
+            doing = " ".join(doing.split()[:3])
             self.console.tick(f"{size_text(size)} installed  {doing}" if size else doing)
             reader.join(timeout=0.3)
             if not reader.is_alive():
