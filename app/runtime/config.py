@@ -35,6 +35,8 @@ class AttentionConfig:
         query_sub: tokens averaged into one query representative (1: every query counts).
         key_sub: tokens averaged into one key representative.
         local_regions: regions before a group's own that are always attended.
+        candidates: regions that the coarse cut leaves for the fine score; everything is scored finely below that.
+        coarse_sub: tokens averaged into one key representative of the coarse cut.
     """
 
     budget_tokens: int = 4096
@@ -43,15 +45,18 @@ class AttentionConfig:
     query_sub: int = 4
     key_sub: int = 4
     local_regions: int = 1
+    candidates: int = 128
+    coarse_sub: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("region_tokens", "merge", "query_sub", "key_sub"):
+        for name in ("region_tokens", "merge", "query_sub", "key_sub", "candidates", "coarse_sub"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: must be positive")
-        if self.region_tokens % self.key_sub or self.region_tokens % self.query_sub:
+        subs = (self.query_sub, self.key_sub, self.coarse_sub)
+        if any(self.region_tokens % sub for sub in subs) or self.coarse_sub % self.key_sub:
             raise ConfigError(
-                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub {self.query_sub} "
-                f"and key_sub {self.key_sub}"
+                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub, key_sub and coarse_sub {subs}, "
+                "and coarse_sub of key_sub"
             )
         least = (self.merge + self.local_regions + 2) * self.region_tokens
         if self.budget_tokens % self.group_tokens or self.budget_tokens < least:

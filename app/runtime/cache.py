@@ -1,0 +1,124 @@
+"""RegionCache: what one forward pass attends to, as a transformers cache.
+
+Attached memories come first, in order, then the tail, which grows. `update()` hands the attention function a handle
+instead of tensors (docs/algorithm.md, the three seams).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from app.runtime.memory import LayerMemory, MemoryShape, RegionMemory
+
+SINK_TOKENS = 4  # kept of region 0 when it is muted
+
+
+class RegionLayer(CacheLayerMixin):
+    """Thin adapter between one decoder layer and the cache."""
+
+    def __init__(self, cache: "RegionCache", number: int) -> None:
+        super().__init__()
+        self.cache, self.number = cache, number
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the memory is allocated with the cache."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        """Append raw keys and values [1, Hkv, T, D]; returns the handle twice."""
+        if key_states.shape[0] != 1:
+            raise ValueError(f"batch of {key_states.shape[0]}: a chat's memory holds one text at a time")
+        self.cache.tail.append(self.number, key_states[0], value_states[0])
+        return self, self
+
+    def get_seq_length(self) -> int:
+        return self.cache.base_tokens + self.cache.tail.filled[self.number]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        self.cache.tail = RegionMemory(self.cache.shape)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        raise ValueError("beam search is not supported: the scores of regions cannot follow the beams")
+
+
+class RegionCache(Cache):
+    """Attached memories and the tail.
+
+    Attributes:
+        memories: frozen memories, in the order their texts are seen.
+        tail: memory of everything after them.
+        allowed: [regions of the memories] bool, False for muted ones; None when all may be seen.
+        evidence: [regions of the memories] float32 while an answer is generated, else None: attention mass received.
+    """
+
+    def __init__(
+        self, shape: MemoryShape, memories: Sequence[RegionMemory] = (), tail: RegionMemory | None = None
+    ) -> None:
+        self.shape = shape
+        self.memories = tuple(memories)
+        self.tail = RegionMemory(shape) if tail is None else tail
+        self.allowed: Tensor | None = None
+        self.evidence: Tensor | None = None
+        region = shape.attention.region_tokens
+        starts, lengths = [], []
+        self.base_tokens = self.base_regions = 0
+        self.offsets = []  # of each memory, in regions
+        for memory in self.memories:
+            self.offsets.append(self.base_regions)
+            first = torch.arange(memory.regions) * region
+            starts.append(first + self.base_tokens)
+            lengths.append((memory.tokens - first).clamp(max=region))
+            self.base_tokens += memory.tokens
+            self.base_regions += memory.regions
+        none = torch.zeros(0, dtype=torch.int64)
+        self._starts = torch.cat([none, *starts]).to(shape.device)
+        self._lengths = torch.cat([none, *lengths]).to(shape.device)
+        super().__init__(layers=[RegionLayer(self, i) for i in range(shape.layers)])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens seen, not kept."""
+        return self.layers[layer_idx].get_seq_length()
+
+    def stores(self, layer: int) -> list[tuple[int, LayerMemory]]:
+        """(first region, tensors) of each memory and of the tail."""
+        pairs = [(offset, memory.layers[layer]) for offset, memory in zip(self.offsets, self.memories, strict=True)]
+        return [*pairs, (self.base_regions, self.tail.layers[layer])]
+
+    def table(self, tail_tokens: int) -> tuple[Tensor, Tensor]:
+        """Start (absolute token) and length of every region when the tail holds `tail_tokens`.
+
+        Returns:
+            (starts, lengths), each [R], int64; muted regions have length 0, except the sinks of region 0.
+        """
+        region = self.shape.attention.region_tokens
+        first = torch.arange(0, tail_tokens, region, device=self.shape.device)
+        lengths = self._lengths
+        if self.allowed is not None:
+            lengths = lengths.masked_fill(~self.allowed, 0)
+            lengths[0] = lengths[0].clamp(min=SINK_TOKENS)
+        starts = torch.cat([self._starts, first + self.base_tokens])
+        return starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
+
+    def observe(self, layer: int, regions: Tensor, mass: Tensor, rows: int) -> None:
+        """Record attention mass: as evidence, and for H2O in the tail.
+
+        Args:
+            regions: [Hkv, K] attended regions.
+            mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries).
+        """
+        if self.evidence is not None and layer >= self.shape.layers // 2:
+            far = regions < self.base_regions
+            self.evidence.index_add_(0, regions[far], mass.sum(-1)[far])
+        own = (regions >= self.base_regions).nonzero(as_tuple=True)
+        tail, size = self.tail.layers[layer], self.shape.attention.region_tokens
+        places = own[0] * (tail.mass.shape[1] // size) + regions[own] - self.base_regions
+        tail.mass.view(-1, size).index_add_(0, places, mass[own])
+        tail.exposure.view(-1).index_add_(0, places, torch.full_like(places, rows, dtype=torch.float32))

@@ -1,0 +1,363 @@
+"""Engine: the model, its lock, reading in segments, and the decode loop."""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoTokenizer
+
+from app.errors import CancelledError, ModelError
+from app.runtime import attention, checkpoint
+from app.runtime.cache import RegionCache
+from app.runtime.checkpoint import Recipe
+from app.runtime.config import GenerationConfig
+from app.runtime.memory import MemoryShape, RegionMemory
+from app.runtime.sampling import sample
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+MEMORY_FORMAT = 1
+SEGMENT_TOKENS = {"cpu": 512, "cuda": 8192}  # small enough to stop within half a second
+LOGIT_ROWS = 1024
+
+
+class IdentityRotary(nn.Module):
+    """Stands in for the model's rotary embedding and leaves queries and keys un-rotated."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        one = torch.ones((*position_ids.shape, 1), dtype=x.dtype, device=x.device)
+        return one, torch.zeros_like(one)
+
+
+def install(model, spec: attention.AttentionSpec) -> None:
+    """Put region attention into a model through its public seams: attention name and rotary module."""
+    AttentionInterface.register(attention.NAME, attention.lectern_attention)
+    model.set_attn_implementation(attention.NAME)
+    model.model.rotary_emb = IdentityRotary()
+    for layer in model.model.layers:
+        layer.self_attn.lectern = spec
+
+
+class Engine:
+    """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
+
+    Attributes:
+        recipe: hex digest of everything that decides what a text's memory looks like.
+        text_tokenizer: tokenizers.Tokenizer that takes markers inside a text as plain characters.
+    """
+
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        recipe: Recipe,
+        *,
+        policy: str = "keep-all",
+        name: str = "",
+        weights: str = "",
+        kv_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        config = model.config
+        device, dtype = model.device, model.dtype
+        rotary = model.model.rotary_emb
+        self.spec = attention.AttentionSpec(
+            recipe.attention, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy
+        )
+        install(model, self.spec)
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.trained_tokens, self.demonstration = recipe.trained_tokens, recipe.demonstration
+        self.system_prompt = recipe.system_prompt
+        self.shape = MemoryShape(
+            layers=config.num_hidden_layers,
+            kv_heads=config.num_key_value_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+            attention=recipe.attention,
+            # The store never holds float32; the running chat reads what the store holds, so resuming changes nothing.
+            dtype=kv_dtype,
+            device=device,
+        )
+        self.recipe = self._recipe_digest(weights, dtype, policy)
+        backend = tokenizer.backend_tokenizer
+        self.text_tokenizer = type(backend).from_str(backend.to_str())
+        self.text_tokenizer.encode_special_tokens = True
+        self.stop_ids = _stop_ids(model, tokenizer)
+        self.segment_tokens = SEGMENT_TOKENS.get(device.type, 512)
+        self.lock = threading.Lock()
+
+    def _recipe_digest(self, weights: str, dtype: torch.dtype, policy: str) -> str:
+        parts = {
+            "format": MEMORY_FORMAT,
+            "weights": weights,
+            "attention": asdict(self.spec.attention),
+            "policy": policy,
+            "rope": [round(float(f), 12) for f in self.spec.inv_freq] + [self.spec.rope_scaling],
+            "dtype": [str(dtype), str(self.shape.dtype)],
+            "codec": "raw",
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def policy(self) -> str:
+        return self.spec.policy
+
+    @property
+    def budget_tokens(self) -> int:
+        return self.spec.attention.budget_tokens
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.tokenizer.bos_token_id
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Facts for the model line of the UI and `doctor`."""
+        return {
+            "name": self.name,
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "backend": "PyTorch reference",
+            "policy": self.policy,
+            "positions": "original" if self.policy == "full" else "compact",
+            "trained_tokens": self.trained_tokens,
+            "budget_tokens": self.budget_tokens,
+            "demonstration": self.demonstration,
+            "threads": torch.get_num_threads(),
+        }
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Hold the model. A plain lock: generators may be resumed by another thread than the one that began them."""
+        with self.lock:
+            yield
+
+    @torch.inference_mode()
+    def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
+        """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
+        cache.tail.token_ids += token_ids
+        return hidden
+
+    @torch.inference_mode()
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(hidden)
+
+    def _segments(self, tokens: int, first: int = 0) -> Iterator[tuple[int, int]]:
+        """[start, end) segments whose inner ends are group ends, so that results do not depend on their size."""
+        group = self.shape.attention.group_tokens
+        size = max(group, self.segment_tokens // group * group)
+        while first < tokens:
+            end = min((first // size + 1) * size, tokens)
+            yield first, end
+            first = end
+
+    def read(
+        self,
+        token_ids: Sequence[int],
+        *,
+        resume: RegionMemory | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_sealed: Callable[[int, RegionMemory], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> RegionMemory:
+        """Read a text once into a memory of its own.
+
+        Args:
+            token_ids: BOS, then the text.
+            resume: memory of the first groups of this very text, to go on from.
+            on_progress: called with (tokens done, tokens in all) after each segment.
+            on_sealed: called with each group number, as soon as its keys and values are final.
+
+        Raises:
+            CancelledError: `cancelled` said so; sealed groups stand.
+        """
+        steps = self.read_steps(token_ids, resume=resume, on_sealed=on_sealed, cancelled=cancelled)
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                return end.value
+            if on_progress:
+                on_progress(done, len(token_ids))
+
+    def read_steps(
+        self,
+        token_ids: Sequence[int],
+        *,
+        resume: RegionMemory | None = None,
+        on_sealed: Callable[[int, RegionMemory], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[int]:
+        """`read` as a generator: yields the tokens done after each segment, returns the memory."""
+        if not token_ids:
+            raise ValueError("nothing to read: the text has no tokens")
+        memory = resume or RegionMemory(self.shape)
+        memory.reserve(len(token_ids))
+        cache = RegionCache(self.shape, tail=memory)
+        group = self.shape.attention.group_tokens
+        with self._running():
+            for start, end in self._segments(len(token_ids), memory.tokens):
+                if cancelled and cancelled():
+                    raise CancelledError(f"stopped after {start} of {len(token_ids)} tokens")
+                self._forward(cache, list(token_ids[start:end]))
+                if end == len(token_ids):
+                    memory.freeze()
+                for number in range(start // group, -(-end // group)) if on_sealed else ():
+                    on_sealed(number, memory)
+                yield end
+        return memory
+
+    def open_chat(self, memories: Sequence[RegionMemory] = (), tail: RegionMemory | None = None) -> RegionCache:
+        """A cache over attached memories, in this order, with the chat's tail after them."""
+        return RegionCache(self.shape, memories, tail)
+
+    def generate(
+        self,
+        cache: RegionCache,
+        token_ids: Sequence[int],
+        config: GenerationConfig,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Iterator[int]:
+        """Run a prompt, then yield token after token; the stop token is run but not yielded.
+
+        While it answers, `cache.evidence` gathers the attention mass of each region of the memories.
+
+        Args:
+            token_ids: the turn, as `turn_ids` gives it; at least one token.
+        """
+        generator = torch.Generator().manual_seed(config.seed)
+        with self._running():
+            cache.evidence = None
+            for start, end in self._segments(len(token_ids)):
+                if cancelled and cancelled():
+                    return
+                hidden = self._forward(cache, list(token_ids[start:end]))
+            cache.evidence = torch.zeros(cache.base_regions, device=self.model.device)
+            for _ in range(config.max_new_tokens):
+                token = sample(self._logits(hidden[-1]), config, generator)
+                stop = token in self.stop_ids
+                if not stop:
+                    yield token
+                hidden = self._forward(cache, [token])
+                if stop or (cancelled and cancelled()):
+                    return
+
+    def log_probs(self, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None) -> Tensor:
+        """Log-probability of each token of a text after its first, read as a document is.
+
+        Returns:
+            [T - 1], float32, on the CPU; entry t belongs to token t + 1.
+        """
+        memory = RegionMemory(self.shape, len(token_ids))
+        cache, parts = RegionCache(self.shape, tail=memory), []
+        with self._running():
+            for start, end in self._segments(len(token_ids)):
+                if cancelled and cancelled():
+                    raise CancelledError(f"stopped after {start} of {len(token_ids)} tokens")
+                hidden = self._forward(cache, list(token_ids[start:end]))
+                targets = torch.tensor(list(token_ids[start + 1 : end + 1]), device=hidden.device)
+                for i in range(0, len(targets), LOGIT_ROWS):
+                    rows = torch.log_softmax(self._logits(hidden[i : i + LOGIT_ROWS][: len(targets) - i]).float(), -1)
+                    parts.append(rows.gather(-1, targets[i : i + LOGIT_ROWS, None])[:, 0].cpu())
+        return torch.cat(parts)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def stream_text(self, tokens: Iterator[int], stop: Sequence[str] = ()) -> Iterator[str]:
+        """Text of a token stream, piece by piece; ends before the first stop string. Half characters wait."""
+        ids, sent = [], ""
+        for token in tokens:
+            ids.append(token)
+            text = self.decode(ids)
+            if text.endswith("\ufffd"):
+                continue
+            found = min((i for s in stop if (i := text.find(s)) >= 0), default=None)
+            if found is not None:
+                yield text[len(sent) : found]
+                return
+            held = max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
+            piece = text[len(sent) : len(text) - held]
+            if piece:
+                sent += piece
+                yield piece
+        rest = self.decode(ids)[len(sent) :]
+        if rest:
+            yield rest
+
+    def turn_ids(self, messages: Sequence[dict[str, str]], *, first: bool) -> list[int]:
+        """Token ids of what the last user message adds to the chat, the answer's opening included.
+
+        Args:
+            messages: role/content of the whole chat, ending in a user message.
+            first: nothing of the chat has been run yet.
+        """
+        history = list(messages)
+        if self.system_prompt and history[0]["role"] != "system":
+            history.insert(0, {"role": "system", "content": self.system_prompt})
+        text = self._render(history)
+        answers = [m["content"] for m in history if m["role"] == "assistant"]
+        if not first and answers:
+            place = text.rfind(answers[-1]) if answers[-1] else -1
+            if place >= 0:
+                text = text[place + len(answers[-1]) :]
+                for marker in sorted((self.tokenizer.decode([i]) for i in self.stop_ids), key=len, reverse=True):
+                    text = text.removeprefix(marker)
+            else:  # the template rewrites old answers: open the turn afresh
+                text = self._render(history[-1:])
+        if self.tokenizer.bos_token:
+            text = text.removeprefix(self.tokenizer.bos_token)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        if not self.tokenizer.chat_template:
+            lines = [f"{'Answer' if m['role'] == 'assistant' else 'Question'}: {m['content']}\n" for m in messages]
+            return "\n" + "".join(lines) + "Answer:"
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _stop_ids(model, tokenizer) -> frozenset[int]:
+    """End-of-sequence ids of the tokenizer and of the model's generation config."""
+    configured = model.generation_config.eos_token_id
+    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    return frozenset(i for i in ids if i is not None)
+
+
+def default_threads() -> int:
+    """Half the cores: a second thread on a busy two-core machine costs more than it gives."""
+    return max(1, (os.cpu_count() or 1) // 2)
+
+
+def load_engine(settings: Settings, known: MutableMapping[str, str] | None = None) -> Engine:
+    """Check, load and join everything that `settings` names.
+
+    Args:
+        known: fingerprints already computed, see `checkpoint.fingerprint`.
+
+    Raises:
+        ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
+    """
+    folder = checkpoint.find_folder(settings.model, download=settings.download)
+    config = checkpoint.read_config(folder)
+    recipe = checkpoint.read_recipe(folder, config, settings)
+    device = checkpoint.pick_device(settings.device)
+    checkpoint.check_memory(folder, device)
+    torch.set_num_threads(settings.threads or default_threads())
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
+    model = checkpoint.load_model(folder, settings, device, checkpoint.pick_dtype(device))
+    weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), {} if known is None else known)
+    return Engine(model, tokenizer, recipe, policy=settings.policy, name=folder.name, weights=weights)

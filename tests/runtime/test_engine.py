@@ -1,0 +1,236 @@
+import pytest
+import torch
+
+from app.errors import CancelledError
+from app.runtime.attention import AttentionSpec
+from app.runtime.cache import RegionCache
+from app.runtime.config import AttentionConfig, GenerationConfig
+from app.runtime.memory import RegionMemory
+from tests import tiny
+
+LONG = 300
+
+
+def hidden_states(engine, ids, sizes):
+    """Hidden states of a text fed in pieces of the given sizes."""
+    cache, parts, start = RegionCache(engine.shape), [], 0
+    for size in sizes:
+        parts.append(engine._forward(cache, ids[start : start + size]))
+        start += size
+    assert start == len(ids)
+    return torch.cat(parts), cache
+
+
+def stock_logits(ids):
+    with torch.inference_mode():
+        return tiny.model()(torch.tensor([ids])).logits[0]
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 16, 63, 64])
+def test_equals_transformers_while_the_past_fits_the_budget(tokens):
+    engine, ids = tiny.engine(), tiny.token_ids(tokens)
+    hidden, _ = hidden_states(engine, ids, [tokens])
+    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_token_by_token_equals_transformers():
+    engine, ids = tiny.engine(), tiny.token_ids(60)
+    hidden, _ = hidden_states(engine, ids, [20] + [1] * 40)
+    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+
+
+def test_full_policy_equals_transformers_beyond_the_budget():
+    engine, ids = tiny.engine(policy="full"), tiny.token_ids(200)
+    hidden, _ = hidden_states(engine, ids, [96, 64, 40])
+    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [65, 100, 127, LONG])
+def test_fast_path_equals_the_oracle(tokens):
+    """The same model without a cache runs MSA-1's reference."""
+    engine, ids = tiny.engine(), tiny.token_ids(tokens)
+    hidden, _ = hidden_states(engine, ids, [tokens])
+    with torch.inference_mode():
+        oracle = engine.model.model(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+    torch.testing.assert_close(hidden, oracle, atol=1e-5, rtol=1e-5)
+
+
+def test_segment_size_does_not_matter():
+    engine, ids = tiny.engine(), tiny.token_ids(LONG)
+    whole, one = hidden_states(engine, ids, [LONG])
+    pieces, many = hidden_states(engine, ids, [16] * 18 + [12])
+    torch.testing.assert_close(whole, pieces, atol=1e-5, rtol=1e-5)
+    for a, b in zip(one.tail.layers, many.tail.layers, strict=True):
+        torch.testing.assert_close(a.k[:, :LONG], b.k[:, :LONG], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a.fine[:, : LONG // 2], b.fine[:, : LONG // 2], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a.mass[:, :LONG], b.mass[:, :LONG], atol=1e-4, rtol=1e-4)
+
+
+def test_later_tokens_never_change_what_was_read():
+    engine = tiny.engine()
+    ids, other = tiny.token_ids(LONG), tiny.token_ids(LONG, seed=1)
+    mixed = ids[:160] + other[160:]
+    first, _ = hidden_states(engine, ids, [LONG])
+    second, _ = hidden_states(engine, mixed, [LONG])
+    torch.testing.assert_close(first[:160], second[:160], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16])
+def test_exported_groups_bring_the_memory_back(kv_dtype):
+    engine, ids = tiny.engine(kv_dtype=kv_dtype), tiny.token_ids(LONG)
+    memory = engine.read(ids)
+    twin = RegionMemory(engine.shape)
+    for group in range(memory.groups):
+        start, end = memory.group_range(group)
+        twin.import_group(ids[start:end], *memory.export_group(group))
+    twin.freeze().import_mass(memory.export_mass())
+    config = GenerationConfig(max_new_tokens=8)
+    turn = engine.turn_ids([{"role": "user", "content": "who?"}], first=True)
+    answers = [list(engine.generate(engine.open_chat([m]), turn, config)) for m in (memory, twin)]
+    assert answers[0] == answers[1]
+    for a, b in zip(memory.layers, twin.layers, strict=True):
+        assert torch.equal(a.k[:, :LONG], b.k[:, :LONG]) and torch.equal(a.v[:, :LONG], b.v[:, :LONG])
+        assert torch.equal(a.fine[:, :150], b.fine[:, :150]) and torch.equal(a.mass[:, :LONG], b.mass[:, :LONG])
+
+
+def test_wrong_sized_bytes_are_refused():
+    engine = tiny.engine()
+    memory = engine.read(tiny.token_ids(32))
+    index, kv = memory.export_group(0)
+    with pytest.raises(ValueError, match="expected"):
+        RegionMemory(engine.shape).import_group(memory.token_ids[:16], index, [kv[0][:-4], *kv[1:]])
+
+
+def test_reading_goes_on_from_a_prefix():
+    engine, ids = tiny.engine(), tiny.token_ids(LONG)
+    whole, calls = engine.read(ids), []
+    with pytest.raises(CancelledError):
+        engine.read(ids, on_sealed=lambda g, m: calls.append((g, m.export_group(g))), cancelled=lambda: len(calls) >= 5)
+    prefix = RegionMemory(engine.shape)
+    for group, data in calls:
+        prefix.import_group(ids[group * 16 : group * 16 + 16], *data)
+    rest = engine.read(ids, resume=prefix)
+    assert [g for g, _ in calls] == list(range(5))
+    for a, b in zip(whole.layers, rest.layers, strict=True):
+        torch.testing.assert_close(a.k[:, :LONG], b.k[:, :LONG], atol=1e-5, rtol=1e-5)
+
+
+def test_attached_memories_and_chat_equal_one_text_while_they_fit():
+    engine = tiny.engine()
+    ids, turn = tiny.token_ids(30), tiny.token_ids(20, seed=3)[1:]
+    cache = engine.open_chat([engine.read(ids)])
+    hidden = engine._forward(cache, turn)
+    more = engine._forward(cache, [9])
+    expected = stock_logits([*ids, *turn, 9])
+    torch.testing.assert_close(engine._logits(hidden), expected[30:49], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine._logits(more), expected[49:], atol=1e-5, rtol=1e-5)
+
+
+class SelectAlways(AttentionSpec):
+    """Never dense: every query goes through selection."""
+
+    budget_tokens = property(lambda self: 0)
+
+
+def test_selecting_every_region_equals_dense_with_short_regions_in_the_middle():
+    wide = AttentionConfig(budget_tokens=256, region_tokens=8, merge=2, query_sub=2, key_sub=2, coarse_sub=4)
+    engine = tiny.engine(wide)
+    memories = [engine.read(tiny.token_ids(n, seed=n)) for n in (29, 13, 50)]
+    turn = tiny.token_ids(45, seed=5)[1:]
+
+    def answer():
+        cache = engine.open_chat(memories)
+        return torch.cat([engine._forward(cache, turn), engine._forward(cache, [9])])
+
+    dense = answer()
+    selecting = SelectAlways(wide, engine.spec.inv_freq, engine.spec.rope_scaling)
+    for layer in engine.model.model.layers:
+        layer.self_attn.lectern = selecting
+    torch.testing.assert_close(answer(), dense, atol=1e-5, rtol=1e-5)
+
+
+def test_generate_of_transformers_works_with_our_cache():
+    engine, ids = tiny.engine(), tiny.token_ids(40)
+    cache = engine.open_chat()
+    out = engine.model.generate(
+        torch.tensor([ids]), past_key_values=cache, max_new_tokens=10, do_sample=False, eos_token_id=None
+    )
+    stock = tiny.model().generate(torch.tensor([ids]), max_new_tokens=10, do_sample=False, eos_token_id=None)
+    assert torch.equal(out, stock)
+    assert cache.get_seq_length() == 49
+
+
+def test_batches_are_refused():
+    engine = tiny.engine()
+    with pytest.raises(ValueError, match="batch of 2"):
+        engine.model(torch.ones(2, 4, dtype=torch.long), past_key_values=engine.open_chat())
+
+
+@pytest.mark.parametrize("tokens", [40, LONG])
+def test_muted_regions_are_never_seen(tokens):
+    """Whatever stands in a muted region, the answer is the same: dense (40 tokens) and selecting."""
+    engine = tiny.engine()
+    memory = engine.read(tiny.token_ids(tokens))
+    turn = tiny.token_ids(12, seed=4)[1:]
+    answers = []
+    for poison in (1e3, -1e3):
+        for layer in memory.layers:
+            layer.v[:, 16:32] = poison
+            layer.k[:, 16:32] = poison
+        cache = engine.open_chat([memory])
+        cache.allowed = torch.ones(memory.regions, dtype=torch.bool)
+        cache.allowed[2:4] = False
+        answers.append(torch.cat([engine._forward(cache, turn), engine._forward(cache, [7])]))
+    assert torch.equal(*answers)
+
+
+def test_focus_on_one_region_still_answers():
+    engine = tiny.engine()
+    memory = engine.read(tiny.token_ids(LONG))
+    cache = engine.open_chat([memory])
+    cache.allowed = torch.zeros(memory.regions, dtype=torch.bool)
+    cache.allowed[17] = True
+    tokens = list(engine.generate(cache, tiny.token_ids(12, seed=4)[1:], GenerationConfig(max_new_tokens=5)))
+    assert tokens and torch.isfinite(cache.evidence).all()
+    assert cache.evidence.argmax() in (0, 17) and cache.evidence[[5, 30]].sum() == 0
+
+
+def test_no_more_than_the_budget_is_attended(monkeypatch):
+    from app.runtime import attention
+
+    engine, sizes = tiny.engine(), []
+    gather = attention.gather
+    monkeypatch.setattr(attention, "gather", lambda c, n, r: (sizes.append(r.shape[-1] * 8), gather(c, n, r))[1])
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG))])
+    list(engine.generate(cache, tiny.token_ids(40, seed=2)[1:], GenerationConfig(max_new_tokens=20)))
+    assert max(sizes) == 64
+
+
+def test_stop_tokens_are_run_but_not_yielded():
+    engine = tiny.engine()
+    cache = engine.open_chat()
+    engine.stop_ids = frozenset(range(262))
+    assert list(engine.generate(cache, [1, 10, 11], GenerationConfig(max_new_tokens=5))) == []
+    assert cache.tail.tokens == 4
+
+
+def test_log_probs_match_transformers():
+    engine, ids = tiny.engine(), tiny.token_ids(50)
+    expected = torch.log_softmax(stock_logits(ids)[:-1], -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    torch.testing.assert_close(engine.log_probs(ids), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_stream_text_holds_half_characters_and_stop_strings():
+    engine = tiny.engine()
+    ids = engine.tokenizer("Grüße, END of", add_special_tokens=False)["input_ids"]
+    assert "".join(engine.stream_text(iter(ids))) == "Grüße, END of"
+    assert "".join(engine.stream_text(iter(ids), stop=("END",))) == "Grüße, "
+    assert all("\ufffd" not in piece for piece in engine.stream_text(iter(ids)))
+
+
+def test_turns_follow_the_template():
+    engine = tiny.engine()
+    one = [{"role": "user", "content": "a"}]
+    two = [*one, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    assert engine.tokenizer.decode(engine.turn_ids(one, first=True)) == "<|user|>a<|end|><|assistant|>"
+    assert engine.tokenizer.decode(engine.turn_ids(two, first=False)) == "<|user|>c<|end|><|assistant|>"
