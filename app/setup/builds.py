@@ -121,7 +121,8 @@ def announcement(build: Build, test: bool) -> str:
     text = f"*** {build.requirement}: pip will fetch the CUDA build: about {text}. ***"
     if not nvidia_seen():
         text += f"\n    No NVIDIA GPU is seen here. For the CPU build, {cost_text('cpu', test)},"
-        text += "\n    stop with Ctrl-C and run `python launch.py setup --torch cpu`."
+        text += "\n    stop with Ctrl-C and run `python launch.py setup --torch cpu`,"
+        text += "\n    which says what to add to pip's configuration where that build is not offered yet."
     return text
 
 
