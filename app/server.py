@@ -1,0 +1,243 @@
+"""The one FastAPI app: Gradio at /, health and chat export beside it, on this machine's loopback only."""
+
+import getpass
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import __version__
+from app.errors import ConfigError, LecternError
+
+if TYPE_CHECKING:
+    import gradio
+    import uvicorn
+
+    from app.chat import DocumentChat
+
+log = logging.getLogger(__name__)
+
+ADDRESS = "127.0.0.1"
+FIRST_PORT = 7860
+PORTS_TRIED = 100
+MAX_UPLOAD = "512mb"
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+# Text of a document may ask the browser for anything; it gets nothing that is not ours.
+# Gradio needs inline and evaluated scripts.
+CONTENT_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
+    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
+)
+
+
+def refusal(host: str, origin: str | None) -> str | None:
+    """Why a request is refused, or None.
+
+    A page of another site can reach a loopback server by naming it (Origin differs) or by a name of its own that
+    resolves to 127.0.0.1 (Host differs).
+    """
+    name = re.sub(r":\d+$", "", host)
+    if name.lower() not in LOOPBACK_NAMES:
+        return f"Host {host or '(none)'} is refused: open Lectern under 127.0.0.1 or localhost."
+    if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        return f"Origin {origin} is refused: only pages of this Lectern may talk to it."
+    return None
+
+
+class LoopbackOnly:
+    """ASGI middleware: refuses foreign Host and Origin headers and sends our content policy."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        problem = refusal(headers.get("host", ""), headers.get("origin"))
+        if problem is None:
+            await self.app(scope, receive, _with_policy(send))
+        elif scope["type"] == "http":
+            await PlainTextResponse(problem, status_code=403)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": problem[:120]})
+
+
+def _with_policy(send: Send) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Content-Security-Policy"] = CONTENT_POLICY
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "no-referrer"
+        await send(message)
+
+    return wrapped
+
+
+def create_app(chat: "DocumentChat", blocks: "gradio.Blocks") -> FastAPI:
+    """Mount the page at / beside the routes that are not Gradio's.
+
+    Args:
+        blocks: what `app.ui.build.build(chat)` made; its theme, css and head are used.
+    """
+    import gradio
+
+    app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(LoopbackOnly)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        model = chat.model_state()
+        return {
+            "app": "lectern",
+            "version": __version__,
+            "model": {"state": model.state, "name": model.name, "detail": model.detail},
+            "busy": chat.busy(),
+        }
+
+    @app.get("/chats/{chat_id}/export.md")
+    def export(chat_id: str) -> Response:
+        try:
+            text, title = chat.export_chat(chat_id), chat.chat(chat_id).title
+        except LecternError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60] or "chat"
+        headers = {"Content-Disposition": f'attachment; filename="{name}.md"'}
+        return Response(text, media_type="text/markdown; charset=utf-8", headers=headers)
+
+    @app.exception_handler(Exception)
+    def unexpected(_request: Any, error: Exception) -> JSONResponse:
+        log.error("request failed", exc_info=error)
+        return JSONResponse({"error": "Something went wrong inside Lectern; its log has the details."}, 500)
+
+    return gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=ADDRESS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        theme=blocks.theme,
+        css=blocks.css,
+        head=blocks.head,
+    )
+
+
+def bind(port: int | None = None) -> socket.socket:
+    """Take the given port, or the first free one from 7860.
+
+    Raises:
+        ConfigError: the port is taken or may not be used.
+    """
+    ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED)
+    problem: OSError | None = None
+    for candidate in ports:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if os.name != "nt":  # on Windows the option would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, candidate))
+            return listener
+        except (OSError, OverflowError) as error:
+            listener.close()
+            problem = error if isinstance(error, OSError) else OSError(str(error))
+    if port is not None:
+        raise ConfigError(f"--port {port}: cannot be used ({problem}); choose another or leave --port out")
+    raise ConfigError(f"ports {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are all taken; name one with --port")
+
+
+def has_display(environment: Any = os.environ, platform: str = sys.platform) -> bool:
+    """Whether a browser opened here would be seen by the user."""
+    if platform in ("darwin", "win32"):
+        return "SSH_CONNECTION" not in environment
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def forwarding_line(port: int) -> str:
+    """The command that brings the page to the computer a user sits at."""
+    return f"From another computer: ssh -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.gethostname()}"
+
+
+def _server(app: FastAPI, ready: Callable[[], None]) -> "uvicorn.Server":
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    # An open page holds a connection for its events; two seconds are for the answer that is being stopped.
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    return Server(config)
+
+
+@contextmanager
+def _quiet_stop() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a normal return, so that the caller closes the store."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)) if main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def serve(
+    chat: "DocumentChat",
+    blocks: "gradio.Blocks",
+    *,
+    port: int | None = None,
+    browser: bool = True,
+    say: Callable[[str], None] = partial(print, flush=True),
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; the caller closes `chat` afterwards.
+
+    Args:
+        port: None takes the first free one from 7860.
+        browser: open the page where there is a display.
+        say: gets the lines for the user, the URL last.
+
+    Raises:
+        ConfigError: no port can be used.
+    """
+    listener = bind(port)
+    port = listener.getsockname()[1]
+    url = f"http://{ADDRESS}:{port}/"
+
+    def ready() -> None:
+        chat.lock.set_url(url)
+        if not has_display():
+            say(forwarding_line(port))
+        say(f"Lectern is open at {url}")
+        if browser and has_display():
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+    with _quiet_stop():
+        try:
+            _server(create_app(chat, blocks), ready).run(sockets=[listener])
+        finally:
+            chat.stop()
+            listener.close()

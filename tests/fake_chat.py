@@ -1,0 +1,403 @@
+"""A DocumentChat without a model: in memory, deterministic, streaming. For tests of UI, server and CLI."""
+
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.errors import CancelledError, InputError, ModelError, NotFoundError, PasswordError
+from app.records import (
+    AnswerStats,
+    ChatInfo,
+    Delta,
+    Document,
+    DocumentInfo,
+    Done,
+    Evidence,
+    MemoryLine,
+    Message,
+    Part,
+    Reading,
+)
+from app.runtime.config import GenerationConfig
+from app.settings import Settings
+
+PART_CHARS = 1500
+PASSWORD = "open sesame"
+CREATED = "2026-01-02 03:04:05"
+
+
+@dataclass(frozen=True)
+class FakeModelState:
+    """Same fields as app.chat.ModelState."""
+
+    state: str = "ready"
+    detail: str = ""
+    name: str = "lectern-small"
+    trained_tokens: int = 2048
+    budget_tokens: int = 2048
+    device: str = "cpu"
+    dtype: str = "float32"
+    backend: str = "reference"
+    policy: str = "keep-all"
+    demonstration: bool = True
+
+
+class FakeLock:
+    """Remembers the URL that a server announces."""
+
+    def __init__(self) -> None:
+        self.url: str | None = None
+
+    def set_url(self, url: str) -> None:
+        self.url = url
+
+
+@dataclass
+class _Chat:
+    info: ChatInfo
+    messages: list[Message] = field(default_factory=list)
+
+
+class FakeStore:
+    """The part of the store that the UI uses: evidence and passkey runs."""
+
+    def __init__(self) -> None:
+        self.passages: dict[str, tuple[Evidence, str, int]] = {}
+        self.runs: list[dict[str, Any]] = []
+
+    def evidence(self, evidence_id: str) -> tuple[Evidence, str, int]:
+        if evidence_id not in self.passages:
+            raise NotFoundError(f"evidence {evidence_id}: not known; it may belong to a deleted chat")
+        return self.passages[evidence_id]
+
+    def start_passkey_run(self, model: str, policy: str, settings: dict[str, Any]) -> int:
+        run = {"id": len(self.runs) + 1, "created": CREATED, "model": model, "policy": policy}
+        self.runs.append(run | {"settings": settings, "cells": []})
+        return run["id"]
+
+    def add_passkey_cell(self, run: int, tokens: int, depth: float, right: int, trials: int) -> None:
+        cell = {"tokens": tokens, "depth": depth, "right": right, "trials": trials}
+        self.runs[run - 1]["cells"].append(cell)
+
+    def passkey_runs(self, limit: int = 20) -> list[dict[str, Any]]:
+        return self.runs[::-1][:limit]
+
+
+def _document(path: Path, name: str, password: str | None) -> Document:
+    data = path.read_bytes()
+    if "locked" in name and password != PASSWORD:
+        raise PasswordError(f"{name}: encrypted; {'give its password' if password is None else 'wrong password'}")
+    text = data.decode("utf-8", errors="replace")
+    if not text.strip():
+        raise InputError(f"{name}: empty; there is nothing to read")
+    if name.endswith((".zip", ".py")):
+        lines = "\n".join([f"src/{Path(name).stem}.py (Python)", *text.splitlines()])
+        parts = [Part(1, f"src/{Path(name).stem}.py", lines, first_line=0)]
+        kind = "code"
+    else:
+        pieces = [text[i : i + PART_CHARS] for i in range(0, len(text), PART_CHARS)]
+        parts = [Part(i, str(i), piece, chapter="Chapter I") for i, piece in enumerate(pieces, 1)]
+        kind = "pdf" if name.endswith(".pdf") else "text"
+    return Document(Path(name).stem, kind, hashlib.sha256(data).hexdigest(), tuple(parts))
+
+
+class FakeDocumentChat:
+    """In-memory stand-in with DocumentChat's interface.
+
+    Attributes:
+        pace_s: pause per streamed word and per reading step, so that a browser test can see the states between.
+    """
+
+    def __init__(self, home: Path, *, pace_s: float = 0.0, model: FakeModelState | None = None) -> None:
+        self.settings = Settings(home=home)
+        self.lock = FakeLock()
+        self.store = FakeStore()
+        self.pace_s = pace_s
+        self.model = model or FakeModelState()
+        self.asked: list[dict[str, Any]] = []
+        self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
+        self._done_tokens: dict[str, int] = {}
+        self._chats: dict[str, _Chat] = {}
+        self._stop = threading.Event()
+        self._busy: str | None = None
+        self._next_message = 0
+
+    # Model
+
+    def model_state(self) -> FakeModelState:
+        return self.model
+
+    def engine(self) -> object:
+        if self.model.state == "failed":
+            raise ModelError(self.model.detail)
+        return object()
+
+    def close(self) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def busy(self) -> str | None:
+        return self._busy
+
+    # Documents
+
+    def add_document(self, path: Path, *, password: str | None = None, name: str | None = None) -> DocumentInfo:
+        document = _document(Path(path), name or Path(path).name, password)
+        key = document.sha256[:12]
+        if key not in self._documents:
+            tokens = sum(len(part.text.split()) for part in document.parts)
+            info = DocumentInfo(key, document.title, document.kind, len(document.parts), tokens, "new", "", CREATED)
+            self._documents[key] = (info, document)
+        return self._documents[key][0]
+
+    def documents(self) -> list[DocumentInfo]:
+        return [info for info, _ in self._documents.values()]
+
+    def document(self, document_id: str) -> DocumentInfo:
+        return self._found(document_id)[0]
+
+    def part(self, document_id: str, index: int) -> Part:
+        return self._found(document_id)[1].parts[index - 1]
+
+    def delete_document(self, document_id: str) -> None:
+        self._found(document_id)
+        del self._documents[document_id]
+
+    def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
+        found = []
+        for key, (_, source) in self._documents.items():
+            for part in source.parts:
+                if query.lower() in part.text.lower() and document in (None, key):
+                    found.append((key, part.index, part.label, part.text[:80]))
+        return found[:limit]
+
+    def _found(self, document_id: str) -> tuple[DocumentInfo, Document]:
+        if document_id not in self._documents:
+            raise NotFoundError(f"document {document_id}: not in the library")
+        return self._documents[document_id]
+
+    def read(self, document_id: str) -> Iterator[Reading]:
+        info, document = self._found(document_id)
+        self.engine()
+        if info.state == "read":
+            yield self._reading(info, document, info.tokens, info.tokens)
+            return
+        self._stop.clear()
+        reused = done = self._done_tokens.get(document_id, 0)
+        try:
+            while done < info.tokens:
+                self._pause(f"reading {info.title}")
+                if self._stop.is_set():
+                    raise CancelledError(f"reading {info.title}: stopped; what was read is kept")
+                done = min(info.tokens, done + max(1, info.tokens // 40))
+                self._done_tokens[document_id] = done
+                self._set_state(document_id, "reading")
+                yield self._reading(info, document, done, reused)
+            self._set_state(document_id, "read")
+        finally:
+            self._busy = None
+
+    def _set_state(self, document_id: str, state: Any) -> None:
+        info, document = self._documents[document_id]
+        self._documents[document_id] = (replace(info, state=state), document)
+
+    def _reading(self, info: DocumentInfo, document: Document, done: int, reused: int) -> Reading:
+        part = document.parts[min(len(document.parts) - 1, done * len(document.parts) // max(1, info.tokens))]
+        return Reading(info.id, info.title, done, info.tokens, 4000.0, part.label, reused, (info.tokens - done) / 4000)
+
+    # Chats
+
+    def new_chat(self, documents: Sequence[str] = ()) -> str:
+        key = f"c{len(self._chats) + 1}"
+        info = ChatInfo(key, "New chat", tuple(documents), 0, self.model.name, CREATED)
+        self._chats[key] = _Chat(info)
+        return key
+
+    def chats(self, query: str | None = None) -> list[ChatInfo]:
+        def fits(chat: _Chat) -> bool:
+            text = " ".join([chat.info.title, *(message.content for message in chat.messages)])
+            return not query or query.lower() in text.lower()
+
+        return [chat.info for chat in reversed(self._chats.values()) if fits(chat)]
+
+    def chat(self, chat_id: str) -> ChatInfo:
+        return self._kept(chat_id).info
+
+    def messages(self, chat_id: str) -> list[Message]:
+        return list(self._kept(chat_id).messages)
+
+    def rename_chat(self, chat_id: str, title: str) -> None:
+        chat = self._kept(chat_id)
+        chat.info = replace(chat.info, title=title)
+
+    def delete_chat(self, chat_id: str) -> None:
+        self._kept(chat_id)
+        del self._chats[chat_id]
+
+    def set_chat_documents(self, chat_id: str, documents: Sequence[str]) -> None:
+        chat = self._kept(chat_id)
+        chat.info = replace(chat.info, documents=tuple(documents))
+
+    def export_chat(self, chat_id: str) -> str:
+        chat = self._kept(chat_id)
+        turns = [f"**{message.role}**: {message.content}" for message in chat.messages]
+        return "\n\n".join([f"# {chat.info.title}", *turns]) + "\n"
+
+    def _kept(self, chat_id: str) -> _Chat:
+        if chat_id not in self._chats:
+            raise NotFoundError(f"chat {chat_id}: not known")
+        return self._chats[chat_id]
+
+    # Answers
+
+    def ask(
+        self,
+        question: str,
+        *,
+        chat: str | None = None,
+        documents: Sequence[str] = (),
+        generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (),
+        mute: Sequence[str] = (),
+        without: str | None = None,
+    ) -> Iterator[Reading | Delta | Done]:
+        self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation})
+        self.engine()
+        chat = chat or self.new_chat(documents)
+        kept = self._kept(chat)
+        if not kept.messages:
+            kept.info = replace(kept.info, title=question[:60])
+        read = 0
+        for key in kept.info.documents:
+            if self.document(key).state != "read":
+                yield from self.read(key)
+                read += self.document(key).tokens
+        yield from self._answer(kept, question, read, generation)
+
+    def retry(
+        self, chat: str, *, generation: GenerationConfig = GenerationConfig()
+    ) -> Iterator[Reading | Delta | Done]:
+        kept = self._kept(chat)
+        question = kept.messages[-2].content
+        del kept.messages[-2:]
+        yield from self._answer(kept, question, 0, generation)
+
+    def answer_without(
+        self, evidence_id: str, *, generation: GenerationConfig = GenerationConfig()
+    ) -> Iterator[Delta | Done]:
+        passage, chat, _ = self.store.evidence(evidence_id)
+        text = f"Without page {passage.label} the answer changes."
+        yield from self._stream(text)
+        yield Done(text, chat, (), AnswerStats(tokens_read=9, tokens_reused=100, new_tokens=8, seconds=0.4))
+
+    def memory_line(self, chat: str | None) -> MemoryLine:
+        documents = self._kept(chat).info.documents if chat else ()
+        tokens = sum(self._documents[key][0].tokens for key in documents if key in self._documents)
+        used = tokens * 2048
+        return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, "keep-all", "compact", "reference")
+
+    def _pause(self, what: str) -> None:
+        self._busy = what
+        if self.pace_s:
+            time.sleep(self.pace_s)
+
+    def _stream(self, text: str) -> Iterator[Delta]:
+        self._stop.clear()
+        try:
+            for word in re.findall(r"\S+\s*", text):
+                self._pause("answering")
+                if self._stop.is_set():
+                    return
+                yield Delta(word)
+        finally:
+            self._busy = None
+
+    def _answer(self, kept: _Chat, question: str, read: int, generation: GenerationConfig) -> Iterator[Delta | Done]:
+        documents = [self._documents[key][1] for key in kept.info.documents]
+        evidence = tuple(_passages(documents, question, self._next_message + 2))
+        text = f"You asked: {question} "
+        if evidence:
+            first = evidence[0]
+            text += f"The passage on page {first.label} of *{first.title}* begins **{first.text[:40]}**."
+        text = " ".join(text.split()[: generation.max_new_tokens])
+        said = ""
+        for delta in self._stream(text):
+            said += delta.text
+            yield delta
+        reused = sum(self.document(key).tokens for key in kept.info.documents) - read
+        stats = AnswerStats(
+            tokens_read=read + len(question.split()),
+            tokens_reused=max(0, reused),
+            new_tokens=len(said.split()),
+            seconds_to_first_token=0.2,
+            seconds=1.4,
+            tokens_per_s=31.0,
+            peak_bytes=400 << 20,
+            stopped=self._stop.is_set(),
+        )
+        self._next_message += 2
+        for passage in evidence:
+            self.store.passages[passage.id] = (passage, kept.info.id, self._next_message)
+        kept.messages.append(Message(self._next_message - 1, "user", question))
+        kept.messages.append(Message(self._next_message, "assistant", said.strip(), stats.as_dict(), evidence))
+        kept.info = replace(kept.info, messages=len(kept.messages))
+        yield Done(said.strip(), kept.info.id, evidence, stats)
+
+
+def _passages(documents: list[Document], question: str, message: int) -> Iterator[Evidence]:
+    """Up to three passages that hold a long word of the question, else the first page."""
+    words = [word.lower() for word in re.findall(r"\w{5,}", question)]
+    number = 0
+    for document in documents:
+        hits = [part for part in document.parts if any(word in part.text.lower() for word in words)]
+        for part in (hits or list(document.parts))[:3]:
+            number += 1
+            start = min((part.text.lower().find(word) for word in words if word in part.text.lower()), default=0)
+            text = part.text[start : start + 160]
+            label = part.label
+            if part.first_line is not None:
+                first = part.first_line + part.text[:start].count("\n")
+                label = f"{part.label}:{first}-{first + text.count(chr(10))}"
+            yield Evidence(
+                f"e{message}-{number}",
+                document.sha256[:12],
+                document.title,
+                label,
+                part.index,
+                start,
+                start + len(text),
+                text,
+                0.42 / number,
+                ((0, number),),
+            )
+
+
+def fake_passkey_run(
+    engine: object,
+    config: Any,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Any]:
+    """Stands in for app.eval.passkey.run: every cell right, except that the deepest of the longest length misses."""
+    from app.eval.passkey import PasskeyCell
+
+    total = config.trials * sum(config.lengths)
+    done = 0
+    bands = min(config.depth_bands, config.trials)
+    for length in config.lengths:
+        for band in range(bands):
+            if cancelled():
+                raise CancelledError("passkey test: stopped; the cells that finished are kept")
+            done += length * config.trials // bands
+            on_progress(done, total)
+            trials = config.trials // bands
+            missed = length == max(config.lengths) and band == bands - 1
+            yield PasskeyCell(length, (band + 0.5) / bands, trials - missed, trials)

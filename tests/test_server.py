@@ -1,0 +1,171 @@
+"""The FastAPI app: what it answers, and to whom."""
+
+import socket
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import __version__, server
+from app.errors import ConfigError
+from app.records import Delta
+from app.ui.build import build
+from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
+
+HERE = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> FakeDocumentChat:
+    return FakeDocumentChat(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def client(chat: FakeDocumentChat) -> TestClient:
+    blocks = build(chat, run_passkey=fake_passkey_run)
+    with TestClient(server.create_app(chat, blocks), base_url=HERE) as client:
+        yield client
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860", "127.0.0.1"])
+def test_own_hosts_are_answered(client: TestClient, host: str) -> None:
+    assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example:7860",
+        "localhost.evil.example",
+        "10.0.0.5:7860",
+        "127.0.0.1@evil.example",
+        "",
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/", "/config", "/chats/c1/export.md"])
+def test_foreign_hosts_are_refused(client: TestClient, host: str, path: str) -> None:
+    answer = client.get(path, headers={"Host": host})
+    assert answer.status_code == 403
+    assert "127.0.0.1 or localhost" in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:3000",
+        "http://localhost:7860",
+        "http://127.0.0.1:7860.evil.example",
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/gradio_api/queue/join", "/gradio_api/upload"])
+def test_foreign_origins_are_refused(client: TestClient, origin: str, path: str) -> None:
+    assert client.post(path, headers={"Origin": origin}).status_code == 403
+
+
+def test_own_origin_is_answered(client: TestClient) -> None:
+    assert client.get("/health", headers={"Origin": HERE}).status_code == 200
+
+
+def test_health_names_the_model_and_the_work(client: TestClient, chat: FakeDocumentChat) -> None:
+    chat.model = FakeModelState(state="failed", detail="models/x: no config.json")
+    try:
+        health = client.get("/health").json()
+    finally:
+        chat.model = FakeModelState()
+    assert health["version"] == __version__
+    assert health["model"] == {"state": "failed", "name": "lectern-small", "detail": "models/x: no config.json"}
+    assert health["busy"] is None
+
+
+def test_page_is_private(client: TestClient) -> None:
+    page = client.get("/")
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy and "frame-ancestors 'none'" in policy and "http" not in policy
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False
+    assert config["footer_links"] == []
+    assert not config.get("run_history")
+
+
+def test_only_internal_events(client: TestClient) -> None:
+    """A script finds no named endpoint that would change with the page."""
+    assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+
+
+def test_upload_has_a_limit(client: TestClient) -> None:
+    assert client.get("/config").json()["max_file_size"] == 512 * 1024 * 1024
+
+
+def test_chat_is_exported(client: TestClient, chat: FakeDocumentChat) -> None:
+    key = chat.new_chat()
+    assert any(isinstance(event, Delta) for event in chat.ask("Où est la clé? \r\nX: y", chat=key))
+    answer = client.get(f"/chats/{key}/export.md")
+    assert answer.headers["content-disposition"] == 'attachment; filename="o-est-la-cl-x-y.md"'
+    assert "Où est la clé?" in answer.text
+    assert client.get("/chats/nobody/export.md").status_code == 404
+
+
+def test_first_free_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind((server.ADDRESS, 0))
+        taken.listen()
+        monkeypatch.setattr(server, "FIRST_PORT", taken.getsockname()[1])
+        with server.bind() as listener:
+            assert listener.getsockname()[0] == "127.0.0.1"
+            assert listener.getsockname()[1] > taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("port", [70_000, None])
+def test_a_port_that_cannot_be_used_is_named(port: int | None) -> None:
+    with socket.socket() as taken:
+        taken.bind((server.ADDRESS, 0))
+        taken.listen()
+        wanted = port or taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {wanted}"):
+            server.bind(wanted)
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "display"),
+    [
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "linux", False),
+        ({}, "darwin", True),
+        ({"SSH_CONNECTION": "10.0.0.1 1 10.0.0.2 22"}, "darwin", False),
+    ],
+)
+def test_display_is_recognised(environment: dict[str, str], platform: str, display: bool) -> None:
+    assert server.has_display(environment, platform) is display
+
+
+@pytest.mark.parametrize("display", [True, False])
+def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, display: bool) -> None:
+    chat = FakeDocumentChat(tmp_path)
+    said: list[str] = []
+    opened: list[str] = []
+    monkeypatch.setattr(server, "has_display", lambda: display)
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    monkeypatch.setattr(server, "create_app", lambda chat, blocks: None)
+
+    class Instant:
+        def __init__(self, ready):
+            self.ready = ready
+
+        def run(self, sockets):
+            self.ready()
+            raise KeyboardInterrupt  # what Ctrl-C does; serve returns, so that the caller can close the chat
+
+    monkeypatch.setattr(server, "_server", lambda app, ready: Instant(ready))
+    server.serve(chat, "blocks", say=said.append)
+    assert said[-1] == f"Lectern is open at {chat.lock.url}"
+    assert chat.lock.url.startswith("http://127.0.0.1:")
+    port = chat.lock.url.rstrip("/").rsplit(":", 1)[1]
+    if display:
+        assert len(said) == 1
+    else:
+        assert f"ssh -L {port}:127.0.0.1:{port} " in said[0]
+        assert opened == []
