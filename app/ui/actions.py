@@ -1,0 +1,44 @@
+"""Clicks on our own HTML reach Python: `<button data-do="passage" data-id="e2-1">` fires the action `passage`."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+_LISTEN = """
+const listen = (event) => {
+  if (!element.isConnected) { document.removeEventListener(KIND, listen); return; }
+  const source = event.target.closest('[data-do="NAME"]');
+  if (!source || source.disabled) return;
+  event.preventDefault();
+  const text = source.elements?.text?.value ?? '';
+  trigger('click', { id: source.dataset.id ?? '', text });
+};
+document.addEventListener(KIND, listen);
+"""
+
+
+def on(name: str, handler: Callable[..., Any], *, form: bool = False, **event: Any) -> Any:
+    """Run a handler when something marked `data-do=name` is clicked, or when a form so marked is submitted.
+
+    Call it in the tab that draws the button.
+
+    Args:
+        handler: gets the data-id (and the text of the form's field `text`) before its other inputs.
+        event: arguments of the Gradio event (inputs, outputs, ...).
+    """
+    script = _LISTEN.replace("NAME", name).replace("KIND", "'submit'" if form else "'click'")
+    bridge = gr.HTML("", visible="hidden", js_on_load=script, elem_id=f"do-{name}")
+
+    def arguments(data: gr.EventData, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (data.id, data.text, *rest) if form else (data.id, *rest)
+
+    def call(data: gr.EventData, *rest: Any) -> Any:
+        return handler(*arguments(data, rest))
+
+    def stream(data: gr.EventData, *rest: Any) -> Any:
+        yield from handler(*arguments(data, rest))
+
+    function = stream if inspect.isgeneratorfunction(handler) else call
+    return bridge.click(function, show_progress="hidden", api_visibility="private", **event)

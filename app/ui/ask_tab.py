@@ -1,0 +1,266 @@
+"""The Ask tab: components and wiring; what it shows is decided in asking.py."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.errors import LecternError
+from app.runtime.config import GenerationConfig
+from app.ui import actions, asking, format, viewer
+from app.ui.asking import View
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # one user of the model at a time
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+@dataclass(frozen=True)
+class AskTab:
+    """Parts that other tabs and the page need.
+
+    Attributes:
+        view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
+        library: components that depend on the library; `refresh` gives their values for the picked documents.
+        remark: what is said about the model on the empty page.
+    """
+
+    chat_id: gr.State
+    picker: gr.Dropdown
+    view: list[Any]
+    show: Callable[[str | None], tuple[Any, ...]]
+    library: list[Any]
+    refresh: Callable[[list[str]], tuple[Any, ...]]
+    remark: gr.HTML
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The tab's components."""
+
+    chat_id: gr.State
+    picker: gr.Dropdown
+    new: gr.Button
+    empty: gr.Column
+    welcome: gr.HTML
+    sample: gr.Button
+    examples: gr.Row
+    example_buttons: list[gr.Button]
+    remark: gr.HTML
+    talk: gr.Chatbot
+    status: gr.HTML
+    question: gr.Textbox
+    temperature: gr.Slider
+    longest: gr.Slider
+    memory: gr.HTML
+    side: gr.Column
+    page: gr.HTML
+    compare: gr.HTML
+
+
+# Brings the marked text to the middle of the pane when another passage is shown.
+_TO_MARK = """
+watch('value', () => {
+  const pane = element.querySelector('.lt-text'), mark = element.querySelector('.lt-mark');
+  if (pane) pane.scrollTop = mark ? mark.offsetTop - pane.clientHeight / 3 : 0;
+  element.querySelector('.lt-page')?.focus({ preventScroll: true });
+});
+"""
+
+
+def _layout() -> _Parts:
+    chat_id = gr.State(None)
+    with gr.Row(elem_classes="lt-ask"):
+        with gr.Column(scale=3, min_width=0, elem_classes="lt-main"):
+            with gr.Row(elem_classes="lt-bar"):
+                picker = gr.Dropdown(
+                    [], multiselect=True, label="Documents", elem_id="picker", scale=5, min_width=0, container=False
+                )
+                new = gr.Button("New chat", elem_id="new-chat", scale=0, min_width=96, size="sm")
+            with gr.Column(elem_classes="lt-empty") as empty:
+                welcome = gr.HTML(elem_classes="lt-welcome")
+                sample = gr.Button("Read the sample book", variant="primary", elem_id="sample", scale=0)
+                with gr.Row(visible=False, elem_classes="lt-examples") as examples:
+                    buttons = [gr.Button(text, size="sm", elem_classes="lt-example") for text in asking.EXAMPLES]
+                remark = gr.HTML(elem_id="remark")
+            talk = gr.Chatbot(
+                visible=False,
+                show_label=False,
+                container=False,
+                height=None,
+                layout="panel",
+                allow_tags=[],
+                buttons=[],
+                feedback_options=None,
+                elem_id="talk",
+            )
+            status = gr.HTML(elem_id="status")
+            question = gr.Textbox(
+                placeholder="Ask a question",
+                show_label=False,
+                label="Question",
+                container=False,
+                lines=1,
+                max_lines=6,
+                submit_btn=True,
+                autofocus=True,
+                elem_id="question",
+            )
+            memory = gr.HTML(elem_id="memory")
+            with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
+                with gr.Row():
+                    temperature = gr.Slider(
+                        0, 2, 0, step=0.05, label="Temperature", info="0 always picks the likeliest"
+                    )
+                    longest = gr.Slider(16, 2048, 256, step=16, label="Longest answer", info="in tokens")
+        with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
+            page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
+            compare = gr.HTML(elem_id="compare")
+    return _Parts(
+        chat_id, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question, temperature,
+        longest, memory, side, page, compare,
+    )  # fmt: skip
+
+
+def _messages(view: View) -> list[dict[str, Any]]:
+    """Gradio's messages; what stands under an answer is a component, so that its buttons keep their data."""
+    messages = []
+    for message in view.messages:
+        if "foot" in message:
+            messages.append({"role": "assistant", "content": gr.HTML(message["foot"])})
+        else:
+            messages.append({"role": message["role"], "content": format.safe_markdown(message["text"])})
+    return messages
+
+
+def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
+    if chat_id is None:
+        return ""
+    try:
+        return format.memory(chat.memory_line(chat_id))
+    except LecternError:  # the model is not there: there is no memory to tell of
+        return ""
+
+
+def build(chat: "DocumentChat") -> AskTab:
+    """Lay the tab out inside the current gr.Tab and wire it."""
+    parts = _layout()
+    view = [parts.talk, parts.chat_id, parts.status, parts.question, parts.empty, parts.memory]
+    library = [parts.picker, parts.welcome, parts.sample, parts.examples]
+
+    def values(shown: View, box: Any) -> tuple[Any, ...]:
+        talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
+        memory = gr.skip() if shown.running else _memory(chat, shown.chat)
+        return talk, shown.chat, shown.status, box, gr.update(visible=not shown.messages), memory
+
+    def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
+        """The question box is set at the start and the end only: the user may be typing the next question."""
+        box = _running(True)
+        for shown in views:
+            if not shown.running:
+                box = _running(False) | ({"value": shown.draft} if shown.draft else {})
+            yield values(shown, box)
+            box = gr.skip()
+
+    def show(chat_id: str | None) -> tuple[Any, ...]:
+        try:
+            return values(asking.show(chat, chat_id), gr.skip())
+        except Exception as error:
+            return values(View(status=format.failure(error)), gr.skip())
+
+    def refresh(picked: list[str]) -> tuple[Any, ...]:
+        known = asking.choices(chat)
+        ids = [document for _, document in known]
+        picked = [document for document in picked or [] if document in ids]
+        sample = gr.update(visible=not picked)
+        picker = gr.update(choices=known, value=picked)
+        return picker, asking.welcome(chat, picked), sample, gr.update(visible=bool(picked))
+
+    _wire_asking(chat, parts, view, stream)
+    _wire_documents(chat, parts, view, library, refresh, show)
+    _wire_evidence(chat, parts)
+    return AskTab(parts.chat_id, parts.picker, view, show, library, refresh, parts.remark)
+
+
+def _running(running: bool) -> dict[str, Any]:
+    """The question box with a stop button while the model works; emptied when it begins."""
+    update = gr.update(submit_btn=not running, stop_btn="Stop" if running else False)
+    return update | ({"value": ""} if running else {})
+
+
+def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> None:
+    controls = [parts.chat_id, parts.picker, parts.temperature, parts.longest]
+
+    def announce() -> str:
+        busy = chat.busy()
+        return format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
+
+    def ask(question: str, chat_id: str | None, picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
+        generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest))
+        yield from stream(asking.answer(chat, question, chat_id, picked or [], generation))
+
+    def retry(_id: str, chat_id: str | None, _picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
+        generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest))
+        yield from stream(asking.again(chat, chat_id, generation))
+
+    asked = parts.question.submit(announce, None, parts.status, queue=False, **PRIVATE)
+    asked.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE)
+    for button in parts.example_buttons:
+        event = button.click(lambda text: text, button, parts.question, queue=False, **PRIVATE)
+        event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE)
+    actions.on("retry", retry, inputs=controls, outputs=view, **GPU)
+    parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
+
+
+def _wire_documents(
+    chat: "DocumentChat",
+    parts: _Parts,
+    view: list[Any],
+    library: list[Any],
+    refresh: Callable[[list[str]], tuple[Any, ...]],
+    show: Callable[..., tuple[Any, ...]],
+) -> None:
+    def pick(chat_id: str | None, picked: list[str]) -> tuple[Any, ...]:
+        status = ""
+        if chat_id is not None:
+            try:
+                chat.set_chat_documents(chat_id, picked)
+            except Exception as error:
+                status = format.failure(error)
+        return *refresh(picked), status
+
+    def sample() -> Iterator[tuple[Any, ...]]:
+        yield *[gr.skip()] * len(library), "", _running(True)
+        last = "", ""
+        for last in asking.read_sample(chat, asking.sample_book()):
+            yield *[gr.skip()] * len(library), last[1], gr.skip()
+        document, status = last
+        yield *refresh([document] if document else []), status, _running(False)
+
+    def new(picked: list[str]) -> tuple[Any, ...]:
+        return *show(None), *refresh(picked), gr.update(visible=False)
+
+    status = [parts.status]
+    parts.picker.input(pick, [parts.chat_id, parts.picker], library + status, queue=False, **PRIVATE)
+    parts.sample.click(sample, None, [*library, parts.status, parts.question], **GPU, **PRIVATE)
+    parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)
+
+
+def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
+    def open_passage(evidence_id: str) -> tuple[Any, ...]:
+        return gr.update(visible=True), asking.passage(chat, evidence_id), ""
+
+    def turn(target: str) -> str:
+        return asking.passage(chat, *viewer.target(target))
+
+    def without(evidence_id: str) -> Iterator[str]:
+        yield from asking.without(chat, evidence_id)
+
+    side = [parts.side, parts.page, parts.compare]
+    actions.on("passage", open_passage, outputs=side, queue=False)
+    actions.on("turn", turn, outputs=parts.page, queue=False)
+    actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)
+    actions.on("without", without, outputs=parts.compare, **GPU)

@@ -1,0 +1,195 @@
+"""What the Ask tab shows, as generators over DocumentChat. Knows nothing of Gradio."""
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from html import escape
+from typing import TYPE_CHECKING
+
+from app.records import Delta, Done, Reading
+from app.runtime.config import GenerationConfig
+from app.settings import ROOT
+from app.ui import format, viewer
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+UPDATE_S = 0.05  # the page takes about 20 updates a second
+EXAMPLES = ("What happens at the beginning?", "Who is the main character?", "Where does the story take place?")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the tab shows at one moment.
+
+    Attributes:
+        messages: {"role", "text"} of questions and answers, {"foot"} for the HTML under an answer.
+        chat: id of the chat; None before its first answer is kept.
+        status: HTML between the answers and the question box.
+        draft: text to put back into the question box.
+    """
+
+    messages: tuple[dict[str, str], ...] = ()
+    chat: str | None = None
+    status: str = ""
+    draft: str = ""
+    running: bool = False
+
+
+def show(chat: "DocumentChat", chat_id: str | None) -> View:
+    """A chat as it is kept."""
+    if chat_id is None:
+        return View()
+    kinds = format.kinds(chat.documents())
+    shown: list[dict[str, str]] = []
+    for message in chat.messages(chat_id):
+        shown.append({"role": message.role, "text": message.content})
+        if message.role == "assistant":
+            shown.append({"foot": format.foot(message, kinds)})
+    return View(tuple(shown), chat_id)
+
+
+def answer(
+    chat: "DocumentChat",
+    question: str,
+    chat_id: str | None,
+    documents: Sequence[str],
+    generation: GenerationConfig = GenerationConfig(),
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[View]:
+    """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost."""
+    question = question.strip()
+    if not question:
+        yield replace(show(chat, chat_id), status=format.notice("Type a question first."))
+        return
+    before = show(chat, chat_id).messages
+    asking = (*before, {"role": "user", "text": question})
+    start = View(asking, chat_id, format.waiting("Thinking"), running=True)
+    fallback = View(before, chat_id, draft=question)
+    yield start
+    events = chat.ask(question, chat=chat_id, documents=() if chat_id else tuple(documents), generation=generation)
+    yield from _follow(chat, events, start, fallback, clock)
+
+
+def again(
+    chat: "DocumentChat",
+    chat_id: str | None,
+    generation: GenerationConfig = GenerationConfig(),
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[View]:
+    """Answer the last question once more."""
+    kept = show(chat, chat_id)
+    questions = [i for i, message in enumerate(kept.messages) if message.get("role") == "user"]
+    if chat_id is None or not questions:
+        yield replace(kept, status=format.notice("There is no question to answer again."))
+        return
+    start = View(kept.messages[: questions[-1] + 1], chat_id, format.waiting("Thinking"), running=True)
+    yield start
+    yield from _follow(chat, chat.retry(chat_id, generation=generation), start, kept, clock)
+
+
+def _follow(
+    chat: "DocumentChat",
+    events: Generator[Reading | Delta | Done],
+    start: View,
+    fallback: View,
+    clock: Callable[[], float],
+) -> Iterator[View]:
+    """Turn the events of an answer into views, not more than about 20 a second."""
+    kinds = format.kinds(chat.documents())
+    view, said, shown_at = start, "", 0.0
+    try:
+        with closing(events):  # when the page is gone the model must stop
+            for event in events:
+                if isinstance(event, Done):
+                    yield show(chat, event.chat)
+                    return
+                if isinstance(event, Reading):
+                    view = replace(start, status=format.reading(event, kinds.get(event.document)))
+                else:
+                    said += event.text
+                    view = replace(start, messages=(*start.messages, {"role": "assistant", "text": said}), status="")
+                if clock() - shown_at >= UPDATE_S:
+                    shown_at = clock()
+                    yield view
+        yield replace(fallback, status=format.notice("Stopped before there was an answer."))
+    except Exception as error:  # the last line of defence: a message, never a traceback
+        yield replace(fallback, status=format.failure(error))
+
+
+def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) -> str:
+    """HTML of the viewer at a passage, or at another part of its document."""
+    try:
+        evidence = chat.store.evidence(evidence_id)[0]
+        document = chat.document(evidence.document)
+        part = chat.part(evidence.document, index or evidence.part)
+        return viewer.page(evidence, part, document.parts, document.kind)
+    except Exception as error:
+        return viewer.message(format.failure(error))
+
+
+def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] = time.monotonic) -> Iterator[str]:
+    """HTML of the answer that the model gives when a passage is hidden from it."""
+    yield viewer.comparison(format.waiting("Answering without this passage"))
+    said, shown_at = "", 0.0
+    try:
+        with closing(chat.answer_without(evidence_id)) as events:
+            for event in events:
+                if isinstance(event, Done):
+                    yield viewer.comparison(viewer.answer(event.answer), format.cost(event.stats.as_dict()))
+                    return
+                said += event.text if isinstance(event, Delta) else ""
+                if clock() - shown_at >= UPDATE_S:
+                    shown_at = clock()
+                    yield viewer.comparison(viewer.answer(said))
+        yield viewer.comparison(viewer.answer(said), "stopped")
+    except Exception as error:
+        yield viewer.comparison(format.failure(error))
+
+
+def choices(chat: "DocumentChat") -> list[tuple[str, str]]:
+    """(what the picker shows, document id), newest first; unread ones say so."""
+    listed = []
+    for document in reversed(chat.documents()):
+        state = "" if document.state == "read" else " (not read yet)"
+        listed.append((f"{document.title}{state}", document.id))
+    return listed
+
+
+def sample_book() -> Path | None:
+    """The book that ships, if it is there."""
+    return next(iter(sorted((ROOT / "samples").glob("*.txt"))), None)
+
+
+def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, str]]:
+    """Add and read the sample book; yields (document id or "", status HTML)."""
+    if book is None:
+        yield "", format.notice("This copy of Lectern has no sample book (folder samples); add a file in Library.")
+        return
+    yield "", format.waiting("Opening the sample book")
+    document = ""
+    try:
+        info = chat.add_document(book)
+        document = info.id
+        with closing(chat.read(document)) as events:
+            for event in events:
+                yield document, format.reading(event, info.kind)
+        yield document, ""
+    except Exception as error:
+        yield document, format.failure(error)
+
+
+def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:
+    """The page before the first question: what Lectern is, or which documents are asked."""
+    titles = [f"<i>{escape(document.title)}</i>" for document in chat.documents() if document.id in documents]
+    if titles:
+        return (
+            f"<h2>Ask about {' and '.join(titles)}</h2><p>The whole text is read once and remembered. "
+            "Every answer shows the passages that the model looked at.</p>"
+        )
+    return (
+        "<h2>Give it a whole book. Then ask.</h2><p>Lectern reads all of a document once, remembers it on this "
+        "computer, and answers from it. Nothing leaves the machine.</p>"
+    )

@@ -1,0 +1,91 @@
+"""Assemble the tabs into one page."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.eval import passkey
+from app.ui import ask_tab, chats_tab, format, library_tab, passkey_tab, theme
+from app.ui.ask_tab import PRIVATE
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+UPLOADS = "uploads"  # in the data folder: an uploaded file is private and may be large
+UPLOAD_KEPT_S = 3600
+POLL_S = 1.0
+QUEUE_LENGTH = 32
+
+
+def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -> gr.Blocks:
+    """The whole page, with its theme, css and head set, for `app.server.create_app`."""
+    os.environ["GRADIO_TEMP_DIR"] = str(chat.settings.folder / UPLOADS)
+    blocks = gr.Blocks(
+        title="Lectern", analytics_enabled=False, delete_cache=(UPLOAD_KEPT_S, UPLOAD_KEPT_S), fill_width=True
+    )
+    with blocks:
+        with gr.Row(elem_classes="lt-header"):
+            gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
+            model = gr.HTML(elem_id="model")
+        with gr.Tabs(selected="ask", elem_id="tabs") as tabs:
+            with gr.Tab("Ask", id="ask") as ask:
+                asking = ask_tab.build(chat)
+            with gr.Tab("Library", id="library") as library:
+                shelf = library_tab.build(chat, *_open_ask(asking, tabs))
+            with gr.Tab("Chats", id="chats") as chats:
+                found = chats_tab.build(chat, *_open_chat(chat, asking, tabs), *_forget(asking))
+            with gr.Tab("Passkey", id="passkey") as passkeys:
+                keys = passkey_tab.build(chat, run_passkey)
+        poll = gr.Timer(POLL_S)
+
+        def state() -> tuple[Any, ...]:
+            """The model's mark, the remark about it, and whether to look again."""
+            now = chat.model_state()
+            return format.model(now), format.demonstration(now), gr.Timer(active=now.state == "loading")
+
+        def lengths() -> Any:
+            trained = chat.model_state().trained_tokens
+            offered = passkey_tab.lengths(trained)
+            return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
+
+        marks = [model, asking.remark, poll]
+        poll.tick(state, None, marks, queue=False, **PRIVATE)
+        blocks.load(state, None, marks, queue=False, **PRIVATE)
+        blocks.load(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
+        ask.select(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
+        library.select(lambda: library_tab.table(chat.documents()), None, shelf.table, queue=False, **PRIVATE)
+        chats.select(lambda query: chats_tab.listing(chat, query), found.query, found.list, queue=False, **PRIVATE)
+        passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
+        model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
+    blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
+    blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
+    return blocks
+
+
+def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
+    """Handler and outputs: start a new chat over one document."""
+
+    def start(document: str) -> tuple[Any, ...]:
+        return *asking.show(None), *asking.refresh([document]), gr.Tabs(selected="ask")
+
+    return start, [*asking.view, *asking.library, tabs]
+
+
+def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
+    """Handler and outputs: show a kept chat."""
+
+    def show(key: str) -> tuple[Any, ...]:
+        documents = [document for known in chat.chats() if known.id == key for document in known.documents]
+        return *asking.show(key), *asking.refresh(documents), gr.Tabs(selected="ask")
+
+    return show, [*asking.view, *asking.library, tabs]
+
+
+def _forget(asking: ask_tab.AskTab) -> tuple[Any, gr.State, list[Any]]:
+    """Handler, chat id and outputs: the Ask tab lets go of a chat that was deleted."""
+
+    def forget(deleted: str, shown: str | None) -> tuple[Any, ...]:
+        return asking.show(None) if deleted == shown else tuple([gr.skip()] * len(asking.view))
+
+    return forget, asking.chat_id, asking.view

@@ -1,0 +1,117 @@
+"""The Chats tab: find, open, rename, delete and export what was asked before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from app.records import ChatInfo
+from app.ui import actions, format
+from app.ui.ask_tab import PRIVATE
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
+    key, title = escape(chat.id), escape(chat.title)
+    documents = [titles.get(document, "a deleted document") for document in chat.documents]
+    about = escape(", ".join(documents)) or "no document"
+    return (
+        f'<li class="lt-chat"><button type="button" class="lt-open" data-do="chat-open" data-id="{key}"><b>{title}</b>'
+        f"<span>{about} · {format.plural(chat.messages, 'message')} · {escape(chat.updated[:16])}</span></button>"
+        '<div class="lt-buttons"><details class="lt-confirm"><summary class="lt-tool">Rename</summary>'
+        f'<form class="lt-pop" data-do="chat-rename" data-id="{key}"><input name="text" value="{title}" required '
+        'maxlength="120" aria-label="New title"><button class="lt-button">Rename</button></form></details>'
+        f'<a class="lt-tool" href="chats/{quote(chat.id)}/export.md" download>Export</a>'
+        f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Delete {title}">Delete</summary>'
+        f'<div class="lt-pop"><p>Delete the chat “{title}”?</p><button type="button" class="lt-button lt-danger" '
+        f'data-do="chat-delete" data-id="{key}">Delete</button></div></details></div></li>'
+    )
+
+
+def listing(chat: "DocumentChat", query: str = "") -> str:
+    """HTML of the chats that hold the words of the query in title or text, newest first."""
+    try:
+        chats = chat.chats(query.strip() or None)
+        titles = {document.id: document.title for document in chat.documents()}
+    except Exception as error:
+        return format.failure(error)
+    if not chats:
+        text = f"No chat holds “{escape(query.strip())}”." if query.strip() else "No chats yet. Ask something first."
+        return f'<p class="lt-nothing">{text}</p>'
+    return f'<ul class="lt-chats">{"".join(_row(info, titles) for info in chats)}</ul>'
+
+
+def rename(chat: "DocumentChat", key: str, title: str, query: str) -> tuple[str, str]:
+    """Rename a chat; (status HTML, list HTML)."""
+    status = ""
+    try:
+        if title.strip():
+            chat.rename_chat(key, title.strip())
+        else:
+            status = format.notice("A chat needs a title.")
+    except Exception as error:
+        status = format.failure(error)
+    return status, listing(chat, query)
+
+
+def delete(chat: "DocumentChat", key: str, query: str) -> tuple[str, str]:
+    """Delete a chat; (status HTML, list HTML)."""
+    status = ""
+    try:
+        chat.delete_chat(key)
+    except Exception as error:
+        status = format.failure(error)
+    return status, listing(chat, query)
+
+
+@dataclass(frozen=True)
+class ChatsTab:
+    """Parts that the page needs."""
+
+    query: gr.Textbox
+    list: gr.HTML
+
+
+def build(
+    chat: "DocumentChat",
+    open_chat: Callable[[str], Any],
+    outputs: list[Any],
+    forget: Callable[[str, str | None], Any],
+    chat_id: gr.State,
+    forget_outputs: list[Any],
+) -> ChatsTab:
+    """Lay the tab out inside the current gr.Tab and wire it.
+
+    Args:
+        open_chat: chat id to values of `outputs`: shows the chat in the Ask tab.
+        forget: (deleted chat id, chat id in the Ask tab) to values of `forget_outputs`: the Ask tab lets go of it.
+    """
+    query = gr.Textbox(
+        placeholder="Search titles and messages", show_label=False, label="Search", container=False, elem_id="search"
+    )
+    status = gr.HTML(elem_id="chats-status")
+    found = gr.HTML(elem_id="chats")
+
+    query.input(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
+    actions.on("chat-open", open_chat, outputs=outputs, queue=False)
+    actions.on(
+        "chat-rename",
+        lambda key, title, words: rename(chat, key, title, words),
+        form=True,
+        inputs=query,
+        outputs=[status, found],
+        queue=False,
+    )
+    actions.on(
+        "chat-delete",
+        lambda key, words, shown: (*delete(chat, key, words), *forget(key, shown)),
+        inputs=[query, chat_id],
+        outputs=[status, found, *forget_outputs],
+        queue=False,
+    )
+    return ChatsTab(query, found)

@@ -1,0 +1,190 @@
+"""Pure text and HTML of the page. Everything that comes from a document, a model or a user is escaped here."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from app.errors import CancelledError, LecternError
+from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, Reading
+
+if TYPE_CHECKING:
+    from app.chat import ModelState
+
+log = logging.getLogger(__name__)
+
+CALM = "Something went wrong inside Lectern. Your documents and chats are kept; the log has the details."
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def plural(number: int, word: str) -> str:
+    """`plural(2, "page")` is "2 pages"."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def size(size_bytes: int) -> str:
+    """Bytes in the largest fitting unit: 0 B, 640 KB, 1.5 GB."""
+    value = float(size_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit in ("B", "KB") or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def share(part: float, whole: float) -> int:
+    """Whole percent; 100 only when all is done."""
+    if whole <= 0:
+        return 100
+    return 100 if part >= whole else min(99, int(100 * part / whole))
+
+
+def place(label: str, kind: DocumentKind | None) -> str:
+    """Where a passage stands: a page of a PDF, a section of a text, or path:lines of a file."""
+    if kind == "code" or (kind is None and re.search(r"[/:.]", label)):
+        return label
+    return f"§ {label}" if kind == "text" else f"p. {label}"
+
+
+def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:
+    role = "alert" if tone == "bad" else "status"
+    return f'<div class="lt-notice lt-{tone}" role="{role}">{escape(text)}</div>'
+
+
+def failure(error: Exception) -> str:
+    """What the page says about an error: its message, or a calm line for one that nobody foresaw (logged)."""
+    if isinstance(error, CancelledError):
+        return notice(str(error))
+    if isinstance(error, LecternError):
+        return notice(str(error), "bad")
+    log.error("unexpected error in the page", exc_info=error)
+    return notice(CALM, "bad")
+
+
+def progress(text: str, percent: int) -> str:
+    """A bar with a line of text over it; `text` is HTML."""
+    return (
+        f'<div class="lt-progress" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100">'
+        f'<div class="lt-progress-text">{text}</div>'
+        f'<div class="lt-track"><div class="lt-fill" style="width:{percent}%"></div></div></div>'
+    )
+
+
+def reading(event: Reading, kind: DocumentKind | None = None) -> str:
+    """The live line while a document is read: place, %, tokens/s, time left."""
+    percent = share(event.tokens_done, event.tokens_total)
+    facts = [f"<b>{percent}%</b>", escape(place(event.label, kind))]
+    if event.tokens_per_s > 0:
+        facts += [f"{event.tokens_per_s:,.0f} tokens/s", f"{duration(event.eta_s)} left"]
+    if event.reused:
+        facts.append(f"{count(event.reused)} tokens were read before")
+    return progress(f"<span>Reading <i>{escape(event.title)}</i></span><span>{' · '.join(facts)}</span>", percent)
+
+
+def waiting(text: str) -> str:
+    return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(text)}</div>'
+
+
+def cost(stats: Mapping[str, Any]) -> str:
+    """What an answer cost: "2,103 tokens reused, 12 read · 1.4 s · 31 tokens/s"."""
+    parts = [f"{count(stats.get('tokens_reused', 0))} tokens reused, {count(stats.get('tokens_read', 0))} read"]
+    if stats.get("seconds"):
+        parts.append(duration(stats["seconds"]))
+    if stats.get("tokens_per_s"):
+        parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    if stats.get("stopped"):
+        parts.append("stopped")
+    return " · ".join(parts)
+
+
+def chip(evidence: Evidence, kind: DocumentKind | None) -> str:
+    """A passage as a button: document, place, share of the attention."""
+    where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
+    title = f"{evidence.title}, {where}: {weight} of the attention on the documents. Click to read it."
+    return (
+        f'<button type="button" class="lt-chip" data-do="passage" data-id="{escape(evidence.id)}" '
+        f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'
+        f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
+        f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span></button>"
+    )
+
+
+def foot(message: Message, kinds: Mapping[str, DocumentKind]) -> str:
+    """What stands under an answer: chips, cost, copy and retry (the style sheet shows it under the last one only)."""
+    chips = "".join(chip(evidence, kinds.get(evidence.document)) for evidence in message.evidence)
+    if chips:
+        label = '<span class="lt-label" title="The places that drew the most attention; not a proof.">Looked at</span>'
+        chips = f'<div class="lt-chips">{label}{chips}</div>'
+    tools = "".join(
+        f'<button type="button" class="lt-tool" data-do="{name}">{word}</button>'
+        for name, word in (("copy", "Copy"), ("retry", "Try again"))
+    )
+    spent = f"<span class=lt-cost>{escape(cost(message.stats))}</span>" if message.stats else ""
+    return f'<div class="lt-foot">{chips}<div class="lt-line">{spent}<span class="lt-tools">{tools}</span></div></div>'
+
+
+def safe_markdown(text: str) -> str:
+    """Markdown that shows its HTML and image marks as text; code keeps every character.
+
+    The page renders Markdown. A tag or an image in a book or an answer must neither vanish nor be obeyed.
+    """
+    pieces = re.split(r"(```.*?(?:```|\Z)|`[^`\n]+`)", text, flags=re.DOTALL)
+    for i in range(0, len(pieces), 2):  # odd pieces are code
+        pieces[i] = pieces[i].replace("&", "&amp;").replace("<", "&lt;").replace("![", "!\\[")
+    return "".join(pieces)
+
+
+def memory(line: MemoryLine) -> str:
+    """The memory of a chat in one line."""
+    if not line.tokens:
+        return ""
+    facts = [
+        f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
+        f"{size(line.device_bytes)} on the device, {size(line.host_bytes)} in memory, {size(line.disk_bytes)} stored",
+        f"{line.policy}, {line.positions} positions, {line.backend}",
+    ]
+    return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'
+
+
+def model(state: "ModelState") -> str:
+    """The mark in the header: name and state of the model; a failed load says why under it."""
+    word = {"loading": "loading", "ready": "ready", "failed": "not loaded"}[state.state]
+    facts = " · ".join(fact for fact in (state.device, state.dtype, state.policy) if fact)
+    note = "demonstration model, " if state.demonstration else ""
+    mark = (
+        f'<div class="lt-model lt-{state.state}" role="status" title="{escape(facts)}"><span class="lt-dot"></span>'
+        f"<span>{escape(state.name)}</span><span class=lt-model-state>{note}{word}</span></div>"
+    )
+    if state.state == "failed":
+        return mark + notice(state.detail or "The model could not be loaded.", "bad")
+    return mark
+
+
+def demonstration(state: "ModelState") -> str:
+    """What a small shipped model owes its user to say."""
+    if not state.demonstration or state.state == "failed":
+        return ""
+    return (
+        '<p class="lt-demo"><b>This is a demonstration model.</b> It runs anywhere and shows how Lectern works, but '
+        "its answers are often wrong. <code>--model PATH</code> starts Lectern with a real one.</p>"
+    )
+
+
+def kinds(documents: Sequence[DocumentInfo]) -> dict[str, DocumentKind]:
+    return {document.id: document.kind for document in documents}

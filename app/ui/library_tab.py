@@ -1,0 +1,214 @@
+"""The Library tab: add documents, watch them being read, delete them."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.errors import CancelledError
+from app.records import DocumentInfo
+from app.ui import actions, format
+from app.ui.ask_tab import GPU, PRIVATE
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+UPDATE_S = 0.1
+KINDS = {"pdf": "PDF", "text": "Text", "code": "Code"}
+UNITS = {"pdf": "page", "text": "section", "code": "file"}
+
+# The percent of the document being read is written into the table in place: drawing the table anew would close a
+# question that the user is about to answer.
+_PERCENT = """
+watch('value', () => {
+  const [id, percent] = (props.value || '').split('|');
+  const cell = document.querySelector(`[data-progress="${id}"]`);
+  if (cell) cell.textContent = `reading ${percent}%`;
+});
+"""
+
+
+@dataclass(frozen=True)
+class Adding:
+    """What the tab shows while files are added.
+
+    Attributes:
+        status: HTML of the line under the drop area: progress, then one message per file that failed.
+        table: HTML of the library.
+        added: ids of the documents that still have to be read.
+    """
+
+    status: str
+    table: str
+    added: tuple[str, ...] = ()
+
+
+def _state(document: DocumentInfo) -> str:
+    """The state cell of a document's row."""
+    words = {"new": "not read yet", "reading": "partly read", "read": "read", "failed": "failed"}
+    text = words[document.state]
+    if document.state == "failed" and document.detail:
+        text = f"failed: {document.detail}"
+    return (
+        f'<span class="lt-state lt-{document.state}"><span class="lt-dot"></span>'
+        f'<span data-progress="{escape(document.id)}">{escape(text)}</span></span>'
+    )
+
+
+def _remarks(document: DocumentInfo) -> str:
+    """What ingestion left out or noticed, folded away."""
+    lines = [escape(note) for note in document.notes]
+    lines += [f"{escape(skipped.name)}: {escape(skipped.reason)}" for skipped in document.skipped[:50]]
+    if len(document.skipped) > 50:
+        lines.append(f"and {len(document.skipped) - 50:,} more")
+    if not lines:
+        return ""
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    word = format.plural(len(document.notes) + len(document.skipped), "remark")
+    return f'<details class="lt-remarks"><summary>{word}</summary><ul>{items}</ul></details>'
+
+
+def _buttons(document: DocumentInfo) -> str:
+    key = escape(document.id)
+    title = escape(document.title)
+    ask = f'<button type="button" class="lt-tool" data-do="library-ask" data-id="{key}">Ask</button>'
+    word = {"new": "Read", "reading": "Go on reading", "failed": "Try again"}.get(document.state)
+    read = f'<button type="button" class="lt-tool" data-do="library-read" data-id="{key}">{word}</button>'
+    delete = (
+        f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Delete {title}">Delete</summary>'
+        f'<div class="lt-pop"><p>Delete “{title}” and what was remembered of it?</p>'
+        f'<button type="button" class="lt-button lt-danger" data-do="library-delete" data-id="{key}">Delete</button>'
+        "</div></details>"
+    )
+    return (read if word else "") + ask + delete
+
+
+def table(documents: Sequence[DocumentInfo]) -> str:
+    """HTML of the library, newest first."""
+    if not documents:
+        return '<p class="lt-nothing">No documents yet. Drop a PDF, a text, or a zip of code above.</p>'
+    rows = "".join(
+        f'<tr><td class="lt-title" data-label="Document"><b>{escape(document.title)}</b>'
+        f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
+        f'<td data-label="Length">{format.plural(document.parts, UNITS[document.kind])}</td>'
+        f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
+        f'<td data-label="State">{_state(document)}</td><td class="lt-buttons">{_buttons(document)}</td></tr>'
+        for document in reversed(documents)
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "State", ""))
+    return f'<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[Adding]:
+    """Add files one by one; a bad one leaves its message and the others go on. Uploads are deleted afterwards."""
+    added: list[str] = []
+    notices: list[str] = []
+    for number, file in enumerate(files, 1):
+        path = Path(file)
+        which = f"{number} of {len(files)}: " if len(files) > 1 else ""
+        waiting = format.waiting(f"Opening {which}{path.name}")
+        yield Adding(waiting + "".join(notices), table(chat.documents()), tuple(added))
+        try:
+            document = chat.add_document(path, password=password or None, name=path.name)
+            if document.state == "read":
+                notices.append(format.notice(f"{document.title} is in the library already; nothing had to be read."))
+            elif document.id not in added:
+                added.append(document.id)
+        except Exception as error:
+            notices.append(format.failure(error))
+        finally:
+            path.unlink(missing_ok=True)
+    yield Adding("".join(notices), table(chat.documents()), tuple(added))
+
+
+def read(
+    chat: "DocumentChat", ids: Sequence[str], clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[str, str]]:
+    """Read documents one after another; yields (status HTML, "id|percent").
+
+    A document that cannot be read leaves its message and the next one is read; Stop ends all of them.
+    """
+    kinds = format.kinds(chat.documents())
+    notices: list[str] = []
+    for key in ids:
+        shown_at = 0.0
+        try:
+            with closing(chat.read(key)) as events:
+                for event in events:
+                    if clock() - shown_at >= UPDATE_S:
+                        shown_at = clock()
+                        percent = format.share(event.tokens_done, event.tokens_total)
+                        yield format.reading(event, kinds.get(key)) + "".join(notices), f"{key}|{percent}"
+        except CancelledError as error:
+            notices.append(format.failure(error))
+            break
+        except Exception as error:
+            notices.append(format.failure(error))
+    yield "".join(notices), ""
+
+
+def delete(chat: "DocumentChat", key: str) -> tuple[str, str]:
+    """Delete a document; (status HTML, table HTML)."""
+    status = ""
+    try:
+        chat.delete_document(key)
+    except Exception as error:
+        status = format.failure(error)
+    return status, table(chat.documents())
+
+
+@dataclass(frozen=True)
+class LibraryTab:
+    """Parts that the page needs; `ask` fires with a document id when the user wants to ask about it."""
+
+    table: gr.HTML
+
+
+def build(chat: "DocumentChat", open_ask: Callable[..., Any], ask_outputs: list[Any]) -> LibraryTab:
+    """Lay the tab out inside the current gr.Tab and wire it.
+
+    Args:
+        open_ask: document id to values of `ask_outputs`: opens the Ask tab over that document.
+    """
+    waiting = gr.State(())
+    drop = gr.File(
+        file_count="multiple", label="Drop PDFs, texts, or zips of code", elem_id="drop", height=150, type="filepath"
+    )
+    with gr.Accordion("Password for encrypted PDFs", open=False, elem_classes="lt-settings"):
+        password = gr.Textbox(
+            type="password", show_label=False, label="Password", container=False, elem_id="password",
+            placeholder="Used for the next files only; it is not kept",
+        )  # fmt: skip
+    with gr.Row(elem_classes="lt-reading"):
+        status = gr.HTML(elem_id="library-status", scale=5)
+        stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="library-stop")
+    shelf = gr.HTML(elem_id="library")
+    percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
+
+    def adding(files: list[str] | None, secret: str) -> Iterator[tuple[Any, ...]]:
+        for step in add(chat, files or [], secret):
+            yield step.status, step.table, step.added, gr.skip(), gr.skip()
+        yield gr.skip(), gr.skip(), gr.skip(), None, ""
+
+    def reading(ids: Sequence[str], before: str) -> Iterator[tuple[Any, ...]]:
+        yield before, gr.skip(), "", gr.update(visible=bool(ids))
+        for line, value in read(chat, ids):
+            yield line + before, gr.skip(), value, gr.skip()
+        yield line + before, table(chat.documents()), "", gr.update(visible=False)
+
+    def one(key: str) -> Iterator[tuple[Any, ...]]:
+        yield from reading([key], "")
+
+    shown = [status, shelf, percent, stop]
+    added = drop.upload(adding, [drop, password], [status, shelf, waiting, drop, password], **PRIVATE)
+    added.then(reading, [waiting, status], shown, **GPU, **PRIVATE)
+    actions.on("library-read", one, outputs=shown, **GPU)
+    actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
+    actions.on("library-ask", open_ask, outputs=ask_outputs, queue=False)
+    stop.click(chat.stop, None, None, queue=False, **PRIVATE)
+    return LibraryTab(shelf)

@@ -1,0 +1,113 @@
+"""The page viewer: one part of a document with a passage marked, cut to a window when it is long."""
+
+import re
+from html import escape
+
+from app.records import DocumentKind, Evidence, Part
+from app.ui import format
+
+WINDOW_CHARS = 50_000  # a browser shows this at once; more makes it slow
+WRAPPED_LINE = re.compile(r"(?<=[^\n]{45})\n(?=[^\s\n])")
+
+
+def window(text: str, start: int, end: int, limit: int = WINDOW_CHARS) -> tuple[int, int]:
+    """The character range to show: all of a short text, else `limit` characters around [start, end)."""
+    if len(text) <= limit:
+        return 0, len(text)
+    first = max(0, min((start + end) // 2 - limit // 2, len(text) - limit))
+    return first, first + limit
+
+
+def _prose(text: str, start: int, end: int) -> str:
+    """Flowing text; lines that were wrapped at a margin are joined again, short ones (verse, titles) are kept."""
+
+    def flow(piece: str) -> str:
+        return escape(WRAPPED_LINE.sub(" ", piece))
+
+    marked = f'<mark class="lt-mark">{flow(text[start:end])}</mark>' if end > start else ""
+    return f'<div class="lt-prose">{flow(text[:start])}{marked}{flow(text[end:])}</div>'
+
+
+def _code(text: str, start: int, end: int, first_line: int) -> str:
+    """Numbered lines; the marked range is marked line by line."""
+    rows, offset = [], 0
+    for number, line in enumerate(text.split("\n"), first_line):
+        a, b = max(start - offset, 0), min(end - offset, len(line))
+        body = escape(line)
+        if a < b:
+            body = f'{escape(line[:a])}<mark class="lt-mark">{escape(line[a:b])}</mark>{escape(line[b:])}'
+        rows.append(f'<span class="lt-number">{number if number > 0 else ""}</span><span>{body or " "}</span>')
+        offset += len(line) + 1
+    return f'<div class="lt-code">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
+
+
+def text(part: Part, start: int, end: int) -> str:
+    """HTML of the part's text with [start, end) marked; says when it shows a window only."""
+    first, last = window(part.text, start, end)
+    shown = part.text[first:last]
+    start, end = max(0, start - first), max(0, min(end, last) - first)
+    if part.first_line is None:
+        body = _prose(shown, start, end)
+    else:
+        body = _code(shown, start, end, part.first_line + part.text[:first].count("\n"))
+    before = '<p class="lt-cut">… the part begins earlier</p>' if first else ""
+    after = '<p class="lt-cut">the part goes on …</p>' if last < len(part.text) else ""
+    return before + body + after
+
+
+def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) -> str:
+    """The whole viewer.
+
+    Args:
+        part: the evidence's own part, or another one of the same document that the user turned to.
+        parts: number of parts of the document.
+    """
+    own = part.index == evidence.part
+    start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
+    where = format.place(evidence.label if own else part.label, kind)
+    chapter = f"{escape(part.chapter)} · " if part.chapter else ""
+    return (
+        '<section class="lt-page" tabindex="-1" aria-label="Passage">'
+        f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}</p></div>"
+        '<button type="button" class="lt-tool" data-do="close" aria-label="Close the passage">✕</button></header>'
+        f'<div class="lt-text" tabindex="0">{text(part, start, end)}</div>'
+        f"<nav>{_turn(evidence, part.index - 1, parts, '‹ Previous')}<span>{part.index} of {parts}</span>"
+        f"{_turn(evidence, part.index + 1, parts, 'Next ›')}</nav>"
+        f'<footer><button type="button" class="lt-button" data-do="without" data-id="{escape(evidence.id)}">'
+        "Answer without this</button><p>Asks the same question with this passage hidden from the model. "
+        "Nothing is saved.</p></footer></section>"
+    )
+
+
+def _turn(evidence: Evidence, index: int, parts: int, word: str) -> str:
+    """A button that turns to another part; the data-id is read by `target`."""
+    off = "" if 1 <= index <= parts else " disabled"
+    return (
+        f'<button type="button" class="lt-tool" data-do="turn" data-id="{escape(evidence.id)}@{index}"{off}>'
+        f"{word}</button>"
+    )
+
+
+def target(name: str) -> tuple[str, int]:
+    """Take apart the data-id of a turn button: evidence id and part index."""
+    evidence, _, index = name.rpartition("@")
+    return evidence, int(index)
+
+
+def message(body: str) -> str:
+    """A viewer that holds a message instead of a passage; `body` is HTML."""
+    return (
+        '<section class="lt-page" tabindex="-1" aria-label="Passage"><header><h3>Passage</h3>'
+        '<button type="button" class="lt-tool" data-do="close" aria-label="Close">✕</button></header>'
+        f"{body}</section>"
+    )
+
+
+def answer(said: str) -> str:
+    return f'<div class="lt-prose">{escape(said) or "…"}</div>'
+
+
+def comparison(body: str, facts: str = "") -> str:
+    """The box under the passage with the answer that was given without it; `body` is HTML."""
+    line = f'<p class="lt-cost">{escape(facts)}</p>' if facts else ""
+    return f'<section class="lt-without" aria-live="polite"><h4>Without this passage</h4>{body}{line}</section>'
