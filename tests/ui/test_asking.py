@@ -1,0 +1,192 @@
+"""The Ask tab's generators over a fake chat."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from app.errors import ModelError, StoreError
+from app.records import Delta
+from app.runtime.config import GenerationConfig
+from app.ui import asking
+from tests.fake_chat import FakeDocumentChat, FakeModelState
+
+
+def ticking(step: float):
+    """A clock that moves by `step` at every look."""
+    counter = itertools.count(1)
+    return lambda: next(counter) * step
+
+
+def ask(
+    chat: FakeDocumentChat, question: str, chat_id: str | None = None, documents=(), **options
+) -> list[asking.View]:
+    return list(asking.answer(chat, question, chat_id, documents, clock=ticking(1.0), **options))
+
+
+@pytest.fixture
+def document(chat: FakeDocumentChat, book: Path) -> str:
+    return chat.add_document(book).id
+
+
+def test_first_question_reads_then_answers(chat: FakeDocumentChat, document: str) -> None:
+    views = ask(chat, " Who kept the harbour lantern? ", documents=[document])
+    assert views[0].messages == ({"role": "user", "text": "Who kept the harbour lantern?"},)
+    assert views[0].running and "Thinking" in views[0].status
+    readings = [view for view in views if "Reading" in view.status]
+    assert readings and "tokens/s" in readings[0].status and "%" in readings[0].status
+    growing = [view.messages[-1]["text"] for view in views if view.messages[-1].get("role") == "assistant"]
+    assert len(growing) > 3 and all(b.startswith(a) for a, b in itertools.pairwise(growing))
+    last = views[-1]
+    assert not last.running and last.status == "" and last.chat == "c1"
+    assert [set(message) for message in last.messages] == [{"role", "text"}, {"role", "text"}, {"foot"}]
+    assert last.messages[1]["text"] == growing[-1].strip()
+    assert 'data-do="passage"' in last.messages[2]["foot"] and "§ 2" in last.messages[2]["foot"]
+
+
+def test_second_question_keeps_the_chat_and_reads_nothing(chat: FakeDocumentChat, document: str) -> None:
+    key = ask(chat, "Who kept the harbour lantern?", documents=[document])[-1].chat
+    views = ask(chat, "And the cliffs?", key, documents=["something else"])
+    assert not any("Reading" in view.status for view in views)
+    assert chat.asked[-1]["chat"] == key and chat.asked[-1]["documents"] == ()
+    assert len(views[-1].messages) == 6
+
+
+def test_updates_are_batched(chat: FakeDocumentChat) -> None:
+    """With a clock that stands still only the first piece, the start and the end are shown."""
+    words = "one two three four five six seven eight nine ten eleven twelve"
+    views = list(asking.answer(chat, words, None, [], clock=lambda: 100.0))
+    assert len([view for view in views if view.running]) == 2
+
+
+def test_settings_reach_the_model(chat: FakeDocumentChat) -> None:
+    ask(chat, "x y z", generation=GenerationConfig(temperature=0.7, max_new_tokens=3))
+    assert chat.asked[-1]["generation"].temperature == 0.7
+    assert len(chat.messages("c1")[1].content.split()) == 3
+
+
+def test_empty_question_asks_for_one(chat: FakeDocumentChat) -> None:
+    (view,) = ask(chat, "  \n ")
+    assert "Type a question" in view.status and not chat.asked
+
+
+def test_error_keeps_the_question_and_the_chat(chat: FakeDocumentChat, document: str) -> None:
+    key = ask(chat, "First?", documents=[document])[-1].chat
+    chat.model = FakeModelState(state="failed", detail="models/x: no config.json; choose another with --model")
+    view = ask(chat, "Second?", key)[-1]
+    assert "models/x: no config.json" in view.status and view.draft == "Second?"
+    assert len(view.messages) == 3 and view.chat == key and not view.running
+
+
+@pytest.mark.parametrize("error", [StoreError("disk full: free some space"), RuntimeError("boom")])
+def test_error_in_the_middle_of_an_answer(chat: FakeDocumentChat, monkeypatch, error: Exception) -> None:
+    def broken(*args, **options):
+        yield Delta("Half an ans")
+        raise error
+
+    monkeypatch.setattr(chat, "ask", broken)
+    view = ask(chat, "Why?")[-1]
+    assert ("disk full" in view.status) == isinstance(error, StoreError)
+    assert "boom" not in view.status and "Traceback" not in view.status
+    assert view.draft == "Why?" and not view.running
+
+
+def test_stop_keeps_what_was_said(chat: FakeDocumentChat) -> None:
+    for view in asking.answer(chat, "one two three four five six", None, [], clock=ticking(1.0)):
+        if view.running and view.messages[-1].get("role") == "assistant":
+            chat.stop()
+    assert "stopped" in view.messages[-1]["foot"]
+    assert view.messages[-2]["text"] == "You"
+
+
+def test_closing_the_page_closes_the_answer(chat: FakeDocumentChat, monkeypatch) -> None:
+    closed = []
+
+    def endless(*args, **options):
+        try:
+            while True:
+                yield Delta("and ")
+        finally:
+            closed.append(True)
+
+    monkeypatch.setattr(chat, "ask", endless)
+    views = asking.answer(chat, "Why?", None, [], clock=ticking(1.0))
+    for _ in range(5):
+        next(views)
+    views.close()
+    assert closed == [True]
+
+
+def test_retry_answers_the_last_question_again(chat: FakeDocumentChat, document: str) -> None:
+    key = ask(chat, "Who kept the harbour lantern?", documents=[document])[-1].chat
+    ask(chat, "And why?", key)
+    views = list(asking.again(chat, key, clock=ticking(1.0)))
+    assert [message.get("text") for message in views[0].messages][-1] == "And why?"
+    assert len(views[0].messages) == 4 and len(views[-1].messages) == 6
+    assert len(chat.messages(key)) == 4
+
+
+@pytest.mark.parametrize("key", [None, "c1"])
+def test_retry_without_a_question(chat: FakeDocumentChat, key: str | None) -> None:
+    chat.new_chat()
+    (view,) = asking.again(chat, key)
+    assert "no question" in view.status
+
+
+def test_passage_opens_and_turns(chat: FakeDocumentChat, document: str) -> None:
+    ask(chat, "Who kept the harbour lantern?", documents=[document])
+    evidence = chat.messages("c1")[1].evidence[0]
+    assert "harbour master kept a lantern" in asking.passage(chat, evidence.id).split("<mark")[1]
+    assert "<mark" not in asking.passage(chat, evidence.id, 1)
+
+
+def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document: str) -> None:
+    ask(chat, "Who kept the harbour lantern?", documents=[document])
+    chat.delete_document(document)
+    assert "not in the library" in asking.passage(chat, "e2-1")
+    assert "not known" in asking.passage(chat, "e99-1")
+
+
+def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None:
+    ask(chat, "Who kept the harbour lantern?", documents=[document])
+    shown = list(asking.without(chat, "e2-1", clock=ticking(1.0)))
+    assert "hidden" not in shown[0] and "Answering without" in shown[0]
+    assert "the answer changes" in shown[-1] and "100 tokens reused, 9 read" in shown[-1]
+    assert len(chat.messages("c1")) == 2
+    assert "not known" in list(asking.without(chat, "e99-1"))[-1]
+
+
+def test_sample_book_is_added_and_read(chat: FakeDocumentChat, book: Path) -> None:
+    steps = list(asking.read_sample(chat, book))
+    document, status = steps[-1]
+    assert status == "" and chat.document(document).state == "read"
+    assert any("Reading" in status for _, status in steps)
+
+
+def test_sample_book_that_is_missing_says_so(chat: FakeDocumentChat) -> None:
+    assert list(asking.read_sample(chat, None)) == [("", asking.format.notice(
+        "This copy of Lectern has no sample book (folder samples); add a file in Library."))]  # fmt: skip
+
+
+def test_sample_book_without_a_model(chat: FakeDocumentChat, book: Path) -> None:
+    chat.model = FakeModelState(state="failed", detail="no weights")
+    document, status = list(asking.read_sample(chat, book))[-1]
+    assert document and "no weights" in status
+    with pytest.raises(ModelError):
+        chat.engine()
+
+
+def test_a_sample_book_ships() -> None:
+    book = asking.sample_book()
+    assert book is not None and 20_000 < book.stat().st_size < 2_000_000
+
+
+def test_picker_marks_unread_documents(chat: FakeDocumentChat, document: str) -> None:
+    assert asking.choices(chat) == [("A Quiet Coast (not read yet)", document)]
+    list(chat.read(document))
+    assert asking.choices(chat) == [("A Quiet Coast", document)]
+
+
+def test_welcome_names_what_is_asked(chat: FakeDocumentChat, document: str) -> None:
+    assert "A Quiet Coast" in asking.welcome(chat, [document])
+    assert "A Quiet Coast" not in asking.welcome(chat, [])

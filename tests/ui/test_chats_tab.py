@@ -1,0 +1,47 @@
+"""The Chats tab's functions over a fake chat."""
+
+from app.ui import chats_tab
+from tests.fake_chat import FakeDocumentChat
+
+
+def filled(chat: FakeDocumentChat, *questions: str) -> None:
+    for question in questions:
+        list(chat.ask(question))
+
+
+def test_newest_chat_comes_first_with_its_actions(chat: FakeDocumentChat) -> None:
+    filled(chat, "About whales", "About <b>ships</b>")
+    html = chats_tab.listing(chat)
+    assert html.index("ships") < html.index("whales")
+    assert "<b>ships" not in html and "2 messages" in html and "no document" in html
+    for action in ("chat-open", "chat-rename", "chat-delete"):
+        assert f'data-do="{action}" data-id="c1"' in html
+    assert 'href="chats/c1/export.md"' in html
+
+
+def test_deleted_document_is_named_so(chat: FakeDocumentChat) -> None:
+    chat.new_chat(["gone"])
+    assert "a deleted document" in chats_tab.listing(chat)
+
+
+def test_search(chat: FakeDocumentChat) -> None:
+    filled(chat, "About whales", "About ships")
+    html = chats_tab.listing(chat, " WHALES ")
+    assert "whales" in html and "ships" not in html
+    assert "No chat holds “&lt;krill”" in chats_tab.listing(chat, "<krill")
+    assert "No chats yet" in chats_tab.listing(FakeDocumentChat(chat.settings.folder))
+
+
+def test_rename(chat: FakeDocumentChat) -> None:
+    filled(chat, "About whales")
+    status, html = chats_tab.rename(chat, "c1", "  Sea & land ", "")
+    assert status == "" and "Sea &amp; land" in html
+    assert "needs a title" in chats_tab.rename(chat, "c1", "  ", "")[0]
+    assert "not known" in chats_tab.rename(chat, "c9", "x", "")[0]
+
+
+def test_delete(chat: FakeDocumentChat) -> None:
+    filled(chat, "About whales")
+    status, html = chats_tab.delete(chat, "c1", "")
+    assert status == "" and "No chats yet" in html
+    assert "not known" in chats_tab.delete(chat, "c1", "")[0]

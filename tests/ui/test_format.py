@@ -1,0 +1,139 @@
+"""Numbers, lines and chips as the page writes them."""
+
+import re
+
+import pytest
+
+from app.errors import CancelledError, InputError
+from app.records import Evidence, MemoryLine, Message, Reading
+from app.ui import format
+from tests.fake_chat import FakeModelState
+
+TRICK = "<img src=x onerror=alert(1)>\"'"
+
+
+def evidence(**changes: object) -> Evidence:
+    values = dict(
+        id="e2-1", document="d1", title="Book", label="12", part=3, char_start=0, char_end=5, text="words", weight=0.344
+    )
+    return Evidence(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1024, "1 KB"), (1_500_000, "1.4 MB"), (40 << 20, "40 MB"), (5 << 40, "5.0 TB")],
+)
+def test_size(size_bytes: int, text: str) -> None:
+    assert format.size(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert format.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("part", "whole", "percent"), [(0, 10, 0), (9_999, 10_000, 99), (10, 10, 100), (0, 0, 100)])
+def test_share_is_full_only_at_the_end(part: int, whole: int, percent: int) -> None:
+    assert format.share(part, whole) == percent
+
+
+@pytest.mark.parametrize(
+    ("label", "kind", "text"),
+    [
+        ("iv", "pdf", "p. iv"),
+        ("7", "text", "§ 7"),
+        ("src/a.py:3-9", "code", "src/a.py:3-9"),
+        ("src/a.py:3-9", None, "src/a.py:3-9"),
+        ("12", None, "p. 12"),
+    ],
+)
+def test_place(label: str, kind: str | None, text: str) -> None:
+    assert format.place(label, kind) == text
+
+
+def test_reading_line_tells_place_share_speed_and_time_left() -> None:
+    line = format.reading(Reading("d", "Long Book", 4_100, 10_000, 2_000.4, "312", 1_000, 2.95), "pdf")
+    text = re.sub(r"<[^>]+>", " ", line)
+    for fact in ("Long Book", "41%", "p. 312", "2,000 tokens/s", "3.0 s left", "1,000 tokens were read before"):
+        assert fact in text
+    assert 'aria-valuenow="41"' in line
+
+
+def test_cost_tells_what_was_read_and_what_was_not() -> None:
+    stats = {"tokens_reused": 21_973, "tokens_read": 9, "seconds": 1.42, "tokens_per_s": 31.2, "stopped": True}
+    assert format.cost(stats) == "21,973 tokens reused, 9 read · 1.4 s · 31 tokens/s · stopped"
+    assert format.cost({}) == "0 tokens reused, 0 read"
+
+
+def test_chip_carries_its_evidence_and_facts() -> None:
+    chip = format.chip(evidence(), "pdf")
+    assert 'data-do="passage" data-id="e2-1"' in chip
+    assert [">Book<", ">p. 12<", ">34%<"] == re.findall(r">(?:Book|p\. 12|34%)<", chip)
+
+
+def test_foot_has_chips_cost_and_tools() -> None:
+    foot = format.foot(
+        Message(2, "assistant", "Yes.", {"tokens_read": 7}, (evidence(), evidence(id="e2-2"))), {"d1": "pdf"}
+    )
+    assert foot.count("lt-chip-title") == 2
+    assert "7 read" in foot and 'data-do="retry"' in foot and 'data-do="copy"' in foot
+    assert "Looked at" not in format.foot(Message(2, "assistant", "Yes."), {})
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        format.chip(evidence(title=TRICK, label=TRICK, id=TRICK), "pdf"),
+        format.notice(TRICK),
+        format.reading(Reading("d", TRICK, 1, 2, 1.0, TRICK, 0, 1.0)),
+        format.model(FakeModelState(name=TRICK, state="failed", detail=TRICK)),
+        format.memory(MemoryLine(9, 1, 1, 1, 1, TRICK, TRICK, TRICK)),
+        format.waiting(TRICK),
+    ],
+)
+def test_foreign_text_is_escaped(html: str) -> None:
+    assert "<img" not in html
+    assert "&lt;img" in html
+
+
+def test_markdown_shows_tags_and_keeps_code() -> None:
+    text = "A <b>tag</b> & ![image](http://evil.example/x.png)\n\n`a < b`\n```\nList<int> x;\n```\nend <i>"
+    safe = format.safe_markdown(text)
+    assert "&lt;b>tag&lt;/b> &amp; !\\[image]" in safe
+    assert "`a < b`" in safe and "List<int> x;" in safe
+    assert safe.endswith("end &lt;i>")
+
+
+def test_markdown_of_an_open_code_block_is_code() -> None:
+    """An answer that is still growing ends inside a block."""
+    assert format.safe_markdown("x\n```\nvector<int") == "x\n```\nvector<int"
+
+
+def test_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
+    assert "a.pdf: damaged" in format.failure(InputError("a.pdf: damaged")) and not caplog.records
+    assert "lt-calm" in format.failure(CancelledError("stopped"))
+    unknown = format.failure(KeyError("secret detail"))
+    assert "secret" not in unknown and "the log has the details" in unknown
+    assert "secret detail" in caplog.text
+
+
+def test_model_mark_follows_the_state() -> None:
+    assert "loading" in format.model(FakeModelState(state="loading", demonstration=False))
+    assert "demonstration model, ready" in format.model(FakeModelState())
+    failed = format.model(FakeModelState(state="failed", detail="models/x: no config.json"))
+    assert 'role="alert"' in failed and "models/x: no config.json" in failed
+
+
+def test_demonstration_model_says_so() -> None:
+    assert "demonstration" in format.demonstration(FakeModelState())
+    assert format.demonstration(FakeModelState(demonstration=False)) == ""
+
+
+def test_memory_line() -> None:
+    line = format.memory(MemoryLine(21_973, 344, 1 << 20, 40 << 20, 20 << 20, "keep-all", "compact", "reference"))
+    for fact in ("21,973 tokens in 344 regions", "1.0 MB on the device", "40 MB in memory", "20 MB stored", "keep-all"):
+        assert fact in line
+    assert format.memory(MemoryLine(0, 0, 0, 0, 0, "keep-all", "compact", "reference")) == ""

@@ -1,0 +1,114 @@
+"""The Library tab's generators over a fake chat."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.records import Skipped
+from app.ui import library_tab
+from tests.fake_chat import PASSWORD, FakeDocumentChat, FakeModelState
+
+
+@pytest.fixture
+def files(tmp_path: Path, book: Path) -> list[str]:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    locked = tmp_path / "locked.pdf"
+    locked.write_text("A sealed letter.", encoding="utf-8")
+    other = tmp_path / "notes.txt"
+    other.write_text("Two or three notes.", encoding="utf-8")
+    return [str(empty), str(book), str(locked), str(other)]
+
+
+def test_bad_files_leave_messages_and_others_go_on(chat: FakeDocumentChat, files: list[str]) -> None:
+    *_, last = library_tab.add(chat, files, "")
+    assert "empty.txt: empty" in last.status and "locked.pdf: encrypted" in last.status
+    assert [chat.document(key).title for key in last.added] == ["A Quiet Coast", "notes"]
+    assert "A Quiet Coast" in last.table and "locked" not in last.table
+
+
+def test_uploads_are_deleted(chat: FakeDocumentChat, files: list[str]) -> None:
+    list(library_tab.add(chat, files, ""))
+    assert not any(Path(file).exists() for file in files)
+
+
+def test_password_opens_a_locked_file(chat: FakeDocumentChat, files: list[str]) -> None:
+    *_, last = library_tab.add(chat, files[2:3], PASSWORD)
+    assert last.status == "" and len(last.added) == 1
+
+
+def test_progress_names_the_file(chat: FakeDocumentChat, files: list[str]) -> None:
+    steps = list(library_tab.add(chat, files, ""))
+    assert "Opening 2 of 4: A Quiet Coast.txt" in steps[1].status
+    assert "empty.txt: empty" in steps[1].status
+
+
+def test_a_read_document_is_not_read_again(chat: FakeDocumentChat, book: Path) -> None:
+    list(chat.read(chat.add_document(book).id))
+    *_, last = library_tab.add(chat, [str(book)], "")
+    assert "already" in last.status and last.added == ()
+
+
+def test_reading_shows_progress_and_ends_read(chat: FakeDocumentChat, files: list[str]) -> None:
+    *_, added = library_tab.add(chat, files, "")
+    clock = iter(range(10_000))
+    steps = list(library_tab.read(chat, added.added, clock=lambda: float(next(clock))))
+    percents = [int(value.split("|")[1]) for _, value in steps if value.startswith(added.added[0])]
+    assert percents == sorted(percents) and percents[0] < 20 and percents[-1] == 100
+    assert steps[-1] == ("", "")
+    assert {info.state for info in chat.documents()} == {"read"}
+
+
+def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None:
+    *_, added = library_tab.add(chat, files, "")
+    clock = iter(range(10_000))
+    for _ in library_tab.read(chat, added.added, clock=lambda: float(next(clock))):
+        chat.stop()
+        last = _
+    assert "stopped; what was read is kept" in last[0]
+    assert [info.state for info in chat.documents()] == ["reading", "new"]
+    assert "partly read" in library_tab.table(chat.documents()) and "Go on reading" in library_tab.table(
+        chat.documents()
+    )
+
+
+def test_failed_model_is_told_once_per_document(chat: FakeDocumentChat, book: Path) -> None:
+    key = chat.add_document(book).id
+    chat.model = FakeModelState(state="failed", detail="models/x: no weights")
+    (last,) = library_tab.read(chat, [key])
+    assert "models/x: no weights" in last[0]
+
+
+def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Path) -> None:
+    info = replace(
+        chat.add_document(book),
+        state="failed",
+        detail="the disk is full",
+        notes=("12 pages hold images only",),
+        skipped=tuple(Skipped(f"file{n}.bin", "binary") for n in range(60)),
+    )
+    html = library_tab.table([info])
+    for fact in (
+        "3 sections",
+        f"{info.tokens:,}",
+        "failed: the disk is full",
+        "61 remarks",
+        "file49.bin: binary",
+        "and 10 more",
+    ):
+        assert fact in html
+    assert "file50.bin" not in html and "Try again" in html
+    assert "No documents yet" in library_tab.table([])
+
+
+def test_table_escapes_titles(chat: FakeDocumentChat, book: Path) -> None:
+    html = library_tab.table([replace(chat.add_document(book), title='<script>x</script>"')])
+    assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+def test_delete(chat: FakeDocumentChat, book: Path) -> None:
+    key = chat.add_document(book).id
+    status, table = library_tab.delete(chat, key)
+    assert status == "" and "No documents yet" in table
+    assert "not in the library" in library_tab.delete(chat, key)[0]

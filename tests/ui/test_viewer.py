@@ -1,0 +1,71 @@
+"""The page viewer: right words marked, long parts cut, foreign text harmless."""
+
+import re
+from html import unescape
+
+import pytest
+
+from app.records import Evidence, Part
+from app.ui import viewer
+
+
+def marked(html: str) -> str:
+    return unescape("|".join(re.findall(r'<mark class="lt-mark">(.*?)</mark>', html, re.DOTALL)))
+
+
+def passage(part: Part, start: int, end: int) -> Evidence:
+    return Evidence("e2-1", "d", "Book", part.label, part.index, start, end, part.text[start:end], 0.5)
+
+
+def test_passage_is_marked() -> None:
+    text = "Before <b>it</b>. The harbour & the sea. After."
+    start = text.index("The harbour")
+    html = viewer.text(Part(1, "1", text), start, start + len("The harbour & the sea."))
+    assert marked(html) == "The harbour & the sea."
+    assert "<b>" not in html
+
+
+def test_code_is_numbered_and_marked_line_by_line() -> None:
+    part = Part(1, "src/a.py", "src/a.py (Python)\ndef f(x):\n    return x < 2\n\n", first_line=0)
+    start = part.text.index("f(x)")
+    html = viewer.text(part, start, part.text.index(" < 2") + 4)
+    assert marked(html) == "f(x):|    return x < 2"
+    assert re.findall(r'lt-number">(\d*)<', html) == ["", "1", "2", "3", "4"]
+
+
+def test_wrapped_lines_flow_and_short_lines_stay() -> None:
+    prose = "It was a long and quiet road along the western cliffs\nof the island.\n\nRoses are red\nViolets are blue"
+    html = viewer.text(Part(1, "1", prose), 0, 0)
+    assert "cliffs of the island" in html
+    assert "\n\nRoses are red\nViolets" in html
+
+
+@pytest.mark.parametrize("start", [0, 60_000, 119_990])
+def test_long_part_is_a_window_around_the_passage(start: int) -> None:
+    text = "".join(f"{number:09d}\n" for number in range(12_000))
+    html = viewer.text(Part(1, "1", text), start, start + 9)
+    assert marked(html) == text[start : start + 9]
+    assert len(html) < viewer.WINDOW_CHARS * 1.2
+    assert ("begins earlier" in html) == (start > 0)
+    assert ("goes on" in html) == (start < 119_990)
+
+
+def test_window_of_a_code_part_keeps_its_line_numbers() -> None:
+    text = "".join(f"line {number}\n" for number in range(1, 12_001))
+    start = text.index("line 6000\n")
+    html = viewer.text(Part(1, "a.c", text, first_line=1), start, start + 9)
+    assert re.search(r'lt-number">6000</span><span><mark class="lt-mark">line 6000</mark>', html)
+
+
+def test_page_offers_the_neighbours_and_the_removal() -> None:
+    parts = [Part(i, str(i), f"Text of page {i}.", chapter="Chapter <One>") for i in (1, 2, 3)]
+    html = viewer.page(passage(parts[0], 0, 4), parts[0], 3, "pdf")
+    assert 'data-id="e2-1@0" disabled' in html and 'data-id="e2-1@2">' in html
+    assert 'data-do="without" data-id="e2-1"' in html
+    assert "Chapter &lt;One&gt; · p. 1" in html and marked(html) == "Text"
+    turned = viewer.page(passage(parts[0], 0, 4), parts[2], 3, "pdf")
+    assert "p. 3" in turned and marked(turned) == "" and 'data-id="e2-1@4" disabled' in turned
+
+
+def test_turn_target_is_read_back() -> None:
+    assert viewer.target("e12-3@45") == ("e12-3", 45)
