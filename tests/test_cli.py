@@ -262,6 +262,46 @@ def test_serve_closes_the_app(line: Line, monkeypatch: pytest.MonkeyPatch) -> No
     assert line.chat.ended == ["close"]
 
 
+@pytest.fixture
+def tiny_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import app.runtime.engine
+    from tests import tiny
+
+    monkeypatch.setattr(app.runtime.engine, "load_engine", lambda settings: tiny.engine(policy=settings.policy))
+
+
+RUN = {"model", "policy", "budget_tokens", "trained_tokens", "seconds", "peak_bytes"}
+
+
+def test_eval_passkey(line: Line, tiny_engine: None) -> None:
+    values = line.json("eval", "passkey", "--times-trained", "8", "--trials", 4, "--per-reading", 2, "--seed", 1)
+    assert RUN <= set(values) and line.loaded == []
+    assert (values["accuracy"], values["lower_bound_95"], values["trials"]) == (0, 0, 4)
+    (row,) = values["lengths"]
+    assert row["tokens"] == 512 and [depth["trials"] for depth in row["depths"]] == [1] * 4
+    assert 2 * 400 < values["tokens_read"] <= 2 * 512
+
+
+def test_eval_perplexity(line: Line, tiny_engine: None, book: Path) -> None:
+    values = line.json("eval", "perplexity", "--file", book, "--lengths", "64,256", "--windows", 2, "--policy", "full")
+    assert RUN <= set(values) and values["policy"] == "full"
+    assert [row["tokens"] for row in values["lengths"]] == [64, 256]
+    assert values["counted_per_window"] == 32 and values["lengths"][0]["counted_tokens"] == 64
+    code, _, err = line.run("eval", "perplexity", "--file", book, "--lengths", "9999999")
+    assert code == 1 and "fewer than" in err
+
+
+def test_eval_qa(line: Line, tiny_engine: None, book: Path, tmp_path: Path) -> None:
+    entry = {"id": "d", "text": "The tower is red.", "qas": [{"id": "q", "question": "Colour?", "answers": ["red"]}]}
+    file, answers = tmp_path / "qa.jsonl", tmp_path / "answers.jsonl"
+    file.write_text(json.dumps(entry), encoding="utf-8")
+    values = line.json("eval", "qa", "--file", file, "--limit", 5, "--save", answers)
+    assert RUN <= set(values) and values["n"] == 1 and values["f1"] == 0
+    assert json.loads(answers.read_text(encoding="utf-8"))["id"] == "q"
+    values = line.json("eval", "qa", "--file", file, "--haystack", book, "--tokens", 600)
+    assert 540 < values["tokens"] <= 600 and values["per_reading"] == 10
+
+
 def test_ctrl_c_stops_and_closes(line: Line, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(document: str) -> None:
         raise KeyboardInterrupt

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.errors import CancelledError, ConfigError, InputError
+from app.errors import ConfigError, InputError
 from app.eval import report, texts
 
 if TYPE_CHECKING:
@@ -76,10 +76,8 @@ def run(
     bos, done, total = list(token_ids[:1]), 0, len(places) * sum(config.lengths)
     for length in sorted(config.lengths):
         for end in places:
-            if cancelled():
-                raise CancelledError("stopped")
             ids = bos + list(token_ids[end - length + 1 : end])
-            counted = engine.log_probs(ids, counted_from=length - config.counted_tokens)
+            counted = engine.log_probs(ids, counted_from=length - config.counted_tokens, cancelled=cancelled)
             yield Window(length, end, -float(counted.double().mean()))
             done += length
             on_progress(done, total)

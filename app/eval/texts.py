@@ -25,7 +25,7 @@ def encode(engine: "Engine", text: str) -> list[int]:
     from app.ingest import spans
     from app.ingest.text import split_parts
 
-    memories = spans.encode(split_parts(text), engine.text_tokenizer, engine.tokenizer.bos_token_id)
+    memories = spans.encode(split_parts(text), engine.text_tokenizer, engine.bos_id)
     return memories[0].token_ids
 
 

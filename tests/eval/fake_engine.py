@@ -1,7 +1,6 @@
 """An Engine without a model: it reads bytes and answers with a function of the document's text and the question."""
 
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -30,11 +29,12 @@ class FakeEngine:
 
     trained_tokens = 256
     budget_tokens = 256
+    bos_id = BOS
     description = {"name": "fake"}
 
     def __init__(self, reply: Callable[[str, str], str]) -> None:
         self.text_tokenizer = byte_tokenizer()
-        self.tokenizer = SimpleNamespace(bos_token_id=BOS)
+        self.text_tokenizer.encode_special_tokens = True
         self.reply = reply
         self.readings: list[str] = []
         self.chats = 0
@@ -73,6 +73,8 @@ class FakeEngine:
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.text_tokenizer.decode(list(token_ids))
 
-    def log_probs(self, token_ids: Sequence[int], *, counted_from: int = 0) -> torch.Tensor:
+    def log_probs(
+        self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
+    ) -> torch.Tensor:
         """Tokens are the likelier the more stands before them."""
         return -1 / torch.arange(counted_from, len(token_ids), dtype=torch.float32)

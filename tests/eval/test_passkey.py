@@ -9,6 +9,7 @@ from app import passkeys
 from app.errors import CancelledError, ConfigError
 from app.eval import passkey
 from app.eval.passkey import PasskeyCell, PasskeyConfig
+from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 
 
@@ -132,3 +133,10 @@ def test_summary_adds_up() -> None:
 def test_config_refuses(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         PasskeyConfig(**({"lengths": (100,)} | wrong))
+
+
+def test_a_model_that_knows_nothing_gets_nothing_right() -> None:
+    engine = tiny.engine()
+    cells = list(passkey.run(engine, PasskeyConfig((400,), trials=4, per_reading=2)))
+    assert [(cell.right, cell.trials) for cell in cells] == [(0, 1)] * 4
+    assert all(300 <= cell.document_tokens <= 400 for cell in cells)

@@ -5,6 +5,7 @@ import pytest
 from app.errors import ConfigError, InputError
 from app.eval import perplexity
 from app.eval.perplexity import PerplexityConfig, Window
+from tests import tiny
 from tests.eval.fake_engine import BOS, FakeEngine
 
 
@@ -20,9 +21,8 @@ def test_windows_end_inside_the_text_and_count_no_token_twice() -> None:
 def test_lengths_count_the_same_tokens_after_more_text() -> None:
     engine = FakeEngine(lambda text, question: "")
     asked = []
-    engine.log_probs = lambda ids, counted_from: (
-        asked.append((ids, counted_from)) or FakeEngine.log_probs(engine, ids, counted_from=counted_from)
-    )
+    log_probs = engine.log_probs
+    engine.log_probs = lambda ids, **options: asked.append((ids, options["counted_from"])) or log_probs(ids, **options)
     ids = [BOS, *range(1, 200)]
     config = PerplexityConfig((20, 80), counted=10, windows=2)
     windows = list(perplexity.run(engine, ids, config))
@@ -51,3 +51,11 @@ def test_counted_tokens_follow_the_shortest_length() -> None:
     assert PerplexityConfig((4000,)).counted_tokens == 512
     with pytest.raises(ConfigError):
         PerplexityConfig((100,), counted=100)
+
+
+def test_the_engine_reads_as_it_is_asked() -> None:
+    engine, ids = tiny.engine(), tiny.token_ids(300)
+    config = PerplexityConfig((100,), counted=30, windows=1)
+    (window,) = perplexity.run(engine, ids, config)
+    alone = engine.log_probs([ids[0], *ids[201:]])
+    assert window.nats == pytest.approx(-float(alone[-30:].mean()), abs=1e-5)

@@ -159,7 +159,8 @@ def test_each_passage_is_read_once_alone(file: Path) -> None:
     answered = list(qa.run(engine, questions, QaConfig()))
     assert len(engine.readings) == 12 and engine.chats == 24
     values = qa.summary(answered)
-    assert values["refusal_f1"] == 100 and values["exact"] == 0 and 40 < values["f1"] < 60
+    assert values["refusal_f1"] == 100 and values["exact"] == 0
+    assert values["f1"] == pytest.approx(40)  # "It was in 1000" against "1000"
 
 
 def test_haystack_asks_the_same_questions_of_long_readings(file: Path, tmp_path: Path) -> None:
