@@ -10,11 +10,17 @@ from sqlite_utils import Database
 
 KEY_LISTED = "key IN (SELECT value FROM json_each(?))"
 
+_BLOCKS = f"SELECT key, id, codec, bundles, last_used FROM block WHERE {KEY_LISTED}"
+_LISTED = "block IN (SELECT value FROM json_each(?))"
+_INDEXES = f"SELECT block, tokens, data, crc FROM block_index WHERE {_LISTED}"
+_KV = f"SELECT block, bundle, crc, data FROM block_kv WHERE {_LISTED} ORDER BY block, bundle"
+
 
 @dataclass
 class StoredBlock:
     """Rows of a block as they lie in the file. Until `fault` says None, a column may hold anything."""
 
+    key: str
     id: int
     codec: Any
     bundles: Any
@@ -24,24 +30,24 @@ class StoredBlock:
     index_crc: Any = None
     kv: list[tuple[Any, Any, Any]] = field(default_factory=list)
 
-    def index_fault(self, key: str, tokens: bytes | None) -> str | None:
+    def index_fault(self, tokens: bytes | None) -> str | None:
         """Why the index cannot be used. `tokens` None: whatever tokens it belongs to."""
         if not isinstance(self.tokens, bytes) or not isinstance(self.index, bytes):
             return "its index is missing"
-        if self.index_crc != _index_crc(key, text(self.codec), self.bundles, self.tokens, self.index):
+        if self.index_crc != _index_crc(self.key, text(self.codec), self.bundles, self.tokens, self.index):
             return "its index fails its check"
         if tokens is not None and tokens != self.tokens:
             return "it belongs to other tokens"
         return None
 
-    def fault(self, key: str, tokens: bytes | None) -> str | None:
+    def fault(self, tokens: bytes | None) -> str | None:
         """Why the block cannot be used."""
-        if fault := self.index_fault(key, tokens):
+        if fault := self.index_fault(tokens):
             return fault
         if [bundle for bundle, _, _ in self.kv] != list(range(self.bundles)):
             return "rows are missing"
         for bundle, crc, data in self.kv:
-            if not isinstance(data, bytes) or crc != _kv_crc(key, bundle, data):
+            if not isinstance(data, bytes) or crc != _kv_crc(self.key, bundle, data):
                 return "its keys and values fail their check"
         return None
 
@@ -71,24 +77,20 @@ def insert(db: Database, key: str, tokens: bytes, index: bytes, kv: Sequence[byt
 def fetch(db: Database, keys: Sequence[str], *, with_kv: bool = True) -> dict[str, StoredBlock]:
     """The rows of those blocks that are there, all of one moment; `db` gives TEXT as bytes."""
     wanted = {key.encode(): key for key in keys}
+    found: dict[int, StoredBlock] = {}
     with db.atomic():
-        blocks = {
-            id: (wanted[data], StoredBlock(id, codec, bundles, last_used))
-            for data, id, codec, bundles, last_used in db.execute(
-                f"SELECT key, id, codec, bundles, last_used FROM block WHERE {KEY_LISTED}", [json.dumps(keys)]
-            )
-            if data in wanted
-        }
-        ids = json.dumps(list(blocks))
-        listed = "block IN (SELECT value FROM json_each(?))"
-        for id, *columns in db.execute(f"SELECT block, tokens, data, crc FROM block_index WHERE {listed}", [ids]):
-            blocks[id][1].tokens, blocks[id][1].index, blocks[id][1].index_crc = columns
-        if with_kv:
-            for id, *row in db.execute(
-                f"SELECT block, bundle, crc, data FROM block_kv WHERE {listed} ORDER BY block, bundle", [ids]
-            ):
-                blocks[id][1].kv.append(tuple(row))
-    return dict(blocks.values())
+        for key, id, *facts in db.execute(_BLOCKS, [json.dumps(keys)]):
+            if key in wanted:
+                found[id] = StoredBlock(wanted[key], id, *facts)
+        ids = json.dumps(list(found))
+        # A damaged tree may answer with rows that nobody asked for.
+        for id, *columns in db.execute(_INDEXES, [ids]):
+            if id in found:
+                found[id].tokens, found[id].index, found[id].index_crc = columns
+        for id, *row in db.execute(_KV, [ids]) if with_kv else ():
+            if id in found:
+                found[id].kv.append(tuple(row))
+    return {stored.key: stored for stored in found.values()}
 
 
 def text(data: Any) -> str:

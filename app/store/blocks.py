@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from app.errors import DamagedBlock, NotFoundError, StoreError
+from app.errors import DamagedBlock, NotFoundError
 from app.store import block_rows
 from app.store.block_rows import KEY_LISTED, StoredBlock, text
-from app.store.database import DamagedFile, SqliteFile
+from app.store.database import DamagedFile, SqliteFile, set_aside
 from app.store.migrations import BLOCKS
 from app.store.tokens import pack
 from app.store.writer import BATCH_BYTES, Operation, Writer
@@ -55,11 +54,12 @@ class BlockStore:
         self.disk_budget_bytes = disk_budget_bytes
         self.notes: list[str] = []
         self._unsettled: set[str] = set()
-        self._broken: SqliteFile | None = None
+        self._broken_generation = -1
         try:
             self._file = self._open()
         except DamagedFile as error:
-            self._file = self._start_anew(str(error))
+            self._note_aside(set_aside(path), error.reason)
+            self._file = self._open()
         self._writer = Writer(self._apply, "kv-writer")
 
     @staticmethod
@@ -127,7 +127,7 @@ class BlockStore:
             self._touch(blocks.values())
             for key, token_ids in islice(wanted, len(batch)):
                 stored = self._found(key, blocks)
-                self._refuse(key, stored.fault(key, pack(token_ids)))
+                self._refuse(key, stored.fault(pack(token_ids)))
                 yield stored.index, stored.rows()
 
     def get_index(self, key: str, token_ids: Sequence[int] | None = None) -> bytes:
@@ -135,13 +135,16 @@ class BlockStore:
         with self._read() as db:
             blocks = block_rows.fetch(db, [key], with_kv=False)
         stored = self._found(key, blocks)
-        self._refuse(key, stored.index_fault(key, None if token_ids is None else pack(token_ids)))
+        self._refuse(key, stored.index_fault(None if token_ids is None else pack(token_ids)))
         return stored.index
 
     def known_prefix(self, keys: Sequence[str]) -> int:
-        """How many of the leading keys are stored."""
-        with self._read() as db:
-            stored = {row[0] for row in db.execute(f"SELECT key FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])}
+        """How many of the leading keys are stored; none when the file turns out to be broken."""
+        try:
+            with self._read() as db:
+                stored = {row[0] for row in db.execute(f"SELECT key FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])}
+        except DamagedBlock:
+            return 0
         return next((count for count, key in enumerate(keys) if key.encode() not in stored), len(keys))
 
     def settle(self, keys: Iterable[str]) -> None:
@@ -206,10 +209,10 @@ class BlockStore:
             repair: delete damaged blocks, and set the file aside if its structure is broken.
         """
         self.flush()
-        file = self._file
-        if problems := file.problems():
+        generation = self._file.generation
+        if problems := self._file.problems():
             if repair:
-                self._report_broken(file)
+                self._report_broken(generation)
                 self.flush()
             return VerifyReport(0, [f"{self.path.name}: {problems[0]}"])
         keys = self._keys()
@@ -218,7 +221,7 @@ class BlockStore:
         for batch in self._batches(keys):
             with self._read() as db:
                 blocks = block_rows.fetch(db, batch)
-            damaged += [key for key, stored in blocks.items() if stored.fault(key, None)]
+            damaged += [key for key in batch if key in blocks and blocks[key].fault(None)]
             checked += len(batch)
             if progress is not None:
                 progress(checked, len(keys))
@@ -237,6 +240,10 @@ class BlockStore:
         """Write what is queued and close."""
         self._writer.close()
         self._file.close()
+
+    def _open(self) -> SqliteFile:
+        # Bytes: a flipped bit in a TEXT column must not become a decoding error.
+        return SqliteFile(self.path, BLOCKS, text_factory=bytes)
 
     def _keys(self) -> list[str]:
         with self._read() as db:
@@ -284,27 +291,29 @@ class BlockStore:
 
     @contextmanager
     def _read(self) -> Iterator[Database]:
-        file = self._file
+        generation = self._file.generation
         try:
-            with file.read() as db:
+            with self._file.read() as db:
                 yield db
         except DamagedFile as error:
-            self._report_broken(file)
-            raise DamagedBlock(f"{error}. What was read has to be read again") from error
+            self._report_broken(generation)
+            raise DamagedBlock(
+                f"{self.path}: {error.reason}. An empty file takes its place; what was read has to be read again"
+            ) from error
 
-    def _report_broken(self, file: SqliteFile) -> None:
-        """Have the writer thread, which alone may do it, replace a file whose structure is broken."""
-        self._broken = file
+    def _report_broken(self, generation: int) -> None:
+        """Have the writer thread replace the file, unless it did so already."""
+        self._broken_generation = generation
         self._writer.submit(lambda db: None)
 
     def _apply(self, operations: list[Operation]) -> None:
         """Run a batch in one transaction, on the writer thread."""
-        if self._broken is self._file:
-            self._replace("its structure is broken")
+        if self._broken_generation == self._file.generation:
+            self._start_anew("its structure is damaged")
         try:
             self._transact(operations)
         except DamagedFile as error:
-            self._replace(str(error))
+            self._start_anew(error.reason)
             self._transact(operations)
 
     def _transact(self, operations: list[Operation]) -> None:
@@ -312,27 +321,13 @@ class BlockStore:
             for operation in operations:
                 operation(db)
 
-    def _replace(self, reason: str) -> None:
-        self._file.close()
-        self._file, self._broken = self._start_anew(reason), None
+    def _start_anew(self, reason: str) -> None:
+        self._note_aside(self._file.start_anew(), reason)
 
-    def _open(self) -> SqliteFile:
-        # Bytes: a flipped bit in a TEXT column must not become a decoding error.
-        return SqliteFile(self.path, BLOCKS, text_factory=bytes)
-
-    def _start_anew(self, reason: str) -> SqliteFile:
-        """Rename the file out of the way and open an empty one."""
-        aside = self.path.with_name(f"kv.set-aside-{time.strftime('%Y%m%d-%H%M%S')}.db")
-        try:
-            for suffix in ("", "-wal", "-shm"):
-                if (part := Path(f"{self.path}{suffix}")).exists():
-                    os.replace(part, f"{aside}{suffix}")
-        except OSError as error:
-            raise StoreError(f"{self.path}: damaged and not renamed ({error}); quit Lectern and delete it") from error
-        note = f"{self.path}: set aside as {aside.name}; what was read is read again when asked. Reason: {reason}"
+    def _note_aside(self, aside: Path, reason: str) -> None:
+        note = f"{self.path}: {reason}; set aside as {aside.name}. What was read is read again when asked"
         log.warning(note)
         self.notes.append(note)
-        return self._open()
 
 
 def _delete(db: Database, *, keys: Sequence[str], private: bool) -> None:

@@ -1,12 +1,12 @@
-"""One SQLite file for many threads: a write connection behind a lock, a read connection for each thread."""
+"""One SQLite file for many threads: one write connection, and as many read connections as there are readers."""
 
 import os
 import shutil
 import sqlite3
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -17,16 +17,34 @@ from app.store.migrations import Schema
 WAITING_S = 30.0
 WAL_BYTES = 32 << 20
 
+_NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+# Our statements are right, so an SQL error means that the schema in the file is not.
+_DAMAGED = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_READONLY,
+)
+
 
 class DamagedFile(StoreError):
     """A database file is broken, or not one of ours."""
+
+    def __init__(self, path: Path, reason: str, advice: str) -> None:
+        super().__init__(f"{path}: {reason}. {advice}")
+        self.reason = reason
 
 
 class SqliteFile:
     """An open database file with the schema of this release.
 
     One process owns the file, so one write connection used by one thread at a time never finds it locked,
-    and WAL lets every reader see the last commit meanwhile.
+    and WAL lets every reader see the last commit meanwhile. Readers borrow a connection each and give it back:
+    so all of them can be closed before a broken file is renamed, which SQLite must not see happen.
+
+    Attributes:
+        generation: how often the file was replaced by an empty one.
     """
 
     def __init__(self, path: Path, schema: Schema, *, text_factory: type = str) -> None:
@@ -40,22 +58,21 @@ class SqliteFile:
             StoreError: made by a newer release, or it cannot be read and written.
         """
         self.path = path
+        self.generation = 0
         self._schema = schema
         self._text_factory = text_factory
-        self._lock = threading.RLock()
-        self._readers = threading.local()
-        with self._explained():
-            self._writer = self._connect()
-            try:
-                self._prepare()
-            except BaseException:
-                self._writer.close()
-                raise
+        self._writing = threading.RLock()
+        self._gate = threading.Condition()
+        self._idle: list[Database] = []
+        self._borrowed = 0
+        self._replacing = False
+        self._closed = False
+        self._writer = self._open_writer()
 
     @contextmanager
     def write(self) -> Iterator[Database]:
         """A transaction: everything inside becomes visible together, or nothing does."""
-        with self._lock, self._explained():
+        with self._writing, self._explained():
             # Not db.atomic(): its deferred BEGIN could fail at the first write, after work was done.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -67,22 +84,43 @@ class SqliteFile:
 
     @contextmanager
     def read(self) -> Iterator[Database]:
-        """This thread's read connection."""
-        with self._explained():
-            if not hasattr(self._readers, "db"):
-                db = self._connect()
-                db.conn.text_factory = self._text_factory
-                db.execute("PRAGMA query_only = ON")
-                self._readers.db = db
-            yield self._readers.db
+        """A read connection for this block of code alone. Keep it short: closing the file waits for it."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self._replacing)
+            if self._closed:
+                raise StoreError(f"{self.path}: closed; start Lectern again")
+            self._borrowed += 1
+            db = self._idle.pop() if self._idle else None
+        try:
+            with self._explained():
+                db = db or self._open_reader()
+                yield db
+        finally:
+            with self._gate:
+                self._borrowed -= 1
+                self._idle += [db] if db else []
+                self._gate.notify_all()
+
+    def start_anew(self) -> Path:
+        """Put an empty file in the place of a broken one, whose new name is returned. Readers wait meanwhile."""
+        with self._writing:
+            with self._gate:
+                self._replacing = True
+                self._gate.wait_for(lambda: not self._borrowed)
+            try:
+                self._close_all()
+                aside = set_aside(self.path)
+                self._writer = self._open_writer()
+                self.generation += 1
+                return aside
+            finally:
+                with self._gate:
+                    self._replacing = False
+                    self._gate.notify_all()
 
     def size_bytes(self) -> int:
         """Bytes on disk, the write-ahead log included."""
-        return sum(path.stat().st_size for path in self.files() if path.exists())
-
-    def files(self) -> tuple[Path, Path, Path]:
-        """The file and the two that SQLite keeps beside it."""
-        return self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm")
+        return sum(path.stat().st_size for path in _files(self.path) if path.exists())
 
     def problems(self) -> list[str]:
         """What SQLite's own check of the file's structure finds; empty when it is sound."""
@@ -90,7 +128,7 @@ class SqliteFile:
             with self.read() as db:
                 found = [row[0] for row in db.execute("PRAGMA integrity_check(10)")]
         except DamagedFile as error:
-            return [str(error)]
+            return [error.reason]
         lines = [line.decode("utf-8", "replace") if isinstance(line, bytes) else line for line in found]
         return [] if lines == ["ok"] else lines
 
@@ -101,40 +139,61 @@ class SqliteFile:
         with self.read() as db:
             copy = sqlite3.connect(fresh)
             try:
+                copy.execute("PRAGMA journal_mode = OFF")  # A killed copy leaves one file, deleted by the next.
                 db.conn.backup(copy)
             finally:
                 copy.close()
         os.replace(fresh, target)
 
     def close(self) -> None:
-        """Fold the log into the file and close. Readers of other threads close when those let go of them."""
-        with self._lock:
-            self._readers = threading.local()
+        """Fold the log into the file and close, once no reader uses it."""
+        with self._writing:
+            with self._gate:
+                self._closed = True
+                self._gate.wait_for(lambda: not self._borrowed)
             with suppress(sqlite3.Error):
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._writer.close()
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._close_all()
+
+    def _close_all(self) -> None:
+        for db in (*self._idle, self._writer):
+            db.close()
+        self._idle.clear()
 
     def _connect(self) -> Database:
-        conn = sqlite3.connect(self.path, timeout=WAITING_S, check_same_thread=False)
-        db = Database(conn, execute_plugins=False)
-        weakref.finalize(db, conn.close)
+        return Database(sqlite3.connect(self.path, timeout=WAITING_S, check_same_thread=False), execute_plugins=False)
+
+    def _open_reader(self) -> Database:
+        db = self._connect()
+        db.conn.text_factory = self._text_factory
+        db.execute("PRAGMA query_only = ON")
         return db
 
-    def _prepare(self) -> None:
-        db, schema = self._writer, self._schema
+    def _open_writer(self) -> Database:
+        with self._explained():
+            db = self._connect()
+            try:
+                self._prepare(db)
+            except BaseException:
+                db.close()
+                raise
+            return db
+
+    def _prepare(self, db: Database) -> None:
+        schema = self._schema
         tables = set(db.table_names()) - {"_sqlite_migrations"}
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         if tables and owner != schema.application_id:
-            raise DamagedFile(f"{self.path}: a database of another program. {schema.when_damaged}")
+            raise DamagedFile(self.path, "a database of another program", schema.when_damaged)
         # Page size and auto_vacuum hold from the first table on and are ignored later.
         db.execute(f"PRAGMA page_size = {schema.page_size}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute("PRAGMA synchronous = NORMAL")
-        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // schema.page_size}")
-        db.execute(f"PRAGMA journal_size_limit = {2 * WAL_BYTES}")
+        db.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // schema.page_size}").fetchone()
+        db.execute(f"PRAGMA journal_size_limit = {2 * WAL_BYTES}").fetchone()
         db.execute("PRAGMA foreign_keys = ON")
-        db.execute("PRAGMA secure_delete = ON")
+        db.execute("PRAGMA secure_delete = ON").fetchone()
         newer = {m.name for m in schema.migrations.applied(db)} - schema.migration_names()
         if newer:
             raise StoreError(
@@ -161,9 +220,30 @@ class SqliteFile:
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreError(f"{self.path}: held by another program; close it and try again")
-        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        # A file that we may write and SQLite may not says so in its own header.
+        if code in _NOT_WRITABLE and not os.access(self.path, os.W_OK):
             return StoreError(f"{self.path}: cannot be written; check its permissions or choose another --home")
-        # Our statements are right, so an SQL error means that the schema in the file is not.
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_ERROR):
-            return DamagedFile(f"{self.path}: damaged ({error}). {self._schema.when_damaged}")
+        if code in _DAMAGED:
+            return DamagedFile(self.path, f"damaged ({error})", self._schema.when_damaged)
         return StoreError(f"{self.path}: {error}")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a database that nobody has open out of the way; returns its new name.
+
+    Raises:
+        StoreError: the system refuses.
+    """
+    aside = path.with_name(f"{path.stem}.set-aside-{datetime.now():%Y%m%d-%H%M%S-%f}{path.suffix}")
+    try:
+        for old, new in zip(_files(path), _files(aside), strict=True):
+            if old.exists():
+                os.replace(old, new)
+    except OSError as error:
+        raise StoreError(f"{path}: damaged and not renamed ({error}); quit Lectern and delete it") from error
+    return aside
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """A database and the two files that SQLite keeps beside it."""
+    return path, Path(f"{path}-wal"), Path(f"{path}-shm")

@@ -123,23 +123,61 @@ def test_readers_cannot_write(tmp_path: Path) -> None:
     file.close()
 
 
-def test_threads_have_their_own_connection_that_closes_with_them(tmp_path: Path) -> None:
+def test_readers_at_one_time_have_connections_of_their_own(tmp_path: Path) -> None:
     file = SqliteFile(tmp_path / "library.db", LIBRARY)
+    both = threading.Barrier(2)
     connections: list[sqlite3.Connection] = []
 
     def look() -> None:
         with file.read() as db:
             connections.append(db.conn)
+            both.wait(10)
 
-    look()
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert connections[0] is not connections[1]
+    with file.read() as db:
+        assert db.conn in connections
+    file.close()
+    for conn in connections:
+        with pytest.raises(sqlite3.ProgrammingError):
+            conn.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("name", ["start_anew", "close"])
+def test_closing_and_replacing_wait_for_readers(tmp_path: Path, name: str) -> None:
+    file = SqliteFile(tmp_path / "kv.db", BLOCKS)
+    reading, changed = threading.Event(), threading.Event()
+    seen: list[tuple[bool, int]] = []
+
+    def look() -> None:
+        with file.read() as db:
+            reading.set()
+            seen.append((changed.wait(0.1), db.execute("SELECT COUNT(*) FROM block").fetchone()[0]))
+
     thread = threading.Thread(target=look)
     thread.start()
+    reading.wait(10)
+    getattr(file, name)()
+    changed.set()
     thread.join()
-    assert connections[0] is not connections[1]
-    with pytest.raises(sqlite3.ProgrammingError):
-        connections[1].execute("SELECT 1")
-    connections[0].execute("SELECT 1")
+    assert seen == [(False, 0)]
     file.close()
+    with pytest.raises(StoreError, match="closed"), file.read():
+        pass
+
+
+def test_a_header_that_forbids_writing_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "library.db"
+    SqliteFile(path, LIBRARY).close()
+    raw = bytearray(path.read_bytes())
+    raw[18] = 3
+    path.write_bytes(raw)
+    with pytest.raises(DamagedFile):
+        SqliteFile(path, LIBRARY)
 
 
 def test_using_a_closed_file_is_a_store_error(tmp_path: Path) -> None:
