@@ -15,7 +15,7 @@ from app.cli.output import Output, duration, size
 from app.commands import COMMANDS
 from app.errors import BusyError
 from app.settings import Settings
-from tests.fake_chat import PASSWORD, FakeDocumentChat
+from tests.fake_chat import PASSWORD, FakeDocumentChat, FakeModelState
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("setup", "test")  # launch.py answers these itself
@@ -160,7 +160,15 @@ def test_documents(line: Line, book: Path) -> None:
     assert line.json("documents", "delete", key) == {"deleted": key}
     code, out, err = line.run("documents", "show", key, "--json")
     assert code == 1 and key in json.loads(out)["error"]
-    assert line.loaded[-1] is False  # the library needs no model
+    assert line.run("documents", "delete", key)[0] == 1
+    assert line.loaded[-1] is False  # what asks for no state needs no model
+
+
+def test_documents_are_listed_without_a_model(line: Line, book: Path) -> None:
+    line.json("read", book)
+    line.chat.model = FakeModelState("failed", "no such folder")
+    code, out, err = line.run("documents")
+    assert code == 0 and "book" in out and err.startswith("no such folder; without the model")
 
 
 def test_chats(line: Line, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import argparse
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.output import duration, size
 from app.cli.session import Session
+from app.errors import LecternError
 from app.process import peak_bytes
 from app.records import DocumentInfo
 
@@ -50,9 +52,10 @@ def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str 
         session.out.say(f"{info.title}: left out {skipped.name}: {skipped.reason}")
     session.model_ready(chat)
     reused = 0
-    for reading in chat.read(info.id):
-        reused = reading.reused
-        session.reading(reading)
+    with closing(chat.read(info.id)) as readings:
+        for reading in readings:
+            reused = reading.reused
+            session.reading(reading)
     return chat.document(info.id), reused
 
 
@@ -73,7 +76,8 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
     """List the library."""
     from app.eval.report import table
 
-    with session.chat(load=False) as chat:
+    with session.chat() as chat:
+        _states_known(session, chat)
         documents = chat.documents()
     rows = [[d.id, d.title, d.kind, d.parts, d.tokens, d.state] for d in documents]
     text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
@@ -82,12 +86,21 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
 
 def documents_show(session: Session, args: argparse.Namespace) -> None:
     """Show one document."""
-    with session.chat(load=False) as chat:
+    with session.chat() as chat:
+        _states_known(session, chat)
         document = chat.document(args.id)
     lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
     lines += [f"note: {note}" for note in document.notes]
     lines += [f"left out: {skipped.name}: {skipped.reason}" for skipped in document.skipped]
     session.out.result(asdict(document), "\n".join(lines))
+
+
+def _states_known(session: Session, chat: "DocumentChat") -> None:
+    """Wait for the model: tokens and state of a document are those for this model and its recipe."""
+    try:
+        session.model_ready(chat)
+    except LecternError as error:
+        session.out.say(f"{error}; without the model nobody knows which documents are read")
 
 
 def documents_delete(session: Session, args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Commands about answers: ask, chats."""
 
 import argparse
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,13 +31,14 @@ def ask(session: Session, args: argparse.Namespace) -> None:
             mute=tuple(args.mute),
             without=args.without,
         )
-        for event in events:
-            if isinstance(event, Reading):
-                session.reading(event)
-            elif isinstance(event, Delta):
-                session.out.stream(event.text)
-            elif isinstance(event, Done):
-                _answered(session, event)
+        with closing(events):
+            for event in events:
+                if isinstance(event, Reading):
+                    session.reading(event)
+                elif isinstance(event, Delta):
+                    session.out.stream(event.text)
+                elif isinstance(event, Done):
+                    _answered(session, event)
 
 
 def _answered(session: Session, done: Done) -> None:
