@@ -1,0 +1,142 @@
+"""A folder or zip archive of source files to one document, file by file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from app.errors import CancelledError, InputError
+from app.ingest.archive import open_archive
+from app.ingest.files import (
+    MAX_FILE_BYTES,
+    Cancelled,
+    Progress,
+    Unreadable,
+    hash_bytes,
+    hash_file,
+    never,
+    no_progress,
+    read_file,
+)
+from app.ingest.rules import SECRET, content_reason
+from app.ingest.text import MAX_TEXT_BYTES, decode, is_binary
+from app.ingest.tree import walk_folder
+from app.records import Document, Part, Skipped
+
+
+def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, cancelled: Cancelled = never) -> Document:
+    """Read the source files of a folder or zip archive, one part per file.
+
+    Files of one top-level folder form one group (memory), files beside those folders another.
+
+    Args:
+        progress: called with (files done, files).
+        cancelled: asked before each file.
+
+    Raises:
+        InputError: the archive is refused, or nothing in it can be read.
+        CancelledError: `cancelled` said so.
+    """
+    if path.is_dir():
+        title, source, archive = name, None, nullcontext()
+        entries, skipped = walk_folder(path, name, cancelled)
+    else:
+        title, source = Path(name).stem, hash_file(path)
+        archive, entries, skipped = open_archive(path, name)
+    entries.sort(key=lambda entry: _reading_order(entry.path))
+    texts, digests, guessed = {}, [], []
+    with archive:
+        for done, entry in enumerate(entries, start=1):
+            if cancelled():
+                raise CancelledError("reading the files was cancelled")
+            try:
+                data = entry.read()
+                texts[entry.path], note = _read_source(entry.path, data)
+                digests.append(f"{entry.path}\0{hash_bytes(data)}\n")
+                guessed += [entry.path] if note else []
+            except Unreadable as reason:
+                skipped.append(Skipped(entry.path, str(reason)))
+            progress(done, len(entries))
+    if not texts:
+        raise InputError(f"{name}: no file in it can be read as text{_counted(skipped)}; choose another")
+    digest = source or hash_bytes("".join(sorted(digests)).encode())
+    skipped = sorted(skipped, key=lambda item: item.name)
+    return Document(title, "code", digest, tuple(_parts(texts)), tuple(skipped), _notes(skipped, guessed))
+
+
+def load_code_file(path: Path, name: str) -> Document:
+    """Read one source file as a document of one part.
+
+    Raises:
+        InputError: it is too large, binary or blank.
+    """
+    data = read_file(path, name, MAX_TEXT_BYTES)
+    text, note = decode(data, name)
+    if not text.strip():
+        raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
+    return Document(name, "code", hash_bytes(data), tuple(_parts({name: text})), notes=(note,) if note else ())
+
+
+@lru_cache(maxsize=4096)
+def language(file_name: str) -> str | None:
+    """The language of a file by its name alone, as Pygments calls it."""
+    from pygments.lexers import find_lexer_class_for_filename
+
+    lexer = find_lexer_class_for_filename(file_name)
+    return lexer.name if lexer else None
+
+
+def _read_source(path: str, data: bytes) -> tuple[str, str | None]:
+    """The text of a file that belongs to a codebase, and a note if its encoding was guessed.
+
+    Raises:
+        Unreadable: it is left out, with the reason.
+    """
+    if is_binary(data):
+        raise Unreadable("binary")
+    if len(data) > MAX_FILE_BYTES:
+        raise Unreadable("larger than 1 MB")
+    text, note = decode(data, path)
+    if reason := content_reason(path, text):
+        raise Unreadable(reason)
+    return text, note
+
+
+def _reading_order(path: str) -> list[tuple[int, str]]:
+    """Files of a folder before its subfolders, a README before both."""
+    *folders, file = path.lower().split("/")
+    return [(1, folder) for folder in folders] + [(0, "" if file.startswith("readme") else file)]
+
+
+def _parts(texts: dict[str, str]) -> list[Part]:
+    """A part per file, headed by its path and language; the header counts as line 0."""
+    groups: dict[str, int] = {}
+    parts = []
+    for index, (path, text) in enumerate(texts.items(), start=1):
+        top = path.partition("/")[0] if "/" in path else ""
+        group = groups.setdefault(top, len(groups))
+        folder = path.rpartition("/")[0] or None
+        header = f"{path} ({language(PurePosixPath(path).name) or 'text'})\n"
+        parts.append(Part(index, path, header + text, folder, group, first_line=0))
+    return parts
+
+
+def _notes(skipped: Sequence[Skipped], guessed: Sequence[str]) -> tuple[str, ...]:
+    secrets = [item.name for item in skipped if item.reason.startswith(SECRET)]
+    notes = []
+    if secrets:
+        notes.append(f"{len(secrets)} files left out because they may hold secrets: {_listed(secrets)}")
+    if guessed:
+        notes.append(f"{len(guessed)} files are not plain UTF-8, their encoding was guessed: {_listed(guessed)}")
+    return tuple(notes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+
+
+def _counted(skipped: Sequence[Skipped]) -> str:
+    """Why files were left out, most frequent reason first."""
+    reasons = Counter(item.reason.partition(" (")[0] for item in skipped).most_common(4)
+    return f" ({', '.join(f'{count} {reason}' for reason, count in reasons)})" if reasons else " (it is empty)"

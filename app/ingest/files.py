@@ -1,0 +1,69 @@
+"""Small things every reader of files needs."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import InputError
+
+MAX_FILE_BYTES = 1 << 20  # larger files of a codebase are data, not source
+
+Progress = Callable[[int, int], None]  # (pages or files done, of how many)
+Cancelled = Callable[[], bool]
+
+
+def no_progress(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, as hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_file(path: Path, name: str, limit_bytes: int) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        InputError: it is larger than the limit.
+    """
+    with open(path, "rb") as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise InputError(f"{name}: larger than {limit_bytes >> 20} MB, the most that can be read; split it")
+    return data
+
+
+class Unreadable(Exception):
+    """One file of many cannot be read; the message is the reason to list."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a folder or archive, found but not read.
+
+    Attributes:
+        path: "/"-separated, from the root of the folder or archive.
+        read: gives the bytes, at most one more than `MAX_FILE_BYTES`; raises Unreadable.
+    """
+
+    path: str
+    size_bytes: int
+    read: Callable[[], bytes]
+
+
+def printable(name: str) -> str:
+    """A file name without control characters and broken surrogates, fit for a message or a database."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in name)

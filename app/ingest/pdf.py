@@ -1,0 +1,283 @@
+"""PDF to document. A child process reads the file; this side guards it, cleans the text and names the trouble."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.errors import CancelledError, InputError, PasswordError
+from app.ingest.clean import clean_line, clean_pages
+from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress
+from app.records import Document, Part, Skipped
+
+OPEN_TIMEOUT_S = 60.0
+PAGE_TIMEOUT_S = 20.0
+MEMORY_BYTES = 2 << 30
+MAX_RESTARTS = 10
+MANY_PAGES = 5_000
+POLL_S = 0.1  # how soon a cancel is seen
+
+_ROOT = Path(__file__).resolve().parents[2]
+_COMMAND = (sys.executable, "-m", "app.ingest.pdf_worker")
+_READERS = (("pypdfium2", "pypdf"), ("pypdfium2",), ("pypdf",))  # a file that stops one may pass another
+_OCR = 'run OCR over it first, for example "ocrmypdf in.pdf out.pdf", and add the result'
+
+
+@dataclass
+class _Raw:
+    """What the workers said about a file. `damage`: what one of the readers stumbled over, if any did."""
+
+    count: int
+    labels: list[str]
+    outline: list[tuple[int, int | None, str]]
+    readers: list[str]
+    damage: str | None
+    text: dict[int, str] = field(default_factory=dict)
+    images: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+def load_pdf(
+    path: Path,
+    name: str,
+    *,
+    password: str | None = None,
+    progress: Progress = no_progress,
+    cancelled: Cancelled = never,
+) -> Document:
+    """Read a PDF, one part per page; a page that cannot be read is an empty part and listed as skipped.
+
+    Args:
+        name: what to call the file in messages; its stem becomes the title.
+        progress: called with (pages done, pages).
+        cancelled: asked ten times a second.
+
+    Raises:
+        PasswordError: it is encrypted and the password is missing or wrong.
+        InputError: it is no PDF, damaged, cut off, without pages or without text.
+        CancelledError: `cancelled` said so.
+    """
+    _check_head(path, name)
+    digest = hash_file(path)
+    raw = _read(path, name, password, progress, cancelled)
+    if raw.count == 0:
+        raise InputError(f"{name}: this PDF has no pages (0); export or download it again")
+    pages, noisy = clean_pages([raw.text.get(index, "") for index in range(raw.count)])
+    labels = [clean_line(label) or str(i + 1) for i, label in enumerate(raw.labels)][: raw.count]
+    labels += [str(i + 1) for i in range(len(labels), raw.count)]
+    if not any(text.strip() for index, text in enumerate(pages) if index not in raw.images):
+        raise InputError(_no_text(name, raw, noisy))
+    chapters = chapter_of_pages(raw.outline, raw.count)
+    parts = [Part(i + 1, labels[i], pages[i], chapters[i]) for i in range(raw.count)]
+    skipped = [Skipped(f"page {labels[i]}", reason) for i, reason in sorted(raw.failed.items())]
+    notes = _notes(raw, labels, noisy)
+    return Document(Path(name).stem, "pdf", digest, tuple(parts), tuple(skipped), tuple(notes))
+
+
+def chapter_of_pages(outline: Sequence[Sequence[Any]], count: int) -> list[str | None]:
+    """The chapter of each page, from the deepest outline level whose entries still lie three pages apart.
+
+    So a novel in parts is told by its chapters, and a manual by its chapters rather than 500 sections.
+
+    Args:
+        outline: (level, page index or None, title) in outline order.
+    """
+    entries = [(level, page, clean_line(title)) for level, page, title in outline]
+    entries = [e for e in entries if e[1] is not None and 0 <= e[1] < count and e[2]]
+    depth = 0
+    for level in sorted({level for level, _, _ in entries}):
+        if len({page for at, page, _ in entries if at <= level}) * 3 <= count:
+            depth = level
+    starts: dict[int, list[tuple[int, str]]] = {}
+    for level, page, title in entries:
+        if level <= depth:
+            starts.setdefault(page, []).append((level, title))
+    chapters, current = [], None
+    for page in range(count):
+        begun = starts.get(page, [])
+        finest = max((level for level, _ in begun), default=0)
+        chapters.append(next((title for level, title in begun if level == finest), current))
+        current = begun[-1][1] if begun else current
+    return chapters
+
+
+def _check_head(path: Path, name: str) -> None:
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if b"%PDF-" not in head:
+        raise InputError(f"{name}: not a PDF, it starts with {head[:8]!r} instead of %PDF; check what the file is")
+
+
+def _is_cut_off(path: Path) -> bool:
+    """A whole PDF ends with %%EOF, though some writers add a little after it."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
+        return b"%%EOF" not in file.read()
+
+
+def _read(path: Path, name: str, password: str | None, progress: Progress, cancelled: Cancelled) -> _Raw:
+    """Run workers over the file until each page is read or given up."""
+    raw, first, restarts, attempts, why = None, 0, 0, list(_READERS), ""
+    while attempts:
+        request = {"path": str(path.absolute()), "password": password, "first": first, "readers": attempts[0]}
+        for event in _events({**request, "memory_bytes": MEMORY_BYTES}, cancelled):
+            if "failed" in event:
+                raise _refusal(name, event["failed"], event["detail"], path)
+            if "structure" in event:
+                raw = raw or _Raw(**event["structure"])
+            elif "page" in event:
+                first = _note_page(raw, event)
+                progress(first, raw.count)
+            elif "end" in event:
+                if raw.damage and _is_cut_off(path):
+                    raw.damage = "cut off, its end mark %%EOF is missing"
+                return raw
+            else:
+                why = event["stopped"]
+        if raw is None:
+            attempts.pop(0)
+            continue
+        raw.failed[first] = why
+        first, restarts = first + 1, restarts + 1
+        if restarts > MAX_RESTARTS:
+            raw.failed.update({i: f"not tried, after {restarts} pages like it" for i in range(first, raw.count)})
+            return raw
+    raise InputError(f"{name}: cannot be opened, {why}; try to save it again with a PDF viewer and add the copy")
+
+
+def _note_page(raw: _Raw, event: dict[str, Any]) -> int:
+    """Keep one page event; the index of the page to come."""
+    index = event["page"]
+    if "error" in event:
+        raw.failed[index] = event["error"]
+    else:
+        raw.text[index] = event["text"]
+        if event["image"]:
+            raw.images.add(index)
+    return index + 1
+
+
+def _events(request: dict[str, Any], cancelled: Cancelled) -> Iterator[dict[str, Any]]:
+    """Run one worker and yield its events; the last is `end`, `failed`, or `stopped` with the reason."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    worker = subprocess.Popen(
+        _COMMAND,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        encoding="ascii",
+    )
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    reader = threading.Thread(target=_pump, args=(worker.stdout, lines), daemon=True)
+    reader.start()
+    try:
+        worker.stdin.write(json.dumps(request) + "\n")
+        worker.stdin.flush()
+        timeout_s = OPEN_TIMEOUT_S
+        while True:
+            line = _next_line(lines, timeout_s, cancelled)
+            if not line:
+                yield {"stopped": f"it took more than {timeout_s:g} s" if line is None else "the PDF reader crashed"}
+                return
+            event = json.loads(line)
+            yield event
+            if "end" in event or "failed" in event:
+                return
+            timeout_s = PAGE_TIMEOUT_S
+    except BrokenPipeError:
+        yield {"stopped": "the PDF reader crashed"}
+    finally:
+        worker.kill()
+        worker.wait()
+        reader.join()
+        worker.stdin.close()
+        worker.stdout.close()
+
+
+def _pump(stream: Any, lines: "queue.SimpleQueue[str]") -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def _next_line(lines: "queue.SimpleQueue[str]", timeout_s: float, cancelled: Cancelled) -> str | None:
+    """The next line, an empty one at the end of output, or None when `timeout_s` is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if cancelled():
+            raise CancelledError("reading the PDF was cancelled")
+        try:
+            return lines.get(timeout=POLL_S)
+        except queue.Empty:
+            continue
+    return None
+
+
+def _refusal(name: str, kind: str, detail: str, path: Path) -> InputError:
+    """The message for a file that no reader could open."""
+    if kind == "password":
+        return PasswordError(f"{name}: this PDF is encrypted and needs a password; give it and add the file again")
+    if kind == "wrong-password":
+        return PasswordError(f"{name}: this PDF is encrypted and the password given does not open it; try another")
+    if kind == "encryption":
+        return InputError(f"{name}: encrypted in a way that cannot be opened ({detail}); save a copy without it")
+    if kind == "many-pages":
+        return InputError(f"{name}: it claims {detail} pages, more than can be read; split it or repair it")
+    if kind == "memory":
+        return InputError(f"{name}: opening it needs more than {MEMORY_BYTES >> 30} GiB of memory; split or repair it")
+    if kind == "system":
+        return InputError(f"{name}: it vanished or was locked while it was read ({path}); put it back and add it again")
+    if _is_cut_off(path):
+        return InputError(
+            f"{name}: this PDF is cut off, its end mark %%EOF is missing ({path.stat().st_size:,} bytes); "
+            "download or copy it again"
+        )
+    return InputError(
+        f"{name}: this PDF is damaged and cannot be opened ({detail}); repair it, "
+        'for example with "qpdf in.pdf out.pdf", or export it again'
+    )
+
+
+def _no_text(name: str, raw: _Raw, noisy: Sequence[int]) -> str:
+    """Why a PDF gave no text at all."""
+    if raw.images:
+        return f"{name}: a scan, {len(raw.images)} of {raw.count} pages hold only images and none holds text; {_OCR}"
+    if noisy:
+        return f"{name}: its fonts do not say which letters they draw ({raw.count} pages); {_OCR}"
+    if raw.failed:
+        return f"{name}: none of its {raw.count} pages could be read, {raw.failed[min(raw.failed)]}; export it again"
+    if raw.damage:
+        return f"{name}: this PDF is damaged ({raw.damage}) and no text is left in it; get it again from its source"
+    return f"{name}: no text on any of its {raw.count} pages; if they hold drawings of text, {_OCR}"
+
+
+def _notes(raw: _Raw, labels: Sequence[str], noisy: Sequence[int]) -> list[str]:
+    """Facts about a PDF that was read, but not perfectly."""
+    notes = []
+    if "pypdfium2" not in raw.readers and not raw.damage:
+        notes.append("read with pypdf alone, which is slower and less exact: install pypdfium2")
+    if raw.damage:
+        notes.append(f"the file is damaged ({raw.damage}); what could be saved was read")
+    if raw.count > MANY_PAGES:
+        notes.append(f"{raw.count:,} pages: reading will take long")
+    for pages, what in (
+        (sorted(raw.images), "hold only images"),
+        (noisy, "hold lines whose fonts do not say which letters they draw, left out"),
+    ):
+        if pages:
+            notes.append(f"{len(pages)} of {raw.count} pages {what} ({_listed(pages, labels)}); {_OCR}")
+    return notes
+
+
+def _listed(pages: Sequence[int], labels: Sequence[str]) -> str:
+    names = [labels[page] for page in pages[:10]]
+    return "page " + ", ".join(names) + (" ..." if len(pages) > 10 else "")

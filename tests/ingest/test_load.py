@@ -1,0 +1,117 @@
+import hashlib
+import os
+import shutil
+import zipfile
+
+import pytest
+
+from app.errors import InputError, PasswordError
+from app.ingest import load, pdf
+from app.ingest.load import load_document
+
+
+def test_each_kind_goes_to_its_reader(data, tmp_path):
+    (tmp_path / "a.md").write_text("# Title\n\ntext\n")
+    (tmp_path / "b.py").write_text("x = 1\n")
+    (tmp_path / "README").write_text("read me\n")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as packed:
+        packed.writestr("b.py", "x = 1\n")
+    found = {name: load_document(tmp_path / name).kind for name in ("a.md", "b.py", "README", "c.zip")} | {
+        "book.txt": load_document(data / "book.txt").kind,
+        "crazyones.pdf": load_document(data / "crazyones.pdf").kind,
+    }
+    assert found == {
+        "a.md": "text", "b.py": "code", "README": "text", "c.zip": "code", "book.txt": "text", "crazyones.pdf": "pdf",
+    }  # fmt: skip
+    assert load_document(tmp_path).kind == "code"
+    assert load_document(tmp_path / "a.md").parts[0].chapter == "Title"
+
+
+def test_the_name_given_decides_for_a_temporary_copy(data, tmp_path):
+    shutil.copy(data / "crazyones.pdf", tmp_path / "upload-8fe1")
+    document = load_document(tmp_path / "upload-8fe1", name="The crazy ones.PDF")
+    assert (document.title, document.kind) == ("The crazy ones", "pdf")
+    assert document.sha256 == hashlib.sha256((data / "crazyones.pdf").read_bytes()).hexdigest()
+    assert load_document(tmp_path / "upload-8fe1", name="../../etc/x.pdf").title == "x"
+
+
+def test_the_password_reaches_the_pdf(data):
+    with pytest.raises(PasswordError):
+        load_document(data / "encrypted-rc4-user.pdf")
+    assert load_document(data / "encrypted-rc4-user.pdf", password="asdfzxcv").parts
+
+
+def test_progress_ends_at_the_total(data, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.py").write_text("x = 1\n")
+    for path in (data / "book.txt", data / "crazyones.pdf", tmp_path / "p"):
+        seen = []
+        load_document(path, progress=lambda done, total, seen=seen: seen.append((done, total)))
+        assert seen[-1][0] == seen[-1][1] > 0
+
+
+@pytest.mark.parametrize("name", ["a.pdf", "a.txt", "a.zip", "a.py", "a"])
+def test_empty_file(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"^a.*: the file is empty \(0 bytes\)"):
+        load_document(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("a.docx", "save it as PDF"), ("a.epub", "convert it to PDF or text"), ("a.xyz", "if it is text, rename it"),
+     ("a.tar.gz", "unpack it and add the folder"), ("a.RAR", "unpack it and add the folder")],
+)  # fmt: skip
+def test_unknown_kinds(name, advice, tmp_path):
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=rf"{name}: \.\w+ files cannot be read; {advice}.* \(read are PDF, .txt, .md"):
+        load_document(tmp_path / name)
+
+
+def test_missing_path(tmp_path):
+    with pytest.raises(InputError, match=r"no\.pdf: there is no such file or folder \(.*/no\.pdf\); check the path"):
+        load_document(tmp_path / "no.pdf")
+
+
+def test_binary_named_txt(tmp_path):
+    (tmp_path / "photo.txt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF" + os.urandom(100))
+    with pytest.raises(InputError, match=r"photo\.txt: a binary file, not text"):
+        load_document(tmp_path / "photo.txt")
+
+
+def test_a_fifo_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(InputError, match="not a regular file or folder"):
+        load_document(tmp_path / "pipe.txt")
+
+
+@pytest.mark.parametrize("refusal", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_what_the_system_refuses_is_explained(refusal, data, monkeypatch):
+    def refuse(*args, **options):
+        raise refusal
+
+    monkeypatch.setattr(load, "load_text", refuse)
+    with pytest.raises(InputError, match=r"book\.txt: (no permission|cannot be read \(Input/output)"):
+        load_document(data / "book.txt")
+
+
+def test_a_pdf_that_vanishes_meanwhile(data, tmp_path, monkeypatch):
+    path = tmp_path / "a.pdf"
+    shutil.copy(data / "crazyones.pdf", path)
+    hash_file = pdf.hash_file
+
+    def hash_and_delete(target):
+        digest = hash_file(target)
+        target.unlink()
+        return digest
+
+    monkeypatch.setattr(pdf, "hash_file", hash_and_delete)
+    with pytest.raises(InputError, match=r"a\.pdf: it vanished or was locked"):
+        load_document(path)
+
+
+def test_the_sample_is_a_whole_story():
+    document = load_document(load.Path(__file__).resolve().parents[2] / "samples" / "oh-whistle.txt")
+    assert document.title == "oh-whistle" and len(document.parts) > 10
+    assert document.parts[0].text.startswith('"OH, WHISTLE')
+    assert document.parts[-1].text.rstrip().endswith("more than one sleepless night.")

@@ -1,0 +1,99 @@
+import pytest
+
+from app.ingest import spans
+from app.ingest.text import split_parts
+from app.records import Part, Span
+
+
+@pytest.fixture
+def book(data) -> list[Part]:
+    return split_parts((data / "book.txt").read_text(encoding="utf-8")[:30_000].rpartition(" ")[0] + "\n")
+
+
+def test_the_tokens_of_each_span_spell_its_part(book, tokenizer):
+    (memory,) = spans.encode(book, tokenizer, 0)
+    assert memory.token_ids[0] == 0
+    assert memory.spans[0].token_start == 1 and memory.spans[-1].token_end == len(memory.token_ids)
+    for part, span in zip(book, memory.spans, strict=True):
+        assert span.part == part.index
+        assert tokenizer.decode(memory.token_ids[span.token_start : span.token_end]) == part.text
+
+
+def test_parts_that_do_not_end_a_line_get_one(tokenizer):
+    parts = [Part(1, "i", "one page"), Part(2, "ii", ""), Part(3, "iii", "and another\n")]
+    (memory,) = spans.encode(parts, tokenizer, None)
+    assert tokenizer.decode(memory.token_ids) == "one page\nand another\n"
+    assert memory.spans[1].token_start == memory.spans[1].token_end == memory.spans[2].token_start
+
+
+def test_one_memory_per_group(tokenizer):
+    parts = [Part(1, "a", "in one", group=1), Part(2, "b", "in none"), Part(3, "c", "one more", group=1)]
+    first, second = spans.encode(parts, tokenizer, 0)
+    assert [span.part for span in first.spans] == [2]
+    assert [span.part for span in second.spans] == [1, 3]
+    assert tokenizer.decode(second.token_ids[1:]) == "in one\none more\n"
+    assert spans.encode([], tokenizer, 0) == []
+
+
+def test_a_large_document_is_read_in_batches(tokenizer, monkeypatch):
+    parts = [Part(i, str(i), f"page {i}") for i in range(1, 30)]
+    whole = spans.encode(parts, tokenizer, 0)
+    monkeypatch.setattr(spans, "_BATCH_CHARS", 20)
+    assert spans.encode(parts, tokenizer, 0) == whole
+
+
+def test_markers_in_a_document_stay_text(tokenizer):
+    (memory,) = spans.encode([Part(1, "1", "say <|bos|> now")], tokenizer, 0)
+    assert memory.token_ids.count(0) == 1
+    assert tokenizer.decode(memory.token_ids[1:]) == "say <|bos|> now\n"
+
+
+def test_a_tokenizer_that_reads_markers_is_refused(tokenizer):
+    tokenizer.encode_special_tokens = False
+    try:
+        with pytest.raises(AssertionError, match="must stay text"):
+            spans.encode([Part(1, "1", "x")], tokenizer, 0)
+    finally:
+        tokenizer.encode_special_tokens = True
+
+
+def test_locate_gives_the_characters_of_tokens(book, tokenizer):
+    (memory,) = spans.encode(book, tokenizer, 0)
+    part, span = book[3], memory.spans[3]
+    start, end = span.token_start + 10, span.token_start + 30
+    char_start, char_end = spans.locate(part, span, tokenizer, start, end)
+    said = tokenizer.decode(memory.token_ids[start:end])
+    assert part.text[char_start:char_end].strip() == said.strip()
+    assert spans.locate(part, span, tokenizer, 0, 10**9) == (0, len(part.text))
+    assert spans.locate(part, span, tokenizer, 0, span.token_start) == (0, 0)
+
+
+def test_locate_with_letters_of_many_bytes(tokenizer):
+    part = Part(1, "1", "猫が好き。犬も好き。")
+    (memory,) = spans.encode([part], tokenizer, None)
+    seen = ""
+    for token in range(len(memory.token_ids)):
+        char_start, char_end = spans.locate(part, memory.spans[0], tokenizer, token, token + 1)
+        seen += part.text[len(seen) : char_end]
+        assert char_end - char_start <= 1 or token == len(memory.token_ids) - 1
+    assert seen == part.text
+
+
+def test_parts_in():
+    table = [Span(1, 1, 10), Span(2, 10, 10), Span(3, 10, 20), Span(4, 20, 30)]
+    assert [span.part for span in spans.parts_in(table, 0, 1)] == []
+    assert [span.part for span in spans.parts_in(table, 9, 11)] == [1, 3]
+    assert [span.part for span in spans.parts_in(table, 10, 20)] == [3]
+    assert [span.part for span in spans.parts_in(table, 0, 99)] == [1, 3, 4]
+    assert spans.parts_in([], 0, 5) == []
+
+
+def test_labels_of_pages_and_lines():
+    assert spans.label(Part(1, "xiv", "text"), 0, 4) == "xiv"
+    text = "src/a.py (Python)\nimport os\n\ndef f():\n    return 1\n"
+    part = Part(1, "src/a.py", text, first_line=0)
+    assert spans.label(part, text.index("def"), text.index("return") + 3) == "src/a.py:3-4"
+    assert spans.label(part, text.index("import"), text.index("\n\n") + 2) == "src/a.py:1-1"
+    assert spans.label(part, text.index("os") + 2, text.index("def") + 1) == "src/a.py:3-3"
+    assert spans.label(part, 0, 5) == "src/a.py:1-1"
+    assert spans.label(part, 0, len(text)) == "src/a.py:1-4"
