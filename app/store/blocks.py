@@ -231,9 +231,12 @@ class BlockStore:
         return VerifyReport(checked, damaged)
 
     def stats(self) -> dict[str, int]:
-        """Number of blocks and bytes of the file."""
-        with self._read() as db:
-            blocks = db.execute("SELECT COUNT(*) FROM block").fetchone()[0]
+        """Number of blocks and bytes of the file; no blocks when it turns out to be broken."""
+        try:
+            with self._read() as db:
+                blocks = db.execute("SELECT COUNT(*) FROM block").fetchone()[0]
+        except DamagedBlock:
+            blocks = 0
         return {"blocks": blocks, "kv_bytes": self._file.size_bytes()}
 
     def close(self) -> None:
