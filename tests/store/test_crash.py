@@ -45,13 +45,11 @@ for n in range(known, len(keys)):
 
 def run_and_kill(folder: Path, round: int, after_s: float) -> list[str]:
     command = [sys.executable, "-c", WRITER, str(folder), str(round * 10_000)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline().strip() == "ready"
-    time.sleep(after_s)
-    process.kill()
-    lines = process.stdout.read().splitlines()
-    process.wait()
-    return lines
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline().strip() == "ready"
+        time.sleep(after_s)
+        process.kill()
+        return process.stdout.read().splitlines()
 
 
 def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path) -> None:

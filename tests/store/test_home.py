@@ -40,7 +40,7 @@ def test_a_live_owner_is_named_with_its_url_and_a_killed_one_is_followed(tmp_pat
         assert str(process.pid) in str(caught.value) and str(tmp_path) in str(caught.value)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     lock = home.acquire(tmp_path)
     assert json.loads((tmp_path / "owner.json").read_text())["pid"] == os.getpid()
     lock.release()
