@@ -22,6 +22,7 @@ PAGE_TIMEOUT_S = 20.0
 MEMORY_BYTES = 2 << 30
 MAX_RESTARTS = 10
 MANY_PAGES = 5_000
+MAX_CHARS = 200_000_000
 POLL_S = 0.1  # how soon a cancel is seen
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,22 @@ class _Raw:
     text: dict[int, str] = field(default_factory=dict)
     images: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
+    chars: int = 0
+
+    @property
+    def done(self) -> int:
+        """Pages read or given up, which is also the index of the next."""
+        return len(self.text) + len(self.failed)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Keep what a worker said about one page."""
+        if "error" in event:
+            self.failed[event["page"]] = event["error"]
+            return
+        self.text[event["page"]] = event["text"]
+        self.chars += len(event["text"])
+        if event["image"]:
+            self.images.add(event["page"])
 
 
 def load_pdf(
@@ -124,44 +141,33 @@ def _is_cut_off(path: Path) -> bool:
 
 def _read(path: Path, name: str, password: str | None, progress: Progress, cancelled: Cancelled) -> _Raw:
     """Run workers over the file until each page is read or given up."""
-    raw, first, restarts, attempts, why = None, 0, 0, list(_READERS), ""
-    while attempts:
-        request = {"path": str(path.absolute()), "password": password, "first": first, "readers": attempts[0]}
-        for event in _events({**request, "memory_bytes": MEMORY_BYTES}, cancelled):
-            if "failed" in event:
-                raise _refusal(name, event["failed"], event["detail"], path)
-            if "structure" in event:
-                raw = raw or _Raw(**event["structure"])
-            elif "page" in event:
-                first = _note_page(raw, event)
-                progress(first, raw.count)
-            elif "end" in event:
-                if raw.damage and _is_cut_off(path):
-                    raw.damage = "cut off, its end mark %%EOF is missing"
-                return raw
-            else:
-                why = event["stopped"]
-        if raw is None:
-            attempts.pop(0)
-            continue
-        raw.failed[first] = why
-        first, restarts = first + 1, restarts + 1
-        if restarts > MAX_RESTARTS:
-            raw.failed.update({i: f"not tried, after {restarts} pages like it" for i in range(first, raw.count)})
+    raw, stopped = None, ""
+    request = {"path": str(path.absolute()), "password": password, "memory_bytes": MEMORY_BYTES}
+    for readers in _READERS:
+        for _ in range(MAX_RESTARTS + 1):
+            for event in _events({**request, "readers": readers, "first": raw.done if raw else 0}, cancelled):
+                if "failed" in event:
+                    raise _refusal(name, event["failed"], event["detail"], path)
+                if "structure" in event:
+                    raw = raw or _Raw(**event["structure"])
+                elif "page" in event:
+                    raw.take(event)
+                    if raw.chars > MAX_CHARS:
+                        raise InputError(f"{name}: more than {MAX_CHARS:,} characters by page {raw.done}; split it")
+                    progress(raw.done, raw.count)
+                elif "end" in event:
+                    if raw.damage and _is_cut_off(path):
+                        raw.damage = "cut off, its end mark %%EOF is missing"
+                    return raw
+                else:
+                    stopped = event["stopped"]
+            if raw is None:
+                break
+            raw.failed[raw.done] = stopped
+        if raw is not None:
+            raw.failed.update({i: "not tried, after many such pages" for i in range(raw.done, raw.count)})
             return raw
-    raise InputError(f"{name}: cannot be opened, {why}; try to save it again with a PDF viewer and add the copy")
-
-
-def _note_page(raw: _Raw, event: dict[str, Any]) -> int:
-    """Keep one page event; the index of the page to come."""
-    index = event["page"]
-    if "error" in event:
-        raw.failed[index] = event["error"]
-    else:
-        raw.text[index] = event["text"]
-        if event["image"]:
-            raw.images.add(index)
-    return index + 1
+    raise InputError(f"{name}: cannot be opened, {stopped}; try to save it again with a PDF viewer and add the copy")
 
 
 def _events(request: dict[str, Any], cancelled: Cancelled) -> Iterator[dict[str, Any]]:

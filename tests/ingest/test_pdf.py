@@ -197,6 +197,25 @@ def test_a_page_that_hangs_or_crashes_the_reader_is_skipped(body, reason, make_p
     assert seen == [(1, 4), (3, 4), (4, 4)]
 
 
+def test_a_reader_that_keeps_crashing_is_given_up(make_pdf, tmp_path, monkeypatch):
+    path = make_pdf(["x"])
+    command = worker_script(tmp_path, "")
+    (tmp_path / "worker.py").write_text((tmp_path / "worker.py").read_text().replace("page == 1:", "page: os._exit(3)"))
+    monkeypatch.setattr(pdf, "_COMMAND", command)
+    monkeypatch.setattr(pdf, "MAX_RESTARTS", 1)
+    document = load(path)
+    assert [part.text for part in document.parts] == ["text 0", "", "", ""]
+    assert [item.reason for item in document.skipped] == ["the PDF reader crashed"] * 2 + [
+        "not tried, after many such pages"
+    ]
+
+
+def test_too_much_text(make_pdf, monkeypatch):
+    monkeypatch.setattr(pdf, "MAX_CHARS", 20)
+    with pytest.raises(InputError, match=r"made\.pdf: more than 20 characters by page 2; split it"):
+        load(make_pdf(["fifteen letters"] * 3))
+
+
 def test_a_file_on_which_the_reader_dies_at_once(make_pdf, tmp_path, monkeypatch):
     path = make_pdf(["x"])
     monkeypatch.setattr(pdf, "_COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
