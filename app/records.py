@@ -168,7 +168,13 @@ class Delta:
 
 @dataclass(frozen=True)
 class AnswerStats:
-    """What an answer cost. `tokens_read`: prompt tokens run through the model now."""
+    """What an answer cost.
+
+    Attributes:
+        tokens_read: prompt tokens run through the model now, of documents and of the question.
+        tokens_reused: tokens of documents and of the chat that were not run again.
+        note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
+    """
 
     tokens_read: int = 0
     tokens_reused: int = 0
@@ -178,6 +184,7 @@ class AnswerStats:
     tokens_per_s: float = 0.0
     peak_bytes: int = 0
     stopped: bool = False
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

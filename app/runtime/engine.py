@@ -138,7 +138,7 @@ class Engine:
         with self.lock:
             yield
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
         ids = torch.tensor([list(token_ids)], device=self.model.device)
@@ -146,7 +146,7 @@ class Engine:
         cache.tail.token_ids += token_ids
         return hidden
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
@@ -232,7 +232,7 @@ class Engine:
         While it answers, `cache.evidence` gathers the attention mass of each region of the memories.
 
         Args:
-            token_ids: the turn, as `turn_ids` gives it; at least one token.
+            token_ids: the turn, as `encode_turn` gives it; at least one token.
         """
         generator = torch.Generator().manual_seed(config.seed)
         with self._running():
@@ -251,12 +251,18 @@ class Engine:
                 if stop or (cancelled and cancelled()):
                     return
 
-    def log_probs(self, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None) -> Tensor:
-        """Log-probability of each token of a text after its first, read as a document is.
+    def log_probs(
+        self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
+    ) -> Tensor:
+        """Log-probability of a text's tokens, read as a document is.
+
+        Args:
+            counted_from: first token wanted; the first token of the text has none.
 
         Returns:
-            [T - 1], float32, on the CPU; entry t belongs to token t + 1.
+            [T - max(1, counted_from)], float32, on the CPU.
         """
+        counted_from = max(1, counted_from)
         memory = RegionMemory(self.shape, len(token_ids))
         cache, parts = RegionCache(self.shape, tail=memory), []
         with self._running():
@@ -264,10 +270,11 @@ class Engine:
                 if cancelled and cancelled():
                     raise CancelledError(f"stopped after {start} of {len(token_ids)} tokens")
                 hidden = self._forward(cache, list(token_ids[start:end]))
-                targets = torch.tensor(list(token_ids[start + 1 : end + 1]), device=hidden.device)
-                for i in range(0, len(targets), LOGIT_ROWS):
-                    rows = torch.log_softmax(self._logits(hidden[i : i + LOGIT_ROWS][: len(targets) - i]).float(), -1)
-                    parts.append(rows.gather(-1, targets[i : i + LOGIT_ROWS, None])[:, 0].cpu())
+                for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
+                    last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
+                    targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)
+                    rows = torch.log_softmax(self._logits(hidden[i - start : last - start]).float(), -1)
+                    parts.append(rows.gather(-1, targets[:, None])[:, 0].cpu())
         return torch.cat(parts)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -294,24 +301,24 @@ class Engine:
         if rest:
             yield rest
 
-    def turn_ids(self, messages: Sequence[dict[str, str]], *, first: bool) -> list[int]:
+    def encode_turn(self, messages: Sequence[dict[str, str]], last_token: int | None = None) -> list[int]:
         """Token ids of what the last user message adds to the chat, the answer's opening included.
 
         Args:
             messages: role/content of the whole chat, ending in a user message.
-            first: nothing of the chat has been run yet.
+            last_token: the last token of the chat that was run; None when nothing of it was.
         """
         history = list(messages)
         if self.system_prompt and history[0]["role"] != "system":
             history.insert(0, {"role": "system", "content": self.system_prompt})
         text = self._render(history)
         answers = [m["content"] for m in history if m["role"] == "assistant"]
-        if not first and answers:
+        if last_token is not None and answers:
             place = text.rfind(answers[-1]) if answers[-1] else -1
             if place >= 0:
                 text = text[place + len(answers[-1]) :]
-                for marker in sorted((self.tokenizer.decode([i]) for i in self.stop_ids), key=len, reverse=True):
-                    text = text.removeprefix(marker)
+                if last_token in self.stop_ids:  # an answer that was cut still needs its end
+                    text = text.removeprefix(self.tokenizer.decode([last_token]))
             else:  # the template rewrites old answers: open the turn afresh
                 text = self._render(history[-1:])
         if self.tokenizer.bos_token:

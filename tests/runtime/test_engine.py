@@ -85,7 +85,7 @@ def test_exported_groups_bring_the_memory_back(kv_dtype):
         twin.import_group(ids[start:end], *memory.export_group(group))
     twin.freeze().import_mass(memory.export_mass())
     config = GenerationConfig(max_new_tokens=8)
-    turn = engine.turn_ids([{"role": "user", "content": "who?"}], first=True)
+    turn = engine.encode_turn([{"role": "user", "content": "who?"}])
     answers = [list(engine.generate(engine.open_chat([m]), turn, config)) for m in (memory, twin)]
     assert answers[0] == answers[1]
     for a, b in zip(memory.layers, twin.layers, strict=True):
@@ -218,6 +218,7 @@ def test_log_probs_match_transformers():
     engine, ids = tiny.engine(), tiny.token_ids(50)
     expected = torch.log_softmax(stock_logits(ids)[:-1], -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
     torch.testing.assert_close(engine.log_probs(ids), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.log_probs(ids, counted_from=33), expected[32:], atol=1e-5, rtol=1e-5)
 
 
 def test_stream_text_holds_half_characters_and_stop_strings():
@@ -232,5 +233,6 @@ def test_turns_follow_the_template():
     engine = tiny.engine()
     one = [{"role": "user", "content": "a"}]
     two = [*one, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    assert engine.tokenizer.decode(engine.turn_ids(one, first=True)) == "<|user|>a<|end|><|assistant|>"
-    assert engine.tokenizer.decode(engine.turn_ids(two, first=False)) == "<|user|>c<|end|><|assistant|>"
+    assert engine.tokenizer.decode(engine.encode_turn(one)) == "<|user|>a<|end|><|assistant|>"
+    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=2)) == "<|user|>c<|end|><|assistant|>"
+    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=9)) == "<|end|><|user|>c<|end|><|assistant|>"

@@ -1,0 +1,362 @@
+"""DocumentChat: add, read, ask, save, resume. The one object behind UI, CLI and tests."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from app.errors import InputError, LecternError, ModelError, NotFoundError
+from app.records import (
+    ChatInfo,
+    Delta,
+    Document,
+    DocumentInfo,
+    Done,
+    MemoryLine,
+    Message,
+    Part,
+    Reading,
+)
+from app.runtime.config import GenerationConfig
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.runtime.engine import Engine
+    from app.sessions import Job, Sessions
+
+log = logging.getLogger(__name__)
+CLOSE_WAIT_S = 5
+KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Where the model stands; `detail` says why it failed."""
+
+    state: Literal["loading", "ready", "failed"]
+    detail: str = ""
+    name: str = ""
+    trained_tokens: int = 0
+    budget_tokens: int = 0
+    device: str = ""
+    dtype: str = ""
+    backend: str = ""
+    policy: str = ""
+    demonstration: bool = False
+
+
+class DocumentChat:
+    """Documents, chats and the model of one data folder. One reading or answer runs at a time.
+
+    Attributes:
+        lock: the data folder's lock; the server writes its URL there.
+    """
+
+    def __init__(self, settings: Settings, store, lock) -> None:
+        self.settings, self.store, self.lock = settings, store, lock
+        self._engine: Engine | None = None
+        self._ready: Sessions | None = None
+        self._failure: LecternError | None = None
+        self._load = threading.Lock()
+        self._cancel = threading.Event()
+        self._one = threading.Lock()
+        self._doing: str | None = None
+
+    @classmethod
+    def open(cls, settings: Settings, *, load: bool = True, engine: "Engine | None" = None) -> "DocumentChat":
+        """Take the data folder, open the store and start loading the model behind it.
+
+        Args:
+            load: start loading now; otherwise the first need of the model loads it.
+            engine: one that is loaded already.
+
+        Raises:
+            BusyError: another process owns the folder.
+            StoreError: the folder cannot be used.
+        """
+        from app.store.home import acquire
+        from app.store.store import Store
+
+        lock = acquire(settings.folder)
+        try:
+            store = Store(settings.folder, disk_budget_bytes=int(settings.disk_budget_gb * 1e9))
+        except BaseException:
+            lock.release()
+            raise
+        chat = cls(settings, store, lock)
+        if engine:
+            chat._use(engine)
+        elif load:
+            threading.Thread(target=chat._load_once, name="model", daemon=True).start()
+        return chat
+
+    def close(self) -> None:
+        """Stop what runs, write what is queued, give the folder back."""
+        self.stop()
+        self._one.acquire(timeout=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
+        self.store.close()
+        self.lock.release()
+
+    # --- the model
+
+    def _load_once(self) -> None:
+        """Load the model unless that was done or tried."""
+        with self._load:
+            if self._engine or self._failure:
+                return
+            try:
+                from app.runtime.engine import load_engine
+
+                self._use(load_engine(self.settings))
+            except LecternError as error:
+                self._failure = error
+            except Exception as error:  # kept for whoever asks: this may run where nobody sees it
+                log.exception("the model cannot be loaded")
+                self._failure = ModelError(f"{self.settings.model}: cannot be loaded ({error}); see the log")
+
+    def _use(self, engine: "Engine") -> None:
+        import psutil
+
+        from app.reader import Reader
+        from app.sessions import Sessions
+
+        self._ready = Sessions(self.store, Reader(self.store, engine, psutil.virtual_memory().total // KEEP_SHARE))
+        self._engine = engine
+
+    def engine(self) -> "Engine":
+        """The engine, once it is loaded.
+
+        Raises:
+            ModelError, ConfigError: why it could not be loaded.
+        """
+        self._load_once()
+        if self._failure:
+            raise self._failure
+        assert self._engine is not None
+        return self._engine
+
+    def _sessions(self) -> "Sessions":
+        """What answers; waits for the model like `engine`."""
+        self.engine()
+        assert self._ready is not None
+        return self._ready
+
+    def model_state(self) -> ModelState:
+        """What can be said of the model now; never waits."""
+        if self._failure:
+            return ModelState("failed", str(self._failure))
+        if self._engine is None:
+            return ModelState("loading", name=Path(self.settings.model).name)
+        facts = self._engine.description
+        return ModelState("ready", **{k: v for k, v in facts.items() if k in ModelState.__annotations__})
+
+    @property
+    def _recipe(self) -> str:
+        return self._engine.recipe if self._engine else ""
+
+    # --- one at a time
+
+    @contextmanager
+    def _running(self, what: str) -> "Iterator[Job]":
+        """Claim the model for one job."""
+        if not self._one.acquire(blocking=False):
+            raise LecternError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
+        self._cancel.clear()
+        self._doing = what
+        try:
+            from app.sessions import Job
+
+            yield Job(self._cancel, time.monotonic())
+        finally:
+            self._doing = None
+            self._one.release()
+
+    def stop(self) -> None:
+        """End the running reading or answer within one segment; what is done is kept."""
+        self._cancel.set()
+
+    def busy(self) -> str | None:
+        """What is running now."""
+        return self._doing
+
+    # --- documents
+
+    @staticmethod
+    def text(path: Path, password: str | None = None) -> Document:
+        """What ingestion makes of a path; nothing is stored."""
+        from app.ingest.load import load_document
+
+        return load_document(path, password=password)
+
+    def add_document(self, path: Path, *, password: str | None = None, name: str | None = None) -> DocumentInfo:
+        """Put a file, folder or archive into the library; the same bytes again change nothing.
+
+        Raises:
+            InputError, PasswordError: why it cannot be read.
+        """
+        from app.ingest.load import load_document
+
+        return self.document(self.store.add_document(load_document(Path(path), password=password, name=name)))
+
+    def documents(self) -> list[DocumentInfo]:
+        return self.store.documents(self._recipe)
+
+    def document(self, id: str) -> DocumentInfo:
+        """A document by id, the beginning of one, or title."""
+        return self.store.document(id, self._recipe)
+
+    def part(self, document: str, index: int) -> Part:
+        return self.store.part(document, index)
+
+    def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
+        return self.store.search_parts(query, limit, document)
+
+    def delete_document(self, id: str) -> None:
+        """Forget a document and its memory; answers given from it stay."""
+        with self._running("deleting a document"):
+            self._forget_session()
+            self.store.delete_document(self.document(id).id)
+
+    def read(self, document: str) -> Iterator[Reading]:
+        """Read a document once; what is stored already is not read again.
+
+        Raises:
+            CancelledError: `stop` was called; the next reading goes on from there.
+        """
+        reader = self._sessions().reader
+        info = self.document(document)
+        with self._running(f"reading {info.title}") as job:
+            yield from reader.read(info.id, job.cancel.is_set)
+
+    # --- chats
+
+    def new_chat(self, documents: Sequence[str] = ()) -> str:
+        """Start a chat over documents, in this order."""
+        ids = [self.document(d).id for d in documents]
+        return self.store.create_chat(ids, model=Path(self.settings.model).name)
+
+    def chats(self, query: str | None = None) -> list[ChatInfo]:
+        return self.store.chats(query)
+
+    def chat(self, id: str) -> ChatInfo:
+        return self.store.chat(id)
+
+    def messages(self, chat: str) -> list[Message]:
+        return self.store.messages(self.chat(chat).id)
+
+    def rename_chat(self, chat: str, title: str) -> None:
+        """Raises InputError when the title is empty."""
+        if not title.strip():
+            raise InputError("the title is empty; give the chat a name")
+        self.store.rename_chat(self.chat(chat).id, title.strip())
+
+    def delete_chat(self, chat: str) -> None:
+        with self._running("deleting a chat"):
+            self._forget_session()
+            self.store.delete_chat(self.chat(chat).id)
+
+    def set_chat_documents(self, chat: str, ids: Sequence[str]) -> None:
+        """Attach these documents and no others; none of them is read again for it."""
+        self.store.set_chat_documents(self.chat(chat).id, [self.document(d).id for d in ids])
+
+    def _forget_session(self) -> None:
+        if self._ready:
+            self._ready.session = None
+
+    def export_chat(self, chat: str) -> str:
+        """The chat as Markdown, passages included."""
+        info = self.chat(chat)
+        titles = []
+        for id in info.documents:
+            try:
+                titles.append(self.document(id).title)
+            except NotFoundError:
+                titles.append("a document since deleted")
+        lines = [f"# {info.title}", "", f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}.", ""]
+        for message in self.store.messages(info.id):
+            lines += [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
+            for item in message.evidence:
+                quote = " ".join(item.text.split())
+                lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
+        return "\n".join(lines)
+
+    # --- asking
+
+    def ask(
+        self,
+        question: str,
+        *,
+        chat: str | None = None,
+        documents: Sequence[str] = (),
+        generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (),
+        mute: Sequence[str] = (),
+        without: str | None = None,
+    ) -> Iterator[Reading | Delta | Done]:
+        """Ask; documents that are not read yet are read first.
+
+        Args:
+            chat: None starts a new chat.
+            documents: what the chat is about; for an existing chat in place of what it was about.
+            focus, mute: places (see `app.citations.place_regions`) that alone may be seen, or may not be seen.
+            without: id of a passage that may not be seen.
+
+        Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
+        """
+        question = question.strip()
+        if not question:
+            raise InputError("the question is empty; type one")
+        sessions = self._sessions()
+        with self._running("answering") as job:
+            if chat and documents:
+                self.set_chat_documents(chat, documents)
+            chat = self.chat(chat).id if chat else self.new_chat(documents)
+            session = yield from sessions.open(chat, job)
+            session.cache.allowed = sessions.allowed(session, focus, mute, without)
+            yield from sessions.answer(session, question, generation, job)
+
+    def retry(
+        self, chat: str, *, generation: GenerationConfig = GenerationConfig()
+    ) -> Iterator[Reading | Delta | Done]:
+        """Answer the last question again, in place of the last answer."""
+        sessions = self._sessions()
+        with self._running("answering") as job:
+            session = yield from sessions.open(self.chat(chat).id, job)
+            question = sessions.drop_last_turn(session)
+            session.cache.allowed = None
+            yield from sessions.answer(session, question, generation, job)
+
+    def answer_without(
+        self, evidence: str, *, generation: GenerationConfig = GenerationConfig()
+    ) -> Iterator[Reading | Delta | Done]:
+        """Answer the question of a passage again with that passage masked. Nothing is saved.
+
+        Later regions were encoded after reading the passage, so traces of it stay: this is a mask, not a deletion.
+        """
+        sessions = self._sessions()
+        item, chat, message = self.store.evidence(evidence)
+        with self._running("answering") as job:
+            session = yield from sessions.open(chat, job)
+            yield from sessions.answer_without(session, item, message, generation, job)
+
+    def memory_line(self, chat: str | None = None) -> MemoryLine:
+        """What is held in memory for the open chat, and on disk for all."""
+        sessions, engine = self._sessions(), self.engine()
+        session = sessions.session
+        cache = session.cache if session and (chat is None or session.chat == chat) else None
+        held = sessions.reader.kept_bytes + (cache.tail.size_bytes if cache else 0)
+        on_device = engine.shape.device.type != "cpu"
+        return MemoryLine(
+            tokens=cache.get_seq_length() if cache else 0,
+            regions=cache.base_regions + cache.tail.regions if cache else 0,
+            device_bytes=held if on_device else 0,
+            host_bytes=0 if on_device else held,
+            disk_bytes=self.store.stats()["kv_bytes"],
+            policy=engine.policy,
+            positions=engine.description["positions"],
+            backend=engine.description["backend"],
+        )

@@ -1,0 +1,162 @@
+"""Evidence: from the attention each region received to passages on pages or lines; and places named by the user."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.errors import InputError
+from app.ingest import spans
+from app.records import DocumentInfo, Evidence, MemoryText, Part
+
+MOST = 5  # passages under one answer
+LEAST_WEIGHT = 0.02
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One memory attached to a chat: where it comes from and which regions of the cache it fills."""
+
+    document: DocumentInfo
+    number: int
+    text: MemoryText
+    first_region: int
+    regions: int
+
+
+def evidence(
+    mass: Sequence[float],
+    attached: Sequence[Attached],
+    part: Callable[[str, int], Part],
+    tokenizer,
+    region_tokens: int,
+) -> list[Evidence]:
+    """The passages that received most attention, neighbours joined.
+
+    Attention on the sinks (the first region of the first memory) says nothing and is left out; a region's mass is
+    divided by its length (docs/algorithm.md).
+
+    Args:
+        mass: [regions of the memories] attention mass over the answer's tokens.
+        part: gives a document's part by index.
+        tokenizer: the one that the memories were encoded with.
+    """
+    shares = [0.0] * len(mass)
+    for memory in attached:
+        for region in range(memory.regions):
+            place = memory.first_region + region
+            length = min(region_tokens, len(memory.text.token_ids) - region * region_tokens)
+            shares[place] = mass[place] / length if place else 0.0
+    total = sum(shares)
+    if total <= 0:
+        return []
+    best = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[: 2 * MOST]
+    runs = _runs(sorted(place for place in best if shares[place] / total >= LEAST_WEIGHT), attached)
+    found = [
+        _passage(memory, first, last, sum(shares[memory.first_region + r] for r in range(first, last + 1)) / total,
+                 part, tokenizer, region_tokens)
+        for memory, first, last in runs
+    ]  # fmt: skip
+    return sorted((item for item in found if item), key=lambda item: -item.weight)[:MOST]
+
+
+def _runs(places: Sequence[int], attached: Sequence[Attached]) -> list[tuple[Attached, int, int]]:
+    """Neighbouring regions of one memory as (memory, first region, last region)."""
+    runs: list[tuple[Attached, int, int]] = []
+    for place in places:
+        memory = next(m for m in attached if m.first_region <= place < m.first_region + m.regions)
+        region = place - memory.first_region
+        if runs and runs[-1][0] is memory and runs[-1][2] == region - 1:
+            runs[-1] = (memory, runs[-1][1], region)
+        else:
+            runs.append((memory, region, region))
+    return runs
+
+
+def _passage(
+    memory: Attached, first: int, last: int, weight: float, part: Callable[[str, int], Part], tokenizer, size: int
+) -> Evidence | None:
+    """The run of regions as one passage, in the part that holds most of it."""
+    start, end = first * size, min((last + 1) * size, len(memory.text.token_ids))
+    inside = spans.parts_in(memory.text.spans, start, end)
+    if not inside:
+        return None
+    span = max(inside, key=lambda s: min(s.token_end, end) - max(s.token_start, start))
+    page = part(memory.document.id, span.part)
+    char_start, char_end = spans.locate(page, span, tokenizer, start, end)
+    while char_start > 0 and page.text[char_start - 1].isalnum() and page.text[char_start].isalnum():
+        char_start -= 1
+    while char_end < len(page.text) and page.text[char_end].isalnum() and page.text[char_end - 1].isalnum():
+        char_end += 1
+    text = page.text[char_start:char_end]
+    if not text.strip():
+        return None
+    char_start += len(text) - len(text.lstrip())
+    return Evidence(
+        id="",
+        document=memory.document.id,
+        title=memory.document.title,
+        label=spans.label(page, char_start, char_end),
+        part=page.index,
+        char_start=char_start,
+        char_end=char_end,
+        text=text.strip(),
+        weight=round(weight, 4),
+        regions=tuple((memory.number, region) for region in range(first, last + 1)),
+    )
+
+
+def regions_of(evidence: Evidence, attached: Sequence[Attached]) -> set[int]:
+    """The cache regions behind a passage; empty when its document is not attached."""
+    wanted = set(evidence.regions)
+    return {
+        memory.first_region + region
+        for memory in attached
+        if memory.document.id == evidence.document
+        for region in range(memory.regions)
+        if (memory.number, region) in wanted
+    }
+
+
+def place_regions(spec: str, attached: Sequence[Attached], parts: Callable[[str], list[Part]], size: int) -> set[int]:
+    """The cache regions that a place names.
+
+    Args:
+        spec: `DOCUMENT` or `DOCUMENT:PLACE`; DOCUMENT is an id, the beginning of one, or a title; PLACE a page label,
+            a range of labels (`12-20`), a path or folder, or a chapter title.
+
+    Raises:
+        InputError: the document is not attached, or the place is not in it.
+    """
+    name, _, place = spec.partition(":")
+    chosen = [m for m in attached if m.document.title == name or m.document.id.startswith(name) and name]
+    if not chosen and (whole := [m for m in attached if m.document.title == spec]):
+        chosen, place = whole, ""
+    if not chosen:
+        titles = ", ".join(sorted({m.document.title for m in attached})) or "none"
+        raise InputError(f"{spec}: no attached document is called {name!r}; attached are {titles}")
+    indices = None
+    if place:
+        indices = _named_parts(place, parts(chosen[0].document.id))
+        if not indices:
+            raise InputError(f"{spec}: {chosen[0].document.title} has no page, path or chapter {place!r}")
+    regions = set()
+    for memory in chosen:
+        for span in memory.text.spans:
+            if indices is None or span.part in indices:
+                last = min(-(-span.token_end // size), memory.regions)
+                regions.update(range(memory.first_region + span.token_start // size, memory.first_region + last))
+    return regions
+
+
+def _named_parts(place: str, parts: Sequence[Part]) -> set[int]:
+    """Indices of the parts with this label, in this range of labels, below this path or in this chapter."""
+    labels = [part.label for part in parts]
+    first, dash, last = place.partition("-")
+    if dash and first in labels and last in labels:
+        ends = sorted((labels.index(first), labels.index(last)))
+        return {part.index for part in parts[ends[0] : ends[1] + 1]}
+    folder = place.rstrip("/") + "/"
+    return {
+        part.index
+        for part in parts
+        if part.label == place or part.label.startswith(folder) or (part.chapter or "").casefold() == place.casefold()
+    }

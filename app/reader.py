@@ -1,0 +1,217 @@
+"""Joins engine and store for documents: read once, kept in SQLite, brought back instead of read again."""
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from app.citations import Attached
+from app.errors import CancelledError, DamagedBlock, NotFoundError, StoreError
+from app.ingest import spans
+from app.records import DocumentInfo, MemoryText, Part, Reading
+from app.runtime.engine import Engine
+from app.runtime.memory import RegionMemory
+from app.store.store import Store
+
+log = logging.getLogger(__name__)
+CODEC = "raw"
+
+
+@dataclass(frozen=True)
+class ReadDocument:
+    """A document ready for questions. `tokens_read` were run through the model now, `tokens_reused` were not."""
+
+    document: DocumentInfo
+    texts: list[MemoryText]
+    memories: list[RegionMemory]
+    tokens_read: int
+    tokens_reused: int
+
+
+class Reader:
+    """Brings documents into memories. Memories stay in RAM, least recently used first out, within `keep_bytes`."""
+
+    def __init__(self, store: Store, engine: Engine, keep_bytes: int) -> None:
+        self.store, self.engine, self.keep_bytes = store, engine, keep_bytes
+        self._kept: OrderedDict[str, RegionMemory] = OrderedDict()  # by the last block key
+        self.notes: list[str] = []
+
+    @property
+    def group_tokens(self) -> int:
+        return self.engine.shape.attention.group_tokens
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(memory.size_bytes for memory in self._kept.values())
+
+    def texts(self, document: str) -> list[MemoryText]:
+        """The document's token ids for this model, made on first use."""
+        texts = self.store.memories(document, self.engine.recipe)
+        if texts is None:
+            texts = spans.encode(self.store.parts(document), self.engine.text_tokenizer, self.engine.bos_id)
+            self.store.set_memories(document, self.engine.recipe, texts)
+        return texts
+
+    def read(self, document: str, cancelled: Callable[[], bool]) -> Iterator[Reading]:
+        """Read what is not stored yet, telling how far it is; returns a ReadDocument.
+
+        What is sealed is stored at once, so that a stop or a crash loses at most one segment.
+
+        Raises:
+            CancelledError: stopped; the next reading goes on from there.
+        """
+        engine, store = self.engine, self.store
+        texts = self.texts(document)
+        info = store.document(document, engine.recipe)
+        total = sum(len(text.token_ids) for text in texts)
+        progress = _Progress(info, total, store.parts(document), texts)
+        memories: list[RegionMemory] = []
+        try:
+            for number, text in enumerate(texts):
+                memory = self._bring_back(info.id, number, text)
+                progress.reused += memory.tokens
+                if memory.tokens < len(text.token_ids):
+                    if info.state != "reading":
+                        store.set_state(info.id, engine.recipe, "reading")
+                        info = store.document(info.id, engine.recipe)
+                    yield progress.at(number, memory.tokens)
+                    yield from self._read_rest(info.id, number, text, memory, cancelled, progress)
+                memories.append(memory)
+                self._keep(number, text, memory)
+                progress.before += len(text.token_ids)
+        except (CancelledError, GeneratorExit):
+            store.set_state(info.id, engine.recipe, "new", "reading was stopped; it will go on from there")
+            raise
+        if info.state != "read":
+            store.set_state(info.id, engine.recipe, "read")
+            info = store.document(info.id, engine.recipe)
+        yield progress.at(len(texts) - 1, 0)
+        return ReadDocument(info, texts, memories, total - progress.reused, progress.reused)
+
+    def attached(self, documents: Sequence[ReadDocument]) -> list[Attached]:
+        """Which regions of a cache over these documents' memories belong to which text."""
+        found, first = [], 0
+        for document in documents:
+            for number, (text, memory) in enumerate(zip(document.texts, document.memories, strict=True)):
+                found.append(Attached(document.document, number, text, first, memory.regions))
+                first += memory.regions
+        return found
+
+    def put_groups(self, keys: Sequence[str], memory: RegionMemory, groups: Sequence[int]) -> None:
+        """Queue sealed groups for writing; `keys[i]` belongs to `groups[i]`."""
+        for key, group in zip(keys, groups, strict=True):
+            start, end = memory.group_range(group)
+            self.store.blocks.put(key, memory.token_ids[start:end], *memory.export_group(group), CODEC)
+
+    def bring_groups(self, keys: Sequence[str], token_ids: Sequence[int], memory: RegionMemory) -> None:
+        """Append stored groups to a memory; stops quietly at the first that is damaged or gone, which the log names."""
+        size = self.group_tokens
+        groups = [list(token_ids[i * size : (i + 1) * size]) for i in range(len(keys))]
+        try:
+            for ids, (index, kv) in zip(groups, self.store.blocks.get_many(keys, groups), strict=True):
+                memory.import_group(ids, index, kv)
+        except (DamagedBlock, NotFoundError, ValueError) as error:
+            log.warning("%s", error)
+            self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
+
+    def _keys(self, text: MemoryText) -> list[str]:
+        return self.store.blocks.chain_keys(self.engine.recipe, text.token_ids, self.group_tokens)
+
+    def _bring_back(self, document: str, number: int, text: MemoryText) -> RegionMemory:
+        """The longest stored beginning of a text, whoever stored it."""
+        keys = self._keys(text)
+        if keys[-1] in self._kept:
+            self._kept.move_to_end(keys[-1])
+            return self._kept[keys[-1]]
+        known = keys[: self.store.blocks.known_prefix(keys)]
+        memory = RegionMemory(self.engine.shape, len(text.token_ids))
+        self.bring_groups(known, text.token_ids, memory)
+        if memory.tokens == len(text.token_ids):
+            memory.freeze()
+            self._name_blocks(document, number, [*keys, _mass_key(keys)])
+            try:
+                memory.import_mass(self.store.blocks.get_index(_mass_key(keys)))
+            except (DamagedBlock, NotFoundError, ValueError) as error:
+                log.warning("%s", error)
+        return memory
+
+    def _read_rest(
+        self,
+        document: str,
+        number: int,
+        text: MemoryText,
+        memory: RegionMemory,
+        cancelled: Callable[[], bool],
+        progress: "_Progress",
+    ) -> Iterator[Reading]:
+        keys = self._keys(text)
+        writing = True
+
+        def seal(group: int, memory: RegionMemory) -> None:
+            nonlocal writing
+            if not writing:
+                return
+            try:
+                self.put_groups(keys[group : group + 1], memory, [group])
+            except StoreError as error:  # a full disk must not end the reading
+                writing = False
+                self.notes.append(f"{error} The rest of this reading is kept in memory only.")
+
+        steps = self.engine.read_steps(text.token_ids, resume=memory, on_sealed=seal, cancelled=cancelled)
+        for done in steps:
+            if writing:
+                self._name_blocks(document, number, keys[: done // self.group_tokens])
+            yield progress.at(number, done)
+        if writing:
+            self.store.blocks.put(_mass_key(keys), [], memory.export_mass(), [], CODEC)
+            self._name_blocks(document, number, [*keys, _mass_key(keys)])
+            self._enforce_budget()
+
+    def _name_blocks(self, document: str, number: int, keys: Sequence[str]) -> None:
+        self.store.set_manifest(document, self.engine.recipe, number, keys)
+
+    def _keep(self, number: int, text: MemoryText, memory: RegionMemory) -> None:
+        key = self._keys(text)[-1]
+        self._kept[key] = memory
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and self.kept_bytes > self.keep_bytes:
+            self._kept.popitem(last=False)
+
+    def _enforce_budget(self) -> None:
+        freed = self.store.blocks.enforce_budget(pinned=set())
+        if freed:
+            self.notes.append(f"{freed / 2**20:.0f} MiB of memories not used lately made room on the disk")
+
+
+def _mass_key(keys: Sequence[str]) -> str:
+    """Key of a memory's H2O scores, which are final only when the whole text is read."""
+    return hashlib.sha256(f"{keys[-1]}/mass".encode()).hexdigest()
+
+
+class _Progress:
+    """Turns token counts into Reading records."""
+
+    def __init__(self, info: DocumentInfo, total: int, parts: Sequence[Part], texts: Sequence[MemoryText]) -> None:
+        self.info, self.total, self.texts = info, total, texts
+        self.labels = {part.index: part.label for part in parts}
+        self.before = self.reused = 0
+        self.started = time.monotonic()
+
+    def at(self, number: int, done: int) -> Reading:
+        """Where reading stands when `done` tokens of memory `number` are in."""
+        tokens = self.before + done
+        fresh, elapsed = tokens - self.reused, time.monotonic() - self.started
+        speed = fresh / elapsed if fresh > 0 and elapsed > 0 else 0.0
+        here = spans.parts_in(self.texts[number].spans, max(0, done - 1), max(1, done))
+        return Reading(
+            document=self.info.id,
+            title=self.info.title,
+            tokens_done=tokens,
+            tokens_total=self.total,
+            tokens_per_s=speed,
+            label=self.labels[here[0].part] if here and tokens < self.total else "",
+            reused=self.reused,
+            eta_s=(self.total - tokens) / speed if speed else 0.0,
+        )

@@ -1,0 +1,275 @@
+"""Sessions: an open chat's memory, one answer over it, and what of it is kept."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from app import citations
+from app.errors import InputError, StoreError
+from app.process import peak_bytes
+from app.reader import ReadDocument, Reader
+from app.records import AnswerStats, Delta, Done, Evidence, Message, Reading, Tail
+from app.runtime.cache import RegionCache
+from app.runtime.config import GenerationConfig
+from app.store.store import Store
+
+TITLE_CHARS = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """One claim on the model: since when, and whether it shall end."""
+
+    cancel: threading.Event
+    started: float
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancel.is_set()
+
+
+@dataclass
+class Session:
+    """A chat that is open in memory.
+
+    Attributes:
+        turns: tokens of the tail after each turn.
+        keys: stored block keys of the tail's whole groups.
+    """
+
+    chat: str
+    documents: list[ReadDocument]
+    cache: RegionCache
+    turns: list[int]
+    keys: list[str]
+    note: str = ""
+
+
+class Sessions:
+    """Opens one chat at a time and answers in it. The caller sees to it that one job runs at a time.
+
+    Attributes:
+        session: the chat opened last; the next question in it finds its memory in place.
+    """
+
+    def __init__(self, store: Store, reader: Reader) -> None:
+        self.store, self.reader, self.engine = store, reader, reader.engine
+        self.session: Session | None = None
+
+    def open(self, chat: str, job: Job) -> Iterator[Reading]:
+        """Bring documents and tail of a chat into memory; returns the Session."""
+        documents = []
+        for id in self.store.chat(chat).documents:
+            documents.append((yield from self.reader.read(id, job.cancel.is_set)))
+        open_now, self.session = self.session, None
+        if open_now and open_now.chat == chat and _same(open_now.documents, documents):
+            session = replace(open_now, documents=documents, note="")
+        else:
+            session = self._resume(chat, documents)
+        session.note = "; ".join([*filter(None, [session.note]), *self.reader.notes])
+        self.reader.notes.clear()
+        self.session = session
+        return session
+
+    def _resume(self, chat: str, documents: list[ReadDocument]) -> Session:
+        """The chat as it was left; its turns are run again only when their memory cannot be used."""
+        reader, engine = self.reader, self.engine
+        cache = engine.open_chat([memory for document in documents for memory in document.memories])
+        session = Session(chat, documents, cache, [], [])
+        tail = self.store.tail(chat)
+        turns = sum(message.role == "assistant" for message in self.store.messages(chat))
+        session.turns = [0] * turns  # 0: the memory of that moment is gone
+        if tail is None:
+            session.note = "the chat's memory is not stored; its turns are read again" if turns else ""
+        elif tail.recipe != engine.recipe:
+            session.note = "the chat's memory was made by another model or recipe; its turns are read again"
+        elif tail.memories != _memory_names(documents):
+            session.note = "the chat's documents changed; its turns are read again"
+        else:
+            reader.bring_groups(tail.keys, tail.token_ids, cache.tail)
+            if cache.tail.tokens == len(tail.token_ids):
+                session.turns = list(tail.turns)
+                session.keys = list(tail.keys)[: cache.tail.tokens // reader.group_tokens]
+            else:
+                session.note = "the chat's memory is damaged; its turns are read again"
+                session.cache = engine.open_chat(cache.memories)
+        return session
+
+    def allowed(self, session: Session, focus: Sequence[str], mute: Sequence[str], without: str | Evidence | None):
+        """Mask over the regions of the attached memories; None when all may be seen."""
+        if not (focus or mute or without):
+            return None
+        attached = self.reader.attached(session.documents)
+        size = session.cache.shape.attention.region_tokens
+        allowed = torch.full((session.cache.base_regions,), not focus, device=session.cache.shape.device)
+        for specs, value in ((focus, True), (mute, False)):
+            for spec in specs:
+                allowed[list(citations.place_regions(spec, attached, self.store.parts, size))] = value
+        if without:
+            item = self.store.evidence(without)[0] if isinstance(without, str) else without
+            regions = citations.regions_of(item, attached)
+            if not regions:
+                raise InputError(f"{item.title}, {item.label}: is not attached to this chat")
+            allowed[list(regions)] = False
+        return allowed
+
+    def answer(
+        self,
+        session: Session,
+        question: str,
+        generation: GenerationConfig,
+        job: Job,
+    ) -> Iterator[Delta | Done]:
+        """Generate and save one turn, also when it is stopped half way."""
+        history = self.store.messages(session.chat)
+        run = self.generate(session, history, question, generation, job)
+        done: Done | None = None
+        try:
+            for event in run:
+                if isinstance(event, Done):
+                    done = event
+                else:
+                    yield event
+        except GeneratorExit:  # the page was closed or Stop pressed: keep what came
+            job.cancel.set()
+            for event in run:
+                done = event if isinstance(event, Done) else done
+            if done and done.answer:
+                self._save(session, question, done, first=not history)
+            raise
+        assert done is not None
+        yield self._save(session, question, done, first=not history)
+
+    def _save(self, session: Session, question: str, done: Done, *, first: bool) -> Done:
+        """Store the turn; the chat's memory before the message that needs it."""
+        session.turns.append(session.cache.tail.tokens)
+        stats = done.stats
+        try:
+            tail = self.keep_tail(session)
+        except StoreError as error:
+            tail, stats = None, replace(stats, note=f"{error} This turn is kept without its memory.")
+        _, answered = self.store.save_turn(session.chat, question, done.answer, stats.as_dict(), done.evidence, tail)
+        if first and self.store.chat(session.chat).title == "New chat":
+            self.store.rename_chat(session.chat, _title(question))
+        return replace(done, evidence=answered.evidence, stats=stats)
+
+    def drop_last_turn(self, session: Session) -> str:
+        """Take the session and the stored chat back before the last question, which is returned."""
+        session.turns = session.turns[:-1]
+        session.cache.tail.truncate(session.turns[-1] if session.turns else 0)
+        session.keys = session.keys[: session.cache.tail.tokens // self.reader.group_tokens]
+        return self.store.drop_last_turn(session.chat, self.keep_tail(session))
+
+    def answer_without(
+        self, session: Session, item: Evidence, message: int, generation: GenerationConfig, job: Job
+    ) -> Iterator[Delta | Done]:
+        """Answer the question before `message` again with a passage masked, on a copy of the tail."""
+        messages = self.store.messages(session.chat)
+        turn = [m.id for m in messages if m.role == "assistant"].index(message)
+        cache = self.engine.open_chat(session.cache.memories, session.cache.tail.copy())
+        cache.tail.truncate(session.turns[turn - 1] if turn else 0)
+        twin = replace(session, cache=cache)
+        cache.allowed = self.allowed(twin, (), (), item)
+        *history, question = [m for m in messages if m.id < message]
+        yield from self.generate(twin, history, question.content, generation, job)
+
+    def keep_tail(self, session: Session) -> Tail:
+        """Write the tail's new groups, the short last one too; returns the record from which the chat can go on."""
+        reader, tail = self.reader, session.cache.tail
+        kept = len(session.keys)
+        # Blocks made by a chat are shared with nothing: their root names the chat and the moment.
+        root = f"{session.keys[-1] if kept else self.engine.recipe}/chat/{session.chat}/{time.time_ns()}"
+        new = self.store.blocks.chain_keys(root, tail.token_ids[kept * reader.group_tokens :], reader.group_tokens)
+        reader.put_groups(new, tail, range(kept, tail.groups))
+        self.store.blocks.flush()
+        keys = [*session.keys, *new]
+        session.keys = keys[: tail.tokens // reader.group_tokens]
+        return Tail(
+            recipe=self.engine.recipe,
+            token_ids=tuple(tail.token_ids),
+            keys=tuple(keys),
+            turns=tuple(session.turns),
+            memories=_memory_names(session.documents),
+        )
+
+    def generate(
+        self,
+        session: Session,
+        history: Sequence[Message],
+        question: str,
+        generation: GenerationConfig,
+        job: Job,
+    ) -> Iterator[Delta | Done]:
+        """One answer over a session's cache; stores nothing."""
+        cache = session.cache
+        prompt = self._prompt(session, history, question)
+        read = sum(document.tokens_read for document in session.documents)
+        reused = cache.get_seq_length() - read
+        pieces: list[str] = []
+        first_at = None
+        count = 0
+
+        def tokens() -> Iterator[int]:
+            nonlocal first_at, count
+            for token in self.engine.generate(cache, prompt, generation, cancelled=job.cancel.is_set):
+                first_at = first_at or time.monotonic()
+                count += 1
+                yield token
+
+        for piece in self.engine.stream_text(tokens(), generation.stop):
+            pieces.append(piece)
+            yield Delta(piece)
+        ended = time.monotonic()
+        first_at = first_at or ended
+        stats = AnswerStats(
+            tokens_read=read + len(prompt),
+            tokens_reused=reused,
+            new_tokens=count,
+            seconds_to_first_token=round(first_at - job.started, 3),
+            seconds=round(ended - job.started, 3),
+            tokens_per_s=round(count / (ended - first_at), 1) if ended > first_at else 0.0,
+            peak_bytes=peak_bytes(),
+            stopped=job.cancelled,
+            note=session.note,
+        )
+        yield Done("".join(pieces).strip(), session.chat, self._evidence(session), stats)
+
+    def _prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
+        """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
+        engine, tail = self.engine, session.cache.tail
+        messages = [{"role": m.role, "content": m.content} for m in history]
+        last = tail.token_ids[-1] if tail.tokens else None
+        prompt = engine.encode_turn([*messages, {"role": "user", "content": question}], last)
+        alone = session.cache.get_seq_length() == 0 and engine.bos_id is not None
+        return [engine.bos_id, *prompt] if alone else prompt
+
+    def _evidence(self, session: Session) -> tuple[Evidence, ...]:
+        mass = session.cache.evidence
+        if mass is None or not session.documents:
+            return ()
+        engine = self.engine
+        found = citations.evidence(
+            mass.tolist(),
+            self.reader.attached(session.documents),
+            self.store.part,
+            engine.text_tokenizer,
+            engine.shape.attention.region_tokens,
+        )
+        return tuple(found)
+
+
+def _memory_names(documents: Sequence[ReadDocument]) -> tuple[tuple[str, int], ...]:
+    return tuple((d.document.id, number) for d in documents for number in range(len(d.memories)))
+
+
+def _same(a: Sequence[ReadDocument], b: Sequence[ReadDocument]) -> bool:
+    """Whether two openings hold the very same memories."""
+    return [id(m) for d in a for m in d.memories] == [id(m) for d in b for m in d.memories]
+
+
+def _title(question: str) -> str:
+    line = " ".join(question.split())
+    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"

@@ -1,0 +1,260 @@
+"""DocumentChat over a real store and a tiny random model."""
+
+import threading
+
+import pytest
+
+from app.chat import DocumentChat
+from app.errors import BusyError, CancelledError, InputError, LecternError, NotFoundError
+from app.records import Delta, Done, Reading
+from app.runtime.config import GenerationConfig
+from app.settings import Settings
+from tests import tiny
+
+SHORT = GenerationConfig(max_new_tokens=6)
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def open_chat(home):
+    opened = []
+
+    def start(**changes) -> DocumentChat:
+        chat = DocumentChat.open(Settings(home=home), engine=tiny.engine(**changes))
+        opened.append(chat)
+        return chat
+
+    yield start
+    for chat in opened:
+        chat.close()
+
+
+def restart(chat, open_chat, **changes):
+    chat.close()
+    return open_chat(**changes)
+
+
+def write(tmp_path, name="book.txt", words=40):
+    path = tmp_path / name
+    path.write_text(" ".join(f"{name[:2]}{i} word" for i in range(words)) + "\n", encoding="utf-8")
+    return path
+
+
+def finish(events):
+    events = list(events)
+    assert isinstance(events[-1], Done)
+    return events[-1], events
+
+
+def test_the_second_question_reads_only_its_own_tokens(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, events = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    tokens = chat.document(document.id).tokens
+    assert any(isinstance(e, Reading) for e in events)
+    assert first.stats.tokens_read > tokens and first.stats.tokens_reused == 0
+    second, _ = finish(chat.ask("what?", chat=first.chat, generation=SHORT))
+    assert second.stats.tokens_read < 30
+    assert second.stats.tokens_reused >= tokens
+    assert chat.document(document.id).state == "read"
+
+
+def test_after_a_restart_nothing_is_read_and_the_answer_is_the_same(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    other, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    unbroken, _ = finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
+    chat = restart(chat, open_chat)
+    resumed, _ = finish(chat.ask("and then?", chat=other.chat, generation=SHORT))
+    assert resumed.answer == unbroken.answer
+    assert resumed.stats.tokens_read == unbroken.stats.tokens_read < 40
+    assert resumed.stats.tokens_reused == unbroken.stats.tokens_reused
+    assert [m.role for m in chat.messages(other.chat)] == ["user", "assistant"] * 2
+
+
+def test_the_same_bytes_under_another_name_read_nothing(open_chat, tmp_path):
+    chat = open_chat()
+    path = write(tmp_path)
+    document = chat.add_document(path)
+    list(chat.read(document.id))
+    chat.delete_document(document.id)
+    again = chat.add_document(path, name="other.txt")
+    assert again.id == document.id and again.title != document.title
+
+
+def test_a_stopped_reading_goes_on(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    steps = chat.read(document.id)
+    for _ in range(4):
+        reading = next(steps)
+    chat.stop()
+    with pytest.raises(CancelledError):
+        list(steps)
+    assert chat.document(document.id).state == "new" and chat.busy() is None
+    chat = restart(chat, open_chat)
+    events = list(chat.read(document.id))
+    assert events[0].reused >= reading.tokens_done > 0
+    assert chat.document(document.id).state == "read"
+
+
+def test_closing_an_answer_keeps_what_came(open_chat, tmp_path):
+    chat = open_chat()
+    events = chat.ask("hello", generation=GenerationConfig(max_new_tokens=200))
+    while not isinstance(event := next(events), Delta):
+        pass
+    events.close()
+    (info,) = chat.chats()
+    question, answer = chat.messages(info.id)
+    assert answer.content.startswith(event.text.strip()) and answer.stats["stopped"]
+    assert chat.busy() is None
+    done, _ = finish(chat.ask("again", chat=info.id, generation=SHORT))
+    assert done.stats.tokens_reused > 0
+
+
+def test_one_job_at_a_time(open_chat):
+    chat = open_chat()
+    running = chat.ask("hello", generation=SHORT)
+    next(running)
+    with pytest.raises(LecternError, match="busy: answering"):
+        next(chat.ask("me too", generation=SHORT))
+    running.close()
+    finish(chat.ask("now", generation=SHORT))
+
+
+def test_retry_replaces_the_last_answer(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("one?", documents=[document.id], generation=SHORT))
+    second, _ = finish(chat.ask("two?", chat=first.chat, generation=SHORT))
+    again, _ = finish(chat.retry(first.chat, generation=SHORT))
+    assert again.answer == second.answer
+    assert len(chat.messages(first.chat)) == 4
+    chat = restart(chat, open_chat)
+    once_more, _ = finish(chat.retry(first.chat, generation=SHORT))
+    assert once_more.answer == second.answer
+
+
+def test_evidence_points_into_the_text_and_can_be_removed(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path, words=80))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    assert done.evidence
+    for item in done.evidence:
+        part = chat.part(document.id, item.part)
+        assert part.text[item.char_start :].startswith(item.text)
+        assert 0 < item.weight <= 1
+    before = chat.messages(done.chat)
+    without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
+    gone = set(done.evidence[0].regions)
+    assert not any(gone & set(item.regions) for item in without.evidence)
+    assert chat.messages(done.chat) == before
+    again, _ = finish(chat.ask("next?", chat=done.chat, generation=SHORT))
+    assert again.stats.tokens_reused > 0
+
+
+def test_focus_and_mute(open_chat, tmp_path):
+    chat = open_chat()
+    one, two = chat.add_document(write(tmp_path, "aa.txt", 60)), chat.add_document(write(tmp_path, "bb.txt", 60))
+    done, _ = finish(chat.ask("who?", documents=[one.id, two.id], mute=["aa"], generation=SHORT))
+    assert {item.document for item in done.evidence} == {two.id}
+    done, _ = finish(chat.ask("who?", chat=done.chat, focus=[one.id], generation=SHORT))
+    assert {item.document for item in done.evidence} <= {one.id}
+    with pytest.raises(InputError, match="no attached document"):
+        finish(chat.ask("who?", chat=done.chat, focus=["cc"], generation=SHORT))
+    with pytest.raises(InputError, match="no page"):
+        finish(chat.ask("who?", chat=done.chat, focus=["aa:99"], generation=SHORT))
+
+
+def test_documents_attach_in_any_order_without_reading_again(open_chat, tmp_path):
+    chat = open_chat()
+    one, two = chat.add_document(write(tmp_path, "aa.txt")), chat.add_document(write(tmp_path, "bb.txt"))
+    first, _ = finish(chat.ask("who?", documents=[one.id, two.id], generation=SHORT))
+    turned, _ = finish(chat.ask("who?", documents=[two.id, one.id], generation=SHORT))
+    assert turned.stats.tokens_read < 30
+    chat.set_chat_documents(first.chat, [two.id])
+    changed, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert "documents changed" in changed.stats.note
+    assert changed.stats.tokens_read < 80
+
+
+def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    chat = restart(chat, open_chat, policy="streaming")
+    assert chat.document(document.id).state == "new"
+    again, _ = finish(chat.ask("who?", chat=done.chat, generation=SHORT))
+    assert "another model or recipe" in again.stats.note
+    assert again.stats.tokens_read > chat.document(document.id).tokens
+
+
+def test_damaged_memory_is_read_again_and_said_so(open_chat, home, tmp_path):
+    import sqlite3
+
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    chat.close()
+    with sqlite3.connect(home / "kv.db") as db:
+        db.execute("UPDATE block_kv SET data = zeroblob(length(data))")
+    chat = open_chat()
+    again, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    assert again.answer == done.answer
+    assert "read again" in again.stats.note
+
+
+def test_chats_can_be_listed_renamed_exported_deleted(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    done, _ = finish(chat.ask("  Who is\nit?  ", documents=[document.id], generation=SHORT))
+    assert chat.chats()[0].title == "Who is it?"
+    text = chat.export_chat(done.chat)
+    assert "Who is" in text and document.title in text
+    chat.rename_chat(done.chat, " Mine ")
+    assert chat.chat(done.chat).title == "Mine"
+    with pytest.raises(InputError):
+        chat.rename_chat(done.chat, "  ")
+    chat.delete_chat(done.chat)
+    with pytest.raises(NotFoundError):
+        chat.messages(done.chat)
+
+
+def test_memory_line_counts_what_is_attached(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    line = chat.memory_line(done.chat)
+    assert line.tokens > chat.document(document.id).tokens
+    assert line.host_bytes > 0 and line.disk_bytes > 0 and line.policy == "keep-all"
+
+
+def test_a_second_process_is_told_who_holds_the_folder(open_chat, home):
+    chat = open_chat()
+    chat.lock.set_url("http://127.0.0.1:7860")
+    with pytest.raises(BusyError) as refused:
+        DocumentChat.open(Settings(home=home))
+    assert refused.value.url == "http://127.0.0.1:7860"
+
+
+def test_a_missing_model_fails_with_a_message(home):
+    chat = DocumentChat.open(Settings(home=home, model=str(home / "nothing")))
+    try:
+        with pytest.raises(LecternError, match="no such folder"):
+            chat.engine()
+        assert chat.model_state().state == "failed"
+        assert chat.documents() == []
+    finally:
+        chat.close()
+
+
+def test_stop_from_another_thread(open_chat):
+    chat = open_chat()
+    threading.Timer(0.2, chat.stop).start()
+    done, _ = finish(chat.ask("hello", generation=GenerationConfig(max_new_tokens=100_000)))
+    assert done.stats.stopped and done.stats.new_tokens < 100_000
