@@ -153,8 +153,9 @@ class BlockStore:
 
     def settled_keys(self) -> list[str]:
         """Every stored key, but for blocks of this run that the library does not name yet."""
-        unsettled = set(self._unsettled)
-        return [key for key in self._keys() if key not in unsettled]
+        keys = self._keys()
+        unsettled = set(self._unsettled)  # After the listing: a block is unsettled before it is listed.
+        return [key for key in keys if key not in unsettled]
 
     def delete(self, keys: Sequence[str], *, private: bool = False) -> None:
         """Queue the deletion of blocks.

@@ -117,6 +117,19 @@ def test_blocks_being_read_in_are_no_garbage_until_the_next_start(tmp_path: Path
     store.close()
 
 
+def test_a_block_put_while_garbage_is_collected_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_keys = store.blocks._keys
+
+    def put_and_list() -> list[str]:
+        put(store, ["k1"], list(range(GROUP)))
+        store.blocks.flush()
+        return list_keys()
+
+    monkeypatch.setattr(store.blocks, "_keys", put_and_list)
+    store.collect_garbage()
+    assert stored(store, ["k1"]) == ["k1"]
+
+
 def test_deletion_collects_garbage_by_itself(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     id, keys = read_document(store, "Emma", list(range(32)))
