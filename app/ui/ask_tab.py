@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.errors import LecternError
 from app.runtime.config import GenerationConfig
 from app.ui import actions, asking, format, viewer
 from app.ui.asking import View
@@ -84,7 +83,9 @@ def _layout() -> _Parts:
                 welcome = gr.HTML(elem_classes="lt-welcome")
                 sample = gr.Button("Read the sample book", variant="primary", elem_id="sample", scale=0)
                 with gr.Row(visible=False, elem_classes="lt-examples") as examples:
-                    buttons = [gr.Button(text, size="sm", elem_classes="lt-example") for text in asking.EXAMPLES]
+                    buttons = [
+                        gr.Button(text, size="sm", elem_classes="lt-example") for text in asking.EXAMPLES["text"]
+                    ]
                 remark = gr.HTML(elem_id="remark")
             talk = gr.Chatbot(
                 visible=False,
@@ -137,19 +138,16 @@ def _messages(view: View) -> list[dict[str, Any]]:
 
 
 def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
-    if chat_id is None:
+    if chat_id is None or chat.model_state().state != "ready":  # asking for it would wait for the model
         return ""
-    try:
-        return format.memory(chat.memory_line(chat_id))
-    except LecternError:  # the model is not there: there is no memory to tell of
-        return ""
+    return format.memory(chat.memory_line(chat_id))
 
 
 def build(chat: "DocumentChat") -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
     parts = _layout()
     view = [parts.talk, parts.chat_id, parts.status, parts.question, parts.empty, parts.memory]
-    library = [parts.picker, parts.welcome, parts.sample, parts.examples]
+    library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
     def values(shown: View, box: Any) -> tuple[Any, ...]:
         talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
@@ -177,7 +175,8 @@ def build(chat: "DocumentChat") -> AskTab:
         picked = [document for document in picked or [] if document in ids]
         sample = gr.update(visible=not picked)
         picker = gr.update(choices=known, value=picked)
-        return picker, asking.welcome(chat, picked), sample, gr.update(visible=bool(picked))
+        shown = gr.update(visible=bool(picked))
+        return picker, asking.welcome(chat, picked), sample, shown, *asking.examples(chat, picked)
 
     _wire_asking(chat, parts, view, stream)
     _wire_documents(chat, parts, view, library, refresh, show)

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 UPDATE_S = 0.05  # the page takes about 20 updates a second
-EXAMPLES = ("What happens at the beginning?", "Who is the main character?", "Where does the story take place?")
+EXAMPLES = {
+    "text": ("What happens at the beginning?", "Who is the main character?", "Where does it take place?"),
+    "pdf": ("What is this document about?", "What does it begin with?", "What does it conclude?"),
+    "code": ("What does this code do?", "Where does the program start?", "Which tests are there?"),
+}
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,10 @@ def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] =
 
 def choices(chat: "DocumentChat") -> list[tuple[str, str]]:
     """(what the picker shows, document id), newest first; unread ones say so."""
+    ready = chat.model_state().state == "ready"  # before, nobody knows what this model has read
     listed = []
     for document in reversed(chat.documents()):
-        state = "" if document.state == "read" else " (not read yet)"
+        state = " (not read yet)" if ready and document.state != "read" else ""
         listed.append((f"{document.title}{state}", document.id))
     return listed
 
@@ -179,6 +184,12 @@ def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, 
         yield document, ""
     except Exception as error:
         yield document, format.failure(error)
+
+
+def examples(chat: "DocumentChat", documents: Sequence[str]) -> tuple[str, ...]:
+    """Questions to begin with, fitting the kind of the first picked document."""
+    kinds = [document.kind for document in chat.documents() if document.id in documents]
+    return EXAMPLES[kinds[0] if kinds else "text"]
 
 
 def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:

@@ -54,10 +54,13 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         blocks.load(state, None, marks, queue=False, **PRIVATE)
         blocks.load(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
         ask.select(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
-        library.select(lambda: library_tab.table(chat.documents()), None, shelf.table, queue=False, **PRIVATE)
+        library.select(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
         chats.select(lambda query: chats_tab.listing(chat, query), found.query, found.list, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
+        # What was read and how long a text may be depends on the model that has just become ready.
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
+        model.change(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
+        model.change(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
     return blocks

@@ -34,9 +34,9 @@ def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
 
 
 def listing(chat: "DocumentChat", query: str = "") -> str:
-    """HTML of the chats that hold the words of the query in title or text, newest first."""
+    """HTML of the chats that hold the words of the query in title or text, newest first; empty ones are not told of."""
     try:
-        chats = chat.chats(query.strip() or None)
+        chats = [info for info in chat.chats(query.strip() or None) if info.messages]
         titles = {document.id: document.title for document in chat.documents()}
     except Exception as error:
         return format.failure(error)
@@ -97,7 +97,7 @@ def build(
     status = gr.HTML(elem_id="chats-status")
     found = gr.HTML(elem_id="chats")
 
-    query.input(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
+    query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
     actions.on("chat-open", open_chat, outputs=outputs, queue=False)
     actions.on(
         "chat-rename",

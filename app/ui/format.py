@@ -56,7 +56,9 @@ def share(part: float, whole: float) -> int:
 
 
 def place(label: str, kind: DocumentKind | None) -> str:
-    """Where a passage stands: a page of a PDF, a section of a text, or path:lines of a file."""
+    """Where a passage stands: a page of a PDF, a section of a text, or path:lines of a file; "" for no label."""
+    if not label:
+        return ""
     if kind == "code" or (kind is None and re.search(r"[/:.]", label)):
         return label
     return f"§ {label}" if kind == "text" else f"p. {label}"
@@ -89,8 +91,8 @@ def progress(text: str, percent: int) -> str:
 def reading(event: Reading, kind: DocumentKind | None = None) -> str:
     """The live line while a document is read: place, %, tokens/s, time left."""
     percent = share(event.tokens_done, event.tokens_total)
-    facts = [f"<b>{percent}%</b>", escape(place(event.label, kind))]
-    if event.tokens_per_s > 0:
+    facts = [f"<b>{percent}%</b>", *filter(None, [escape(place(event.label, kind))])]
+    if event.tokens_per_s > 0 and event.tokens_done < event.tokens_total:
         facts += [f"{event.tokens_per_s:,.0f} tokens/s", f"{duration(event.eta_s)} left"]
     if event.reused:
         facts.append(f"{count(event.reused)} tokens were read before")
@@ -110,6 +112,8 @@ def cost(stats: Mapping[str, Any]) -> str:
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
     if stats.get("stopped"):
         parts.append("stopped")
+    if stats.get("note"):
+        parts.append(stats["note"])
     return " · ".join(parts)
 
 
@@ -169,7 +173,7 @@ def model(state: "ModelState") -> str:
     note = "demonstration model, " if state.demonstration else ""
     mark = (
         f'<div class="lt-model lt-{state.state}" role="status" title="{escape(facts)}"><span class="lt-dot"></span>'
-        f"<span>{escape(state.name)}</span><span class=lt-model-state>{note}{word}</span></div>"
+        f"<span>{escape(state.name or 'Model')}</span><span class=lt-model-state>{note}{word}</span></div>"
     )
     if state.state == "failed":
         return mark + notice(state.detail or "The model could not be loaded.", "bad")

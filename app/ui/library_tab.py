@@ -48,12 +48,15 @@ class Adding:
     added: tuple[str, ...] = ()
 
 
+def _begun(document: DocumentInfo) -> bool:
+    """Whether reading began and did not end."""
+    return document.state == "reading" or document.state == "new" and bool(document.detail)
+
+
 def _state(document: DocumentInfo) -> str:
     """The state cell of a document's row."""
-    words = {"new": "not read yet", "reading": "partly read", "read": "read", "failed": "failed"}
-    text = words[document.state]
-    if document.state == "failed" and document.detail:
-        text = f"failed: {document.detail}"
+    words = {"new": "not read yet", "reading": "", "read": "read", "failed": f"failed: {document.detail or 'unknown'}"}
+    text = "partly read" if _begun(document) else words[document.state]
     return (
         f'<span class="lt-state lt-{document.state}"><span class="lt-dot"></span>'
         f'<span data-progress="{escape(document.id)}">{escape(text)}</span></span>'
@@ -78,6 +81,7 @@ def _buttons(document: DocumentInfo) -> str:
     title = escape(document.title)
     ask = f'<button type="button" class="lt-tool" data-do="library-ask" data-id="{key}">Ask</button>'
     word = {"new": "Read", "reading": "Go on reading", "failed": "Try again"}.get(document.state)
+    word = "Go on reading" if _begun(document) else word
     read = f'<button type="button" class="lt-tool" data-do="library-read" data-id="{key}">{word}</button>'
     delete = (
         f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Delete {title}">Delete</summary>'
@@ -88,8 +92,16 @@ def _buttons(document: DocumentInfo) -> str:
     return (read if word else "") + ask + delete
 
 
-def table(documents: Sequence[DocumentInfo]) -> str:
+def table(chat: "DocumentChat") -> str:
     """HTML of the library, newest first."""
+    try:
+        return _table(chat.documents(), chat.model_state().state)
+    except Exception as error:
+        return format.failure(error)
+
+
+def _table(documents: Sequence[DocumentInfo], model: str) -> str:
+    """What was read belongs to a model: until one is ready nothing can be said of it."""
     if not documents:
         return '<p class="lt-nothing">No documents yet. Drop a PDF, a text, or a zip of code above.</p>'
     rows = "".join(
@@ -97,7 +109,8 @@ def table(documents: Sequence[DocumentInfo]) -> str:
         f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
         f'<td data-label="Length">{format.plural(document.parts, UNITS[document.kind])}</td>'
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
-        f'<td data-label="State">{_state(document)}</td><td class="lt-buttons">{_buttons(document)}</td></tr>'
+        f'<td data-label="State">{_state(document) if model == "ready" else f"model {model}"}</td>'
+        f'<td class="lt-buttons">{_buttons(document)}</td></tr>'
         for document in reversed(documents)
     )
     head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "State", ""))
@@ -112,7 +125,7 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[A
         path = Path(file)
         which = f"{number} of {len(files)}: " if len(files) > 1 else ""
         waiting = format.waiting(f"Opening {which}{path.name}")
-        yield Adding(waiting + "".join(notices), table(chat.documents()), tuple(added))
+        yield Adding(waiting + "".join(notices), table(chat), tuple(added))
         try:
             document = chat.add_document(path, password=password or None, name=path.name)
             if document.state == "read":
@@ -123,7 +136,7 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[A
             notices.append(format.failure(error))
         finally:
             path.unlink(missing_ok=True)
-    yield Adding("".join(notices), table(chat.documents()), tuple(added))
+    yield Adding("".join(notices), table(chat), tuple(added))
 
 
 def read(
@@ -159,7 +172,7 @@ def delete(chat: "DocumentChat", key: str) -> tuple[str, str]:
         chat.delete_document(key)
     except Exception as error:
         status = format.failure(error)
-    return status, table(chat.documents())
+    return status, table(chat)
 
 
 @dataclass(frozen=True)
@@ -199,7 +212,7 @@ def build(chat: "DocumentChat", open_ask: Callable[..., Any], ask_outputs: list[
         yield before, gr.skip(), "", gr.update(visible=bool(ids))
         for line, value in read(chat, ids):
             yield line + before, gr.skip(), value, gr.skip()
-        yield line + before, table(chat.documents()), "", gr.update(visible=False)
+        yield line + before, table(chat), "", gr.update(visible=False)
 
     def one(key: str) -> Iterator[tuple[Any, ...]]:
         yield from reading([key], "")

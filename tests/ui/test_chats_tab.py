@@ -1,5 +1,7 @@
 """The Chats tab's functions over a fake chat."""
 
+from pathlib import Path
+
 from app.ui import chats_tab
 from tests.fake_chat import FakeDocumentChat
 
@@ -19,9 +21,17 @@ def test_newest_chat_comes_first_with_its_actions(chat: FakeDocumentChat) -> Non
     assert 'href="chats/c1/export.md"' in html
 
 
-def test_deleted_document_is_named_so(chat: FakeDocumentChat) -> None:
-    chat.new_chat(["gone"])
+def test_deleted_document_is_named_so(chat: FakeDocumentChat, book: Path) -> None:
+    document = chat.add_document(book).id
+    list(chat.ask("About whales", documents=[document]))
+    assert "A Quiet Coast" in chats_tab.listing(chat)
+    chat.delete_document(document)
     assert "a deleted document" in chats_tab.listing(chat)
+
+
+def test_empty_chats_are_left_out(chat: FakeDocumentChat) -> None:
+    chat.new_chat()
+    assert "No chats yet" in chats_tab.listing(chat)
 
 
 def test_search(chat: FakeDocumentChat) -> None:

@@ -68,9 +68,7 @@ def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None
         last = _
     assert "stopped; what was read is kept" in last[0]
     assert [info.state for info in chat.documents()] == ["reading", "new"]
-    assert "partly read" in library_tab.table(chat.documents()) and "Go on reading" in library_tab.table(
-        chat.documents()
-    )
+    assert "partly read" in library_tab.table(chat) and "Go on reading" in library_tab.table(chat)
 
 
 def test_failed_model_is_told_once_per_document(chat: FakeDocumentChat, book: Path) -> None:
@@ -88,7 +86,7 @@ def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Pa
         notes=("12 pages hold images only",),
         skipped=tuple(Skipped(f"file{n}.bin", "binary") for n in range(60)),
     )
-    html = library_tab.table([info])
+    html = library_tab._table([info], "ready")
     for fact in (
         "3 sections",
         f"{info.tokens:,}",
@@ -99,11 +97,11 @@ def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Pa
     ):
         assert fact in html
     assert "file50.bin" not in html and "Try again" in html
-    assert "No documents yet" in library_tab.table([])
+    assert "No documents yet" in library_tab._table([], "ready")
 
 
 def test_table_escapes_titles(chat: FakeDocumentChat, book: Path) -> None:
-    html = library_tab.table([replace(chat.add_document(book), title='<script>x</script>"')])
+    html = library_tab._table([replace(chat.add_document(book), title='<script>x</script>"')], "ready")
     assert "<script>" not in html and "&lt;script&gt;" in html
 
 
@@ -112,3 +110,16 @@ def test_delete(chat: FakeDocumentChat, book: Path) -> None:
     status, table = library_tab.delete(chat, key)
     assert status == "" and "No documents yet" in table
     assert "not in the library" in library_tab.delete(chat, key)[0]
+
+
+def test_nothing_is_said_of_reading_before_the_model_is_ready(chat: FakeDocumentChat, book: Path) -> None:
+    list(chat.read(chat.add_document(book).id))
+    chat.model = FakeModelState(state="loading")
+    assert "model loading" in library_tab.table(chat) and ">read<" not in library_tab.table(chat)
+
+
+def test_stopped_reading_is_told_apart_from_none(chat: FakeDocumentChat, book: Path) -> None:
+    info = replace(chat.add_document(book), state="new", detail="reading was stopped; it will go on from there")
+    assert "partly read" in library_tab._table([info], "ready") and "Go on reading" in library_tab._table(
+        [info], "ready"
+    )

@@ -1,0 +1,162 @@
+"""A real browser on a real server, for the browser tests and the screenshots."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+# Without these Chromium itself asks its maker for updates and variations.
+QUIET = (
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+)
+START_S = 120
+
+
+def find_chromium() -> str | None:
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclass
+class Server:
+    """A served page. `contacts`: names and addresses beyond loopback that the server process asked for."""
+
+    url: str
+    log: list[str] = field(default_factory=list)
+    contacts_file: Path | None = None
+
+    @property
+    def contacts(self) -> list[str]:
+        file = self.contacts_file
+        return file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
+
+
+@contextmanager
+def serving(arguments: Sequence[str], folder: Path) -> Iterator[Server]:
+    """Run `python ARGUMENTS` until the block ends; ready when it says its URL."""
+    contacts = folder / "contacts.txt"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "guard"), str(ROOT)]),
+        "LECTERN_TEST_CONTACTS": str(contacts),
+        "PYTHONUNBUFFERED": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    server = Server("", contacts_file=contacts)
+    open_now = threading.Event()
+
+    def listen() -> None:
+        for line in process.stdout:
+            server.log.append(line.rstrip())
+            if found := re.search(r"Lectern is open at (http://\S+)", line):
+                server.url = found.group(1)
+                open_now.set()
+        open_now.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        assert open_now.wait(START_S) and server.url, "the server did not start:\n" + "\n".join(server.log)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=list(QUIET))
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page of Lectern in the browser, and what went wrong in it."""
+
+    page: Page
+    outside: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        expect(self.page.get_by_role("tab", name=name, exact=True)).to_have_attribute("aria-selected", "true")
+
+    def add(self, *files: Path, timeout_s: float = 30) -> None:
+        """Put files into the library and wait until each is read or refused by name."""
+        self.tab("Library")
+        self.page.set_input_files("#drop input[type=file]", [str(file) for file in files])
+        refused = self.page.locator("#library-status .lt-bad")
+        for file in files:
+            done = self.row(file.stem).locator(".lt-read").or_(refused.filter(has_text=file.name))
+            expect(done).to_have_count(1, timeout=timeout_s * 1000)
+        expect(self.page.locator("#library-stop")).to_be_hidden(timeout=timeout_s * 1000)
+
+    def row(self, title: str):
+        return self.page.locator(".lt-table tbody tr", has_text=title)
+
+    def ask(self, question: str, *, timeout_s: float = 30) -> None:
+        """Type a question, press Enter and wait for the end of the answer."""
+        before = self.page.locator(".lt-foot").count()
+        self.page.fill("#question textarea", question)
+        self.page.keyboard.press("Enter")
+        expect(self.page.locator(".lt-foot")).to_have_count(before + 1, timeout=timeout_s * 1000)
+        expect(self.page.locator("#question .submit-button")).to_be_visible(timeout=timeout_s * 1000)
+
+    def scrolls_sideways(self) -> bool:
+        return self.page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
+@contextmanager
+def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 860, scheme: str = "light"):
+    """Open the page in a fresh profile; yields a Visit."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,
+        permissions=["clipboard-read", "clipboard-write"],
+        reduced_motion="reduce",
+    )
+    page = context.new_page()
+    visit = Visit(page)
+
+    def request(sent) -> None:
+        if not sent.url.startswith((url, "data:", "blob:")):
+            visit.outside.append(sent.url)
+
+    page.on("request", request)
+    page.on("websocket", lambda socket: visit.outside.append(socket.url) if url[7:] not in socket.url else None)
+    page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: visit.errors.append(str(error)))
+    page.goto(url)
+    expect(page.locator("#question textarea")).to_be_visible(timeout=30_000)
+    expect(page.locator(".lt-model")).to_be_visible()
+    try:
+        yield visit
+    finally:
+        context.close()

@@ -1,0 +1,294 @@
+"""The page in Chromium: over a fake chat for its states, and the whole job on the shipped model."""
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import ROOT, Server, Visit, chromium, find_chromium, serving, visiting
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+
+TRICKY = "Page with ${1+1} and {{7*7}} and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
+SIZES = [(1280, 860, "light"), (1280, 860, "dark"), (390, 844, "light"), (390, 844, "dark")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fake")
+    with serving(["-m", "tests.fake_server", "0", str(folder / "home"), "0.02"], folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    texts = {
+        "book.txt": (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")[:60_000],
+        "tricky.txt": f"{TRICKY}\n\nThe harbour master kept a lantern. {TRICKY}",
+        "tool.py": "import sys\n\n\ndef harbour(lantern):\n    return lantern < 2\n",
+        "empty.txt": "",
+        "locked.pdf": "sealed",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return {name: folder / name for name in texts}
+
+
+@pytest.fixture
+def visit(browser: Browser, fake: Server) -> Iterator[Visit]:
+    with visiting(browser, fake.url) as visit:
+        yield visit
+        assert visit.outside == []
+        assert visit.errors == []
+
+
+def pick(visit: Visit, title: str) -> None:
+    """Start a chat over a document of the library."""
+    visit.tab("Library")
+    visit.row(title).get_by_role("button", name="Ask").click()
+    expect(visit.page.locator(".lt-welcome h2", has_text=title)).to_be_visible()
+
+
+def test_first_visit_leads_to_an_answer(visit: Visit) -> None:
+    page = visit.page
+    expect(page.get_by_role("heading", name="Give it a whole book. Then ask.")).to_be_visible()
+    expect(page.locator("#remark")).to_contain_text("demonstration model")
+    page.click("#sample")
+    expect(page.locator("#status .lt-progress")).to_contain_text("tokens/s")
+    expect(page.locator(".lt-example").first).to_be_visible(timeout=15_000)
+    page.locator(".lt-example").first.click()
+    expect(page.locator(".lt-foot")).to_contain_text("tokens reused", timeout=15_000)
+    assert page.locator(".lt-chip").count() >= 1
+    expect(page.locator("#memory")).to_contain_text("regions")
+
+
+def test_library_adds_the_good_and_names_the_bad(visit: Visit, files: dict[str, Path]) -> None:
+    visit.add(files["empty.txt"], files["tool.py"], files["locked.pdf"], files["tricky.txt"])
+    status = visit.page.locator("#library-status")
+    expect(status).to_contain_text("empty.txt: empty")
+    expect(status).to_contain_text("locked.pdf: encrypted")
+    for title in ("tool", "tricky"):
+        expect(visit.row(title)).to_contain_text("read")
+    visit.row("tool").get_by_text("Delete").first.click()
+    visit.row("tool").get_by_role("button", name="Delete").click()
+    expect(visit.row("tool")).to_have_count(0)
+    visit.add(files["tool.py"])
+
+
+def test_password_is_asked_and_not_kept(visit: Visit, files: dict[str, Path]) -> None:
+    visit.tab("Library")
+    visit.page.get_by_text("Password for encrypted PDFs").click()
+    visit.page.fill("#password input", "open sesame")
+    visit.add(files["locked.pdf"])
+    expect(visit.row("locked")).to_contain_text("read")
+    expect(visit.page.locator("#password input")).to_have_value("")
+
+
+def test_document_text_is_shown_and_never_obeyed(visit: Visit, files: dict[str, Path]) -> None:
+    visit.add(files["tricky.txt"]) if not visit.row("tricky").count() else None
+    pick(visit, "tricky")
+    visit.ask(f"Who kept the lantern? {TRICKY}")
+    expect(visit.page.locator("#talk .user-row")).to_contain_text("${1+1} and {{7*7}} and <img src='http")
+    visit.page.locator(".lt-chip").first.click()
+    expect(visit.page.locator(".lt-text")).to_contain_text(TRICKY)
+    assert visit.page.locator("img[src*=evil]").count() == 0
+
+
+def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Path]) -> None:
+    page = visit.page
+    visit.add(files["book.txt"])
+    pick(visit, "book")
+    visit.ask("What did Duchess say about manners?")
+    chip = page.locator(".lt-chip").last
+    where = chip.locator(".lt-chip-place").inner_text()
+    chip.click()
+    expect(page.locator(".lt-page header")).to_contain_text(where)
+    expect(page.locator(".lt-mark").first).to_be_in_viewport()
+    page.get_by_role("button", name="Next ›").click()
+    expect(page.locator(".lt-mark")).to_have_count(0)
+    page.get_by_role("button", name="Answer without this").click()
+    expect(page.locator(".lt-without")).to_contain_text("the answer changes. ")
+    expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
+    page.keyboard.press("Escape")
+    expect(page.locator(".lt-page")).to_be_hidden()
+
+
+def test_code_evidence_has_a_path_and_lines(visit: Visit, files: dict[str, Path]) -> None:
+    visit.add(files["tool.py"]) if not visit.row("tool").count() else None
+    pick(visit, "tool")
+    visit.ask("Where is harbour defined?")
+    expect(visit.page.locator(".lt-chip-place").first).to_have_text(re.compile(r"^src/tool\.py:\d+-\d+$"))
+    visit.page.locator(".lt-chip").first.click()
+    expect(visit.page.locator(".lt-code .lt-mark").first).to_contain_text("harbour")
+
+
+def test_escape_stops_an_answer_and_retry_goes_on(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#question textarea", "word " * 400)
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .bot-row")).to_contain_text("You asked")
+    page.keyboard.press("Escape")
+    expect(page.locator(".lt-cost")).to_contain_text("stopped")
+    expect(page.locator("#question .submit-button")).to_be_visible()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("You asked: word")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#question .stop-button")).to_be_visible()
+    page.locator("#question .stop-button").click()
+    expect(page.locator(".lt-foot")).to_have_count(1)
+
+
+def test_next_question_may_be_typed_while_the_model_answers(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#question textarea", "word " * 60)
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .bot-row")).to_contain_text("You asked")
+    page.fill("#question textarea", "and then")
+    expect(page.locator(".lt-foot")).to_be_visible(timeout=15_000)
+    expect(page.locator("#question textarea")).to_have_value("and then")
+
+
+def test_chats_are_found_renamed_exported_opened_and_deleted(visit: Visit) -> None:
+    page = visit.page
+    visit.ask("A question about lighthouses")
+    page.click("#new-chat")
+    expect(page.locator(".lt-foot")).to_have_count(0)
+    visit.ask("A question about herrings")
+    visit.tab("Chats")
+    expect(page.locator(".lt-chat")).to_have_count(2)
+    page.fill("#search input, #search textarea", "lighthouses")
+    expect(page.locator(".lt-chat")).to_have_count(1)
+    page.get_by_text("Rename").click()
+    page.fill(".lt-pop input", "Towers & lamps")
+    page.locator(".lt-pop").get_by_role("button", name="Rename").click()
+    expect(page.locator(".lt-open b")).to_have_text("Towers & lamps")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export").click()
+    assert download.value.suggested_filename == "towers-lamps.md"
+    assert "A question about lighthouses" in Path(download.value.path()).read_text(encoding="utf-8")
+    page.locator(".lt-open").click()
+    expect(page.locator("#talk")).to_contain_text("A question about lighthouses")
+    visit.tab("Chats")
+    page.locator(".lt-chat", has_text="Towers").get_by_text("Delete").first.click()
+    page.locator(".lt-chat").get_by_role("button", name="Delete").click()
+    expect(page.locator(".lt-chat", has_text="Towers")).to_have_count(0)
+    visit.tab("Ask")
+    expect(page.locator("#talk")).to_be_hidden()
+
+
+def test_passkey_map_fills_and_is_kept(visit: Visit) -> None:
+    page = visit.page
+    visit.tab("Passkey")
+    page.click("#passkey-run")
+    expect(page.locator("#passkey-status")).to_contain_text("9 of 10 right", timeout=15_000)
+    expect(page.locator("#heat td[style]")).to_have_count(10)
+    expect(page.locator(".lt-run").first).to_contain_text("9 of 10 right")
+
+
+@pytest.mark.parametrize(("width", "height", "scheme"), SIZES)
+def test_layout_holds(
+    browser: Browser, fake: Server, files: dict[str, Path], width: int, height: int, scheme: str
+) -> None:
+    with visiting(browser, fake.url, width=width, height=height, scheme=scheme) as visit:
+        page = visit.page
+        red = int(re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[0])
+        assert (red < 80) == (scheme == "dark")
+        wide: list[str] = []
+
+        def check(state: str) -> None:
+            if visit.scrolls_sideways():
+                wide.append(state)
+
+        check("empty")
+        expect(page.locator("#question textarea")).to_be_in_viewport()
+        visit.tab("Library")
+        if not visit.row("book").count():
+            visit.add(files["book.txt"])
+        expect(visit.row("book")).to_be_visible()
+        check("library")
+        visit.tab("Passkey")
+        check("passkey")
+        pick(visit, "book")
+        check("picked")
+        visit.ask("What did Duchess say about manners, and what did a long long question do to the narrow page?")
+        check("answered")
+        expect(page.locator("#question textarea")).to_be_in_viewport()
+        page.locator(".lt-chip").last.click()
+        expect(page.locator(".lt-mark").first).to_be_in_viewport()
+        check("passage")
+        page.locator("[data-do=close]").click()
+        visit.tab("Chats")
+        expect(page.locator(".lt-chat").first).to_be_visible()
+        check("chats")
+        assert wide == [] and visit.outside == [] and visit.errors == []
+
+
+def test_nothing_asked_of_the_network(fake: Server) -> None:
+    """Runs after the tests above: starting, uploading, reading, asking made no contact beyond loopback."""
+    assert fake.contacts == []
+
+
+def health(server: Server) -> dict:
+    with urllib.request.urlopen(f"{server.url}health", timeout=5) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, tmp_path: Path) -> None:
+    """Add a PDF and a book, ask, follow the evidence, restart, resume: no document token is read again."""
+    command = ["-m", "app.cli", "serve", "--no-browser", "--home", str(tmp_path / "home"), "--threads", "2"]
+    book = tmp_path / "Black Beauty.txt"
+    book.write_bytes((ROOT / "tests" / "data" / "book.txt").read_bytes())
+    pdf = ROOT / "tests" / "data" / "crazyones.pdf"
+    assert book.stat().st_size > 290_000
+
+    with serving(command, tmp_path) as server, visiting(browser, server.url) as visit:
+        page = visit.page
+        expect(page.locator(".lt-model")).to_contain_text("ready", timeout=60_000)
+        visit.add(pdf, book, timeout_s=420)
+        for title in ("Black Beauty", "crazyones"):
+            expect(visit.row(title)).to_contain_text("read")
+        tokens = int(visit.row("Black Beauty").locator("td").nth(2).inner_text().replace(",", ""))
+        pick(visit, "Black Beauty")
+        visit.ask("What is the name of the horse's mother?", timeout_s=120)
+        assert spent(visit)[0] >= tokens and spent(visit)[1] < 100
+        page.locator(".lt-chip").first.click()
+        expect(page.locator(".lt-mark").first).to_be_in_viewport()
+        assert len(page.locator(".lt-mark").first.inner_text()) > 20
+        page.get_by_role("button", name="Answer without this").click()
+        expect(page.locator(".lt-without .lt-cost")).to_be_visible(timeout=120_000)
+        first = page.locator("#talk .bot-row .md").first.inner_text()
+        assert visit.outside == [] and visit.errors == []
+        assert server.contacts == []
+
+    with serving(command, tmp_path) as server, visiting(browser, server.url) as visit:
+        page = visit.page
+        expect(page.locator(".lt-model")).to_contain_text("ready", timeout=60_000)
+        visit.tab("Chats")
+        page.locator(".lt-open", has_text="What is the name").click()
+        expect(page.locator("#talk .bot-row .md").first).to_have_text(first)
+        visit.ask("Who gave him bread?", timeout_s=120)
+        reused, read = spent(visit)
+        assert reused >= tokens and read < 100, "a document token was read again"
+        assert health(server)["model"]["state"] == "ready"
+        assert visit.outside == [] and visit.errors == []
+        assert server.contacts == []
+
+
+def spent(visit: Visit) -> tuple[int, int]:
+    """(tokens reused, tokens read) of the last answer, as the page says."""
+    line = visit.page.locator(".lt-cost").last.inner_text()
+    reused, read = re.search(r"([\d,]+) tokens reused, ([\d,]+) read", line).groups()
+    return int(reused.replace(",", "")), int(read.replace(",", ""))
