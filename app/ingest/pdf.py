@@ -179,6 +179,7 @@ def _events(request: dict[str, Any], cancelled: Cancelled) -> Iterator[dict[str,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=environment,
+        cwd=_ROOT,  # an "app" folder where the user happens to be must not be taken for ours
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         encoding="ascii",
     )

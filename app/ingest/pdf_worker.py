@@ -51,7 +51,7 @@ class Pdfium:
                 raise Refused("wrong-password" if password else "password") from error
             if error.err_code == self._library.FPDF_ERR_SECURITY:
                 raise Refused("encryption", "its security handler is not supported") from error
-            raise Refused("damaged", str(error)) from error
+            raise Refused("damaged", str(error).rstrip(".")) from error
         self.count = len(self._document)
 
     def labels(self) -> list[str]:
@@ -114,7 +114,7 @@ class Pypdf:
         except (FileNotFoundError, PermissionError, MemoryError, Refused):
             raise
         except Exception as error:  # pypdf raises nearly every built-in error on a broken file
-            raise Refused("damaged", str(error)) from error
+            raise Refused("damaged", str(error).rstrip(".")) from error
 
     def labels(self) -> list[str]:
         return self._reader.page_labels if "/PageLabels" in self._reader.root_object else [""] * self.count
@@ -191,7 +191,7 @@ def _open(request: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     if not readers:
         locked = [error for error in refusals if "password" in error.kind]
         raise (locked or refusals or [Refused("damaged", "no PDF reader is installed")])[0]
-    return readers, str(refusals[0]) if refusals else None
+    return readers, next((str(error) for error in refusals if error.kind == "damaged"), None)
 
 
 def _first_that_works(attempts: list[Any], otherwise: Any) -> Any:

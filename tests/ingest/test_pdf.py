@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -261,9 +262,12 @@ def test_cancel_stops_the_reader(make_pdf, tmp_path, monkeypatch):
 
 
 def test_from_another_thread_and_folder(data, tmp_path, monkeypatch):
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("raise SystemExit('not this one')")
+    shutil.copy(data / "crazyones.pdf", tmp_path / "here.pdf")
     monkeypatch.chdir(tmp_path)
     found = []
-    thread = threading.Thread(target=lambda: found.append(load(data / "crazyones.pdf")))
+    thread = threading.Thread(target=lambda: found.append(load(Path("here.pdf"))))
     thread.start()
     thread.join()
     assert len(found[0].parts) == 1
