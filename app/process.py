@@ -26,3 +26,10 @@ def peak_bytes() -> int:
     if torch is not None and torch.cuda.is_initialized():
         return int(torch.cuda.max_memory_allocated())
     return _resident_peak()
+
+
+def memory_bytes() -> int:
+    """Memory of this computer."""
+    import psutil
+
+    return psutil.virtual_memory().total

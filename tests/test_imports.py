@@ -17,13 +17,13 @@ APP = ROOT / "app"
 ROWS = (
     ("launch", "cli", "doctor"),
     ("ui", "server"),
-    ("chat", "citations", "eval", "train"),
+    ("chat", "eval", "train"),
     ("runtime", "ingest", "store"),
     ("kernels",),
     ("records", "settings", "passkeys", "process"),
     ("errors", "commands", "privacy", "setup"),
 )
-SAME = ({"cli", "doctor"}, {"chat", "citations"})
+SAME = ({"cli", "doctor"},)
 
 # Third-party libraries and the units that may import them.
 LIBRARIES = {

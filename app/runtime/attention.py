@@ -172,11 +172,13 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
         k = rotate(k, cos[:size], sin[:size])
         q = rotate(q, cos[size - rows : size], sin[size - rows : size])
         mask = torch.ones(rows, size, dtype=torch.bool, device=q.device).tril(size - rows)[None, None]
+    # The small mask becomes a bias before it is spread over groups: SDPA would convert every copy of it.
+    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, float("-inf"))
     out = F.scaled_dot_product_attention(
         q.flatten(0, 1).flatten(1, 2)[:, None],  # [G * Hkv, 1, heads * Tg, D]
         k.flatten(0, 1)[:, None],
         v.flatten(0, 1)[:, None].to(q.dtype),
-        attn_mask=mask.expand(count, kv_heads, -1, -1).flatten(0, 1).repeat(1, heads, 1)[:, None],
+        attn_mask=bias.repeat(1, 1, heads, 1).flatten(0, 1)[:, None].expand(count * kv_heads, -1, -1, -1),
         scale=scale,
     ).view(count, kv_heads, heads, rows, dim)
     if not cache.memories and rows == a.group_tokens:
@@ -258,7 +260,7 @@ def select(
 def _best_scored(
     a: AttentionConfig, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int
 ) -> Tensor:
-    """The `count` best eligible regions [G, Hkv, count]: a coarse cut in the cache's dtype, then fine scores in fp32."""
+    """The `count` best regions [G, Hkv, count]: a coarse cut in the cache's dtype, then fine scores in fp32."""
     groups, kv_heads, heads, rows, dim = q.shape
     total, query_sub = eligible.shape[-1], min(a.query_sub, rows)
     means = sub_means(q, query_sub) * dim**-0.5  # [G, Hkv, heads, Q, D]

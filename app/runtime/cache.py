@@ -83,6 +83,10 @@ class RegionCache(Cache):
         self._lengths = torch.cat([none, *lengths]).to(shape.device)
         super().__init__(layers=[RegionLayer(self, i) for i in range(shape.layers)])
 
+    def allow(self, regions: Sequence[bool] | None) -> None:
+        """Mute the regions of the memories that are False here; None lifts it."""
+        self.allowed = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, not kept."""
         return self.layers[layer_idx].get_seq_length()

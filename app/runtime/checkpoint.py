@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "rope", "training", "system_prompt"}
 DEFAULT_BUDGET = 4096
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -141,7 +146,8 @@ def pick_device(name: str) -> torch.device:
 
 def pick_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the hardware multiplies it faster than float32."""
-    native = (getattr(torch.cpu, name, lambda: False)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = (getattr(torch.cpu, name, lambda: False)() for name in instructions)
     return torch.bfloat16 if device.type == "cuda" or any(native) else torch.float32
 
 
@@ -170,7 +176,9 @@ def load_model(folder: Path, settings: Settings, device: torch.device, dtype: to
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # the app shows its own state
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if settings.adapter else dtype)
         if settings.adapter:
@@ -212,5 +220,6 @@ def model_files(folder: Path, adapter: str | None) -> list[Path]:
     names = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
     files = [folder / name for name in names if (folder / name).exists()] + weight_files(folder)
     if adapter:
-        files += sorted(p for p in Path(adapter).expanduser().iterdir() if p.suffix in (".json", ".safetensors", ".bin"))
+        parts = Path(adapter).expanduser().iterdir()
+        files += sorted(part for part in parts if part.suffix in (".json", ".safetensors", ".bin"))
     return files

@@ -55,8 +55,8 @@ class AttentionConfig:
         subs = (self.query_sub, self.key_sub, self.coarse_sub)
         if any(self.region_tokens % sub for sub in subs) or self.coarse_sub % self.key_sub:
             raise ConfigError(
-                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub, key_sub and coarse_sub {subs}, "
-                "and coarse_sub of key_sub"
+                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub, key_sub and coarse_sub "
+                f"{subs}, and coarse_sub of key_sub"
             )
         least = (self.merge + self.local_regions + 2) * self.region_tokens
         if self.budget_tokens % self.group_tokens or self.budget_tokens < least:

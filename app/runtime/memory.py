@@ -133,11 +133,11 @@ class RegionMemory:
 
     def freeze(self) -> "RegionMemory":
         """End the text: the short last region's missing key means repeat its last one, so that a max ignores them."""
-        region = self.shape.attention.region_tokens
+        attention = self.shape.attention
         for layer in self.layers:
-            for means, sub in ((layer.fine, self.shape.attention.key_sub), (layer.coarse, self.shape.attention.coarse_sub)):
+            for means, sub in ((layer.fine, attention.key_sub), (layer.coarse, attention.coarse_sub)):
                 used = -(-self.tokens // sub)
-                means[:, used : self.regions * region // sub] = means[:, used - 1 : used]
+                means[:, used : self.regions * attention.region_tokens // sub] = means[:, used - 1 : used]
         return self
 
     def truncate(self, tokens: int) -> None:

@@ -170,7 +170,7 @@ class SampleMaker:
         weight = 1.0 if prose else 0.05
         ids, text_weights = [self.bos], [0.0]
         last = 0
-        for place, fact in sorted(((int(places[rng.randrange(len(places))]), fact) for fact in facts)):
+        for place, fact in sorted((int(places[rng.randrange(len(places))]), fact) for fact in facts):
             ids += filler[last:place] + fact
             text_weights += [weight] * (place - last) + [0.3] * len(fact)
             last = place

@@ -105,12 +105,12 @@ def test_reading_goes_on_from_a_prefix():
     engine, ids = tiny.engine(), tiny.token_ids(LONG)
     whole, calls = engine.read(ids), []
     with pytest.raises(CancelledError):
-        engine.read(ids, on_sealed=lambda g, m: calls.append((g, m.export_group(g))), cancelled=lambda: len(calls) >= 5)
+        engine.read(ids, on_sealed=lambda g, m: calls.append((g, m.export_group(g))), cancelled=lambda: len(calls) >= 8)
     prefix = RegionMemory(engine.shape)
     for group, data in calls:
         prefix.import_group(ids[group * 16 : group * 16 + 16], *data)
     rest = engine.read(ids, resume=prefix)
-    assert [g for g, _ in calls] == list(range(5))
+    assert [g for g, _ in calls] == list(range(8))
     for a, b in zip(whole.layers, rest.layers, strict=True):
         torch.testing.assert_close(a.k[:, :LONG], b.k[:, :LONG], atol=1e-5, rtol=1e-5)
 
@@ -178,8 +178,7 @@ def test_muted_regions_are_never_seen(tokens):
             layer.v[:, 16:32] = poison
             layer.k[:, 16:32] = poison
         cache = engine.open_chat([memory])
-        cache.allowed = torch.ones(memory.regions, dtype=torch.bool)
-        cache.allowed[2:4] = False
+        cache.allow([region not in (2, 3) for region in range(memory.regions)])
         answers.append(torch.cat([engine._forward(cache, turn), engine._forward(cache, [7])]))
     assert torch.equal(*answers)
 
@@ -188,8 +187,7 @@ def test_focus_on_one_region_still_answers():
     engine = tiny.engine()
     memory = engine.read(tiny.token_ids(LONG))
     cache = engine.open_chat([memory])
-    cache.allowed = torch.zeros(memory.regions, dtype=torch.bool)
-    cache.allowed[17] = True
+    cache.allow([region == 17 for region in range(memory.regions)])
     tokens = list(engine.generate(cache, tiny.token_ids(12, seed=4)[1:], GenerationConfig(max_new_tokens=5)))
     assert tokens and torch.isfinite(cache.evidence).all()
     assert cache.evidence.argmax() in (0, 17) and cache.evidence[[5, 30]].sum() == 0

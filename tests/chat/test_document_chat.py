@@ -77,14 +77,26 @@ def test_after_a_restart_nothing_is_read_and_the_answer_is_the_same(open_chat, t
     assert [m.role for m in chat.messages(other.chat)] == ["user", "assistant"] * 2
 
 
-def test_the_same_bytes_under_another_name_read_nothing(open_chat, tmp_path):
+def test_a_chat_outlives_its_deleted_document(open_chat, tmp_path):
     chat = open_chat()
-    path = write(tmp_path)
-    document = chat.add_document(path)
-    list(chat.read(document.id))
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
     chat.delete_document(document.id)
-    again = chat.add_document(path, name="other.txt")
-    assert again.id == document.id and again.title != document.title
+    second, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert "deleted" in second.stats.note and second.evidence == ()
+
+
+def test_the_same_text_under_another_name_reads_nothing(open_chat, tmp_path):
+    """Blocks are found by content: a file that differs only in a byte order mark is another document, same tokens."""
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    list(chat.read(document.id))
+    twin = tmp_path / "twin.txt"
+    twin.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "book.txt").read_bytes())
+    other = chat.add_document(twin)
+    assert other.id != document.id
+    events = list(chat.read(other.id))
+    assert events[-1].reused == events[-1].tokens_total > 0
 
 
 def test_a_stopped_reading_goes_on(open_chat, tmp_path):

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from app.citations import Attached
+from app.chat.citations import Attached
 from app.errors import CancelledError, DamagedBlock, NotFoundError, StoreError
 from app.ingest import spans
 from app.records import DocumentInfo, MemoryText, Part, Reading

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from app.errors import InputError, LecternError, ModelError, NotFoundError
+from app.process import memory_bytes
 from app.records import (
     ChatInfo,
     Delta,
@@ -26,7 +27,7 @@ from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
-    from app.sessions import Job, Sessions
+    from app.chat.sessions import Job, Sessions
 
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
@@ -65,6 +66,7 @@ class DocumentChat:
         self._cancel = threading.Event()
         self._one = threading.Lock()
         self._doing: str | None = None
+        self._closed = False
 
     @classmethod
     def open(cls, settings: Settings, *, load: bool = True, engine: "Engine | None" = None) -> "DocumentChat":
@@ -96,6 +98,9 @@ class DocumentChat:
 
     def close(self) -> None:
         """Stop what runs, write what is queued, give the folder back."""
+        if self._closed:
+            return
+        self._closed = True
         self.stop()
         self._one.acquire(timeout=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
         self.store.close()
@@ -119,12 +124,10 @@ class DocumentChat:
                 self._failure = ModelError(f"{self.settings.model}: cannot be loaded ({error}); see the log")
 
     def _use(self, engine: "Engine") -> None:
-        import psutil
+        from app.chat.reader import Reader
+        from app.chat.sessions import Sessions
 
-        from app.reader import Reader
-        from app.sessions import Sessions
-
-        self._ready = Sessions(self.store, Reader(self.store, engine, psutil.virtual_memory().total // KEEP_SHARE))
+        self._ready = Sessions(self.store, Reader(self.store, engine, memory_bytes() // KEEP_SHARE))
         self._engine = engine
 
     def engine(self) -> "Engine":
@@ -168,7 +171,7 @@ class DocumentChat:
         self._cancel.clear()
         self._doing = what
         try:
-            from app.sessions import Job
+            from app.chat.sessions import Job
 
             yield Job(self._cancel, time.monotonic())
         finally:
@@ -302,7 +305,7 @@ class DocumentChat:
         Args:
             chat: None starts a new chat.
             documents: what the chat is about; for an existing chat in place of what it was about.
-            focus, mute: places (see `app.citations.place_regions`) that alone may be seen, or may not be seen.
+            focus, mute: places (see `app.chat.citations.place_regions`) that alone may be seen, or may not be seen.
             without: id of a passage that may not be seen.
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
@@ -316,7 +319,7 @@ class DocumentChat:
                 self.set_chat_documents(chat, documents)
             chat = self.chat(chat).id if chat else self.new_chat(documents)
             session = yield from sessions.open(chat, job)
-            session.cache.allowed = sessions.allowed(session, focus, mute, without)
+            session.cache.allow(sessions.allowed(session, focus, mute, without))
             yield from sessions.answer(session, question, generation, job)
 
     def retry(
@@ -327,7 +330,7 @@ class DocumentChat:
         with self._running("answering") as job:
             session = yield from sessions.open(self.chat(chat).id, job)
             question = sessions.drop_last_turn(session)
-            session.cache.allowed = None
+            session.cache.allow(None)
             yield from sessions.answer(session, question, generation, job)
 
     def answer_without(

@@ -5,12 +5,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
-from app import citations
+from app.chat import citations
 from app.errors import InputError, StoreError
 from app.process import peak_bytes
-from app.reader import ReadDocument, Reader
+from app.chat.reader import ReadDocument, Reader
 from app.records import AnswerStats, Delta, Done, Evidence, Message, Reading, Tail
 from app.runtime.cache import RegionCache
 from app.runtime.config import GenerationConfig
@@ -61,15 +59,20 @@ class Sessions:
 
     def open(self, chat: str, job: Job) -> Iterator[Reading]:
         """Bring documents and tail of a chat into memory; returns the Session."""
-        documents = []
+        documents, gone = [], 0
+        known = {document.id for document in self.store.documents(self.engine.recipe)}
         for id in self.store.chat(chat).documents:
-            documents.append((yield from self.reader.read(id, job.cancel.is_set)))
+            if id in known:
+                documents.append((yield from self.reader.read(id, job.cancel.is_set)))
+            else:
+                gone += 1
         open_now, self.session = self.session, None
         if open_now and open_now.chat == chat and _same(open_now.documents, documents):
             session = replace(open_now, documents=documents, note="")
         else:
             session = self._resume(chat, documents)
-        session.note = "; ".join([*filter(None, [session.note]), *self.reader.notes])
+        deleted = f"{gone} of the chat's documents were deleted" if gone else ""
+        session.note = "; ".join([*filter(None, [session.note, deleted]), *self.reader.notes])
         self.reader.notes.clear()
         self.session = session
         return session
@@ -98,22 +101,30 @@ class Sessions:
                 session.cache = engine.open_chat(cache.memories)
         return session
 
-    def allowed(self, session: Session, focus: Sequence[str], mute: Sequence[str], without: str | Evidence | None):
-        """Mask over the regions of the attached memories; None when all may be seen."""
+    def allowed(
+        self, session: Session, focus: Sequence[str], mute: Sequence[str], without: str | Evidence | None
+    ) -> list[bool] | None:
+        """Which regions of the attached memories may be seen; None when all may.
+
+        Raises:
+            InputError: a place or passage that is not in the attached documents.
+        """
         if not (focus or mute or without):
             return None
         attached = self.reader.attached(session.documents)
         size = session.cache.shape.attention.region_tokens
-        allowed = torch.full((session.cache.base_regions,), not focus, device=session.cache.shape.device)
+        allowed = [not focus] * session.cache.base_regions
         for specs, value in ((focus, True), (mute, False)):
             for spec in specs:
-                allowed[list(citations.place_regions(spec, attached, self.store.parts, size))] = value
+                for region in citations.place_regions(spec, attached, self.store.parts, size):
+                    allowed[region] = value
         if without:
             item = self.store.evidence(without)[0] if isinstance(without, str) else without
             regions = citations.regions_of(item, attached)
             if not regions:
                 raise InputError(f"{item.title}, {item.label}: is not attached to this chat")
-            allowed[list(regions)] = False
+            for region in regions:
+                allowed[region] = False
         return allowed
 
     def answer(
@@ -172,7 +183,7 @@ class Sessions:
         cache = self.engine.open_chat(session.cache.memories, session.cache.tail.copy())
         cache.tail.truncate(session.turns[turn - 1] if turn else 0)
         twin = replace(session, cache=cache)
-        cache.allowed = self.allowed(twin, (), (), item)
+        cache.allow(self.allowed(twin, (), (), item))
         *history, question = [m for m in messages if m.id < message]
         yield from self.generate(twin, history, question.content, generation, job)
 
