@@ -26,7 +26,7 @@ from app.records import (
 from app.runtime.config import GenerationConfig
 from app.settings import Settings
 
-PART_CHARS = 1500
+PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
 CREATED = "2026-01-02 03:04:05"
 

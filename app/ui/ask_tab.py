@@ -60,13 +60,16 @@ class _Parts:
     compare: gr.HTML
 
 
-# Brings the marked text to the middle of the pane when another passage is shown.
+# Brings the marked text to the middle of the pane when a passage is shown. The viewer is made when the first passage
+# is opened, so that one is there already when the script begins.
 _TO_MARK = """
-watch('value', () => {
+const show = () => requestAnimationFrame(() => {
   const pane = element.querySelector('.lt-text'), mark = element.querySelector('.lt-mark');
   if (pane) pane.scrollTop = mark ? mark.offsetTop - pane.clientHeight / 3 : 0;
   element.querySelector('.lt-page')?.focus({ preventScroll: true });
 });
+watch('value', show);
+show();
 """
 
 

@@ -16,6 +16,6 @@ def chat(tmp_path: Path) -> FakeDocumentChat:
 def book(tmp_path: Path) -> Path:
     """A text of three sections; the harbour stands in the second one only."""
     path = tmp_path / "A Quiet Coast.txt"
-    filler = "The road went on along the cliffs. " * 40
+    filler = "The road went on along the cliffs. " * 170
     path.write_text(f"{filler}\n{filler}The harbour master kept a lantern.\n{filler}", encoding="utf-8")
     return path
