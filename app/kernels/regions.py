@@ -62,14 +62,15 @@ def group_votes(scores: Tensor, eligible: Tensor, heads: int, per_region: int) -
     votes = scores - scores.logsumexp(-1, keepdim=True)
     votes = votes.unflatten(-2, (heads, -1))  # [..., Hkv, heads, representatives, R]
     best = torch.stack([part.amax(-2) for part in votes.split(per_region, dim=-2)], dim=-2)  # [..., heads, regions, R]
-    return best.flatten(-3, -2).logsumexp(-2).nan_to_num(nan=float("-inf"))
+    return best.flatten(-3, -2).logsumexp(-2).nan_to_num(nan=float("-inf"), neginf=float("-inf"))
 
 
 def best_regions(votes: Tensor, count: int) -> Tensor:
     """Indices of the `count` regions with most votes, ties to the later one, in text order.
 
     Args:
-        votes: [..., R].
+        votes: [..., R], no NaN.
+        count: at least 1; all regions when it is R or more.
 
     Returns:
         [..., count], int64, ascending.
@@ -77,5 +78,8 @@ def best_regions(votes: Tensor, count: int) -> Tensor:
     regions = votes.shape[-1]
     if count >= regions:
         return torch.arange(regions, device=votes.device).expand(*votes.shape[:-1], regions)
-    order = votes.flip(-1).topk(count, dim=-1).indices
-    return (regions - 1 - order).sort(-1).values
+    # topk alone breaks ties as it likes, and coarse scores in bfloat16 have many.
+    least = votes.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, equal = votes > least, votes == least
+    latest = equal.flip(-1).cumsum(-1).flip(-1) <= count - above.sum(-1, keepdim=True)
+    return (above | (equal & latest)).nonzero()[:, -1].view(*votes.shape[:-1], count)
