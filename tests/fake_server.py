@@ -1,13 +1,14 @@
-"""Serve the page over a FakeDocumentChat: `python -m tests.fake_server PORT HOME [PACE_S]`. For looking at it."""
+"""Serve the page over a FakeDocumentChat: `python -m tests.fake_server PORT HOME [PACE_S] [MODEL_PROBLEM]`."""
 
 import sys
 from pathlib import Path
 
 from app import server
 from app.ui.build import build
-from tests.fake_chat import FakeDocumentChat, fake_passkey_run
+from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
 
 if __name__ == "__main__":
-    port, home = int(sys.argv[1]), Path(sys.argv[2])
-    chat = FakeDocumentChat(home, pace_s=float(sys.argv[3]) if len(sys.argv) > 3 else 0.03)
-    server.serve(chat, build(chat, run_passkey=fake_passkey_run), port=port, browser=False)
+    port, home, pace_s, problem = [*sys.argv[1:], *("0.03", "")[len(sys.argv) - 3 :]]
+    model = FakeModelState(state="failed", detail=problem) if problem else FakeModelState()
+    chat = FakeDocumentChat(Path(home), pace_s=float(pace_s), model=model)
+    server.serve(chat, build(chat, run_passkey=fake_passkey_run), port=int(port), browser=False)

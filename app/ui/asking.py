@@ -176,7 +176,7 @@ def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, 
     yield "", format.waiting("Opening the sample book")
     document = ""
     try:
-        info = chat.add_document(book)
+        info = chat.add_document(book, name=f"{book.stem.replace('-', ' ').capitalize()}{book.suffix}")
         document = info.id
         with closing(chat.read(document)) as events:
             for event in events:

@@ -28,6 +28,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         with gr.Row(elem_classes="lt-header"):
             gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
             model = gr.HTML(elem_id="model")
+        problem = gr.HTML(elem_id="problem")
         with gr.Tabs(selected="ask", elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask") as ask:
                 asking = ask_tab.build(chat)
@@ -40,16 +41,17 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         poll = gr.Timer(POLL_S)
 
         def state() -> tuple[Any, ...]:
-            """The model's mark, the remark about it, and whether to look again."""
+            """The model's mark, its problem, the remark about it, and whether to look again."""
             now = chat.model_state()
-            return format.model(now), format.demonstration(now), gr.Timer(active=now.state == "loading")
+            again = gr.Timer(active=now.state == "loading")
+            return format.model(now), format.problem(now), format.demonstration(now), again
 
         def lengths() -> Any:
             trained = chat.model_state().trained_tokens
             offered = passkey_tab.lengths(trained)
             return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
 
-        marks = [model, asking.remark, poll]
+        marks = [model, problem, asking.remark, poll]
         poll.tick(state, None, marks, queue=False, **PRIVATE)
         blocks.load(state, None, marks, queue=False, **PRIVATE)
         blocks.load(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)

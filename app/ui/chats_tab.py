@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
     key, title = escape(chat.id), escape(chat.title)
     documents = [titles.get(document, "a deleted document") for document in chat.documents]
-    about = escape(", ".join(documents)) or "no document"
+    facts = (", ".join(documents) or "no document", format.plural(chat.messages, "message"), format.when(chat.updated))
     return (
         f'<li class="lt-chat"><button type="button" class="lt-open" data-do="chat-open" data-id="{key}"><b>{title}</b>'
-        f"<span>{about} · {format.plural(chat.messages, 'message')} · {escape(chat.updated[:16])}</span></button>"
+        f"<span>{escape(' · '.join(facts))}</span></button>"
         '<div class="lt-buttons"><details class="lt-confirm"><summary class="lt-tool">Rename</summary>'
         f'<form class="lt-pop" data-do="chat-rename" data-id="{key}"><input name="text" value="{title}" required '
         'maxlength="120" aria-label="New title"><button class="lt-button">Rename</button></form></details>'

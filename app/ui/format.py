@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +47,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def when(moment: str) -> str:
+    """A stored UTC time on this computer's clock: 20 Nov 2026, 12:52; as it stands when it is no time."""
+    try:
+        stored = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    local = (stored if stored.tzinfo else stored.replace(tzinfo=UTC)).astimezone()
+    return f"{local.day} {local:%b %Y, %H:%M}"
 
 
 def share(part: float, whole: float) -> int:
@@ -158,26 +169,29 @@ def memory(line: MemoryLine) -> str:
     """The memory of a chat in one line."""
     if not line.tokens:
         return ""
+    places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
     facts = [
         f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
-        f"{size(line.device_bytes)} on the device, {size(line.host_bytes)} in memory, {size(line.disk_bytes)} stored",
+        ", ".join(f"{size(held)} {where}" for held, where in places if held),
         f"{line.policy}, {line.positions} positions, {line.backend}",
     ]
     return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'
 
 
 def model(state: "ModelState") -> str:
-    """The mark in the header: name and state of the model; a failed load says why under it."""
+    """The mark in the header: name and state of the model."""
     word = {"loading": "loading", "ready": "ready", "failed": "not loaded"}[state.state]
     facts = " · ".join(fact for fact in (state.device, state.dtype, state.policy) if fact)
     note = "demonstration model, " if state.demonstration else ""
-    mark = (
+    return (
         f'<div class="lt-model lt-{state.state}" role="status" title="{escape(facts)}"><span class="lt-dot"></span>'
         f"<span>{escape(state.name or 'Model')}</span><span class=lt-model-state>{note}{word}</span></div>"
     )
-    if state.state == "failed":
-        return mark + notice(state.detail or "The model could not be loaded.", "bad")
-    return mark
+
+
+def problem(state: "ModelState") -> str:
+    """Why the model could not be loaded, for the line under the header."""
+    return notice(state.detail or "The model could not be loaded.", "bad") if state.state == "failed" else ""
 
 
 def demonstration(state: "ModelState") -> str:

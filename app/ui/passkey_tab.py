@@ -71,7 +71,7 @@ def earlier(chat: "DocumentChat") -> str:
         return '<p class="lt-nothing">No runs yet.</p>'
     return "".join(
         f'<details class="lt-run"><summary><b>{score(run["cells"])}</b>'
-        f"<span>{escape(str(run['model']))} · {escape(str(run['policy']))} · {escape(str(run['created'])[:16])}</span>"
+        f"<span>{escape(' · '.join((run['model'], run['policy'], format.when(run['created']))))}</span>"
         f"</summary>{grid(run['cells'])}</details>"
         for run in runs
     )

@@ -1,6 +1,7 @@
 """Numbers, lines and chips as the page writes them."""
 
 import re
+import time
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_size(size_bytes: int, text: str) -> None:
 )
 def test_duration(seconds: float, text: str) -> None:
     assert format.duration(seconds) == text
+
+
+@pytest.mark.parametrize("moment", ["2026-11-20T12:52:30", "2026-11-20T12:52:30+00:00", "2026-11-20 12:52:30"])
+def test_when_is_told_on_the_local_clock(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    try:
+        assert format.when(moment) == "20 Nov 2026, 14:52"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert format.when("long ago") == "long ago"
 
 
 @pytest.mark.parametrize(("part", "whole", "percent"), [(0, 10, 0), (9_999, 10_000, 99), (10, 10, 100), (0, 0, 100)])
@@ -89,7 +102,8 @@ def test_foot_has_chips_cost_and_tools() -> None:
         format.chip(evidence(title=TRICK, label=TRICK, id=TRICK), "pdf"),
         format.notice(TRICK),
         format.reading(Reading("d", TRICK, 1, 2, 1.0, TRICK, 0, 1.0)),
-        format.model(FakeModelState(name=TRICK, state="failed", detail=TRICK)),
+        format.model(FakeModelState(name=TRICK)),
+        format.problem(FakeModelState(state="failed", detail=TRICK)),
         format.memory(MemoryLine(9, 1, 1, 1, 1, TRICK, TRICK, TRICK)),
         format.waiting(TRICK),
     ],
@@ -123,8 +137,15 @@ def test_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
 def test_model_mark_follows_the_state() -> None:
     assert "loading" in format.model(FakeModelState(state="loading", demonstration=False))
     assert "demonstration model, ready" in format.model(FakeModelState())
-    failed = format.model(FakeModelState(state="failed", detail="models/x: no config.json"))
-    assert 'role="alert"' in failed and "models/x: no config.json" in failed
+    failed = format.model(FakeModelState(state="failed", demonstration=False))
+    assert "not loaded" in failed
+
+
+def test_failed_model_says_why() -> None:
+    assert "models/x: no config.json" in format.problem(
+        FakeModelState(state="failed", detail="models/x: no config.json")
+    )
+    assert format.problem(FakeModelState()) == ""
 
 
 def test_demonstration_model_says_so() -> None:
@@ -134,6 +155,6 @@ def test_demonstration_model_says_so() -> None:
 
 def test_memory_line() -> None:
     line = format.memory(MemoryLine(21_973, 344, 1 << 20, 40 << 20, 20 << 20, "keep-all", "compact", "reference"))
-    for fact in ("21,973 tokens in 344 regions", "1.0 MB on the device", "40 MB in memory", "20 MB stored", "keep-all"):
+    for fact in ("21,973 tokens in 344 regions", "1.0 MB on the GPU", "40 MB in memory", "20 MB in SQLite", "keep-all"):
         assert fact in line
     assert format.memory(MemoryLine(0, 0, 0, 0, 0, "keep-all", "compact", "reference")) == ""
