@@ -1,0 +1,79 @@
+"""Take the pictures of README and docs: `python scripts/screenshot.py`. Needs Chromium and the test packages.
+
+The real app on the shipped model reads the sample book in a data folder that is thrown away; the pictures go to
+docs/images.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from playwright.sync_api import expect  # noqa: E402
+
+from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
+
+QUESTION = "What did Parkins find in the ruins?"
+MINUTES_MS = 20 * 60_000
+
+
+def read_and_ask(visit: Visit, question: str) -> None:
+    """The first visit: read the sample book, ask, open the first passage."""
+    page = visit.page
+    expect(page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_MS)
+    page.click("#sample")
+    expect(page.locator(".lt-example").first).to_be_visible(timeout=MINUTES_MS)
+    visit.ask(question, timeout_s=MINUTES_MS / 1000)
+    page.locator(".lt-chip").first.click()
+    expect(page.locator(".lt-mark").first).to_be_in_viewport()
+
+
+def picture(visit: Visit, name: str) -> None:
+    visit.page.mouse.move(0, 0)
+    visit.page.wait_for_timeout(300)  # let the last transition end
+    visit.page.screenshot(path=ROOT / "docs" / "images" / f"{name}.png")
+
+
+def open_last_chat(visit: Visit) -> None:
+    visit.tab("Chats")
+    visit.page.locator(".lt-open").first.click()
+    expect(visit.page.locator(".lt-foot")).to_be_visible()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="checkpoint to show; the shipped one when left out")
+    parser.add_argument("--question", default=QUESTION)
+    args = parser.parse_args()
+    if find_chromium() is None:
+        sys.exit("Chromium is not installed; install it, then run this again")
+    (ROOT / "docs" / "images").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        command = ["-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", f"{folder}/home"]
+        command += ["--model", args.model] if args.model else []
+        with serving(command, Path(folder)) as server:
+            with visiting(browser, server.url) as visit:
+                read_and_ask(visit, args.question)
+                picture(visit, "ask")
+                visit.tab("Library")
+                expect(visit.page.locator(".lt-table")).to_be_visible()
+                picture(visit, "library")
+                visit.tab("Passkey")
+                visit.page.click("#passkey-run")
+                expect(visit.page.locator(".lt-run").first).to_be_visible(timeout=MINUTES_MS)
+                picture(visit, "passkey")
+            with visiting(browser, server.url, scheme="dark") as visit:
+                open_last_chat(visit)
+                visit.page.locator(".lt-chip").first.click()
+                expect(visit.page.locator(".lt-mark").first).to_be_in_viewport()
+                picture(visit, "ask-dark")
+            with visiting(browser, server.url, width=390, height=844) as visit:
+                open_last_chat(visit)
+                picture(visit, "ask-phone")
+
+
+if __name__ == "__main__":
+    main()
