@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import logging
+import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,8 +13,6 @@ import torch
 from app.errors import ConfigError, ModelError
 from app.runtime.config import AttentionConfig
 from app.settings import Settings
-
-log = logging.getLogger(__name__)
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "rope", "training", "system_prompt"}
@@ -61,7 +59,7 @@ def find_folder(model: str, *, download: bool) -> Path:
             raise ModelError(f"--model {model}: the hub cannot be reached; check the network and try again") from error
         raise ModelError(f"--model {model}: not on this machine; add --download to fetch it from the hub") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"--model {model}: the hub refused it: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"--model {model}: the hub refused it: {first_line(error)}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -77,6 +75,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise ModelError(f"{folder}: model type {kind!r} is not supported; Lectern runs {', '.join(ARCHITECTURES)}")
+    if config.get("quantization_config"):
+        raise ModelError(f"{folder}: its weights are quantised, which is not supported; use the unquantised checkpoint")
     files = weight_files(folder)
     missing = [file.name for file in files if not file.exists()]
     if not files or missing:
@@ -110,6 +110,27 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file, from its header alone.
+
+    Raises:
+        ModelError: the file is damaged or cut short.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as data:
+            return {name: tuple(data.get_slice(name).get_shape()) for name in data.keys()}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file}: is damaged or cut short ({error}); copy or download it again") from error
+
+
+def _weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights of a checkpoint; empty when they are not safetensors."""
+    files = [file for file in weight_files(folder) if file.suffix == ".safetensors"]
+    return {name: shape for file in files for name, shape in stored_shapes(file).items()}
+
+
 def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Recipe:
     """The reading recipe of a checkpoint, with the user's budget put in.
 
@@ -119,22 +140,34 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
     """
     path = folder / "lectern.json"
     recipe = _read_json(path) if path.exists() else {}
-    known = {f.name for f in fields(AttentionConfig)}
     attention = recipe.get("attention", {})
+    if not isinstance(attention, dict):
+        raise ModelError(f"{path}: attention is not a table; copy or download it again")
+    known = {f.name for f in fields(AttentionConfig)}
     unknown = sorted((set(recipe) - RECIPE_KEYS) | (set(attention) - known))
     if unknown or recipe.get("format", 1) != 1:
         raise ModelError(f"{path}: {', '.join(unknown) or 'format'} is not known to this version; update Lectern")
-    trained = int(recipe.get("trained_tokens", config.get("max_position_embeddings", 2048)))
+    trained = recipe.get("trained_tokens", config.get("max_position_embeddings", 2048))
+    for name, value in {"trained_tokens": trained, **attention}.items():
+        if type(value) is not int:
+            raise ModelError(f"{path if path.exists() else folder}: {name} = {value!r}: must be a whole number")
+    limit = min(trained, _window(config) or trained)
     group = AttentionConfig().group_tokens
-    budget = settings.budget_tokens or attention.get("budget_tokens") or min(DEFAULT_BUDGET, trained // group * group)
-    if budget > trained:
-        raise ConfigError(f"budget_tokens = {budget}: the model was trained to {trained}; choose at most that")
+    budget = settings.budget_tokens or attention.get("budget_tokens") or min(DEFAULT_BUDGET, limit // group * group)
+    if budget > limit:
+        raise ConfigError(f"budget_tokens = {budget}: the model was trained to attend to {limit}; choose at most that")
     return Recipe(
         attention=AttentionConfig(**{**attention, "budget_tokens": budget}),
         trained_tokens=trained,
         demonstration=bool(recipe.get("demonstration", False)),
         system_prompt=str(recipe.get("system_prompt", "")),
     )
+
+
+def _window(config: dict[str, Any]) -> int | None:
+    """Tokens that a model with a sliding window was trained to look back; None without one."""
+    used = config.get("use_sliding_window", config["model_type"] == "mistral")
+    return config.get("sliding_window") if used else None
 
 
 def pick_device(name: str) -> torch.device:
@@ -151,21 +184,58 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" or any(native) else torch.float32
 
 
-def check_memory(folder: Path, device: torch.device) -> None:
-    """Refuse a model whose weights cannot fit.
+def check_memory(folder: Path, device: torch.device, dtype: torch.dtype, *, merging: bool = False) -> None:
+    """Refuse a model whose weights cannot fit. Merging an adapter takes float32 in the computer's memory first.
 
     Raises:
         ModelError: with the bytes needed and the bytes free.
     """
     import psutil
 
-    need = sum(file.stat().st_size for file in weight_files(folder))
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if need * 1.1 > free:
-        raise ModelError(
-            f"{folder.name}: needs about {need / 2**30:.1f} GiB for its weights, {free / 2**30:.1f} GiB are free on "
-            f"{device.type}; close other programs or choose a smaller model"
-        )
+    shapes = _weight_shapes(folder)
+    size = sum(map(math.prod, shapes.values())) * dtype.itemsize if shapes else _file_bytes(folder)
+    needs = {device.type: size}
+    if merging:
+        needs["cpu"] = size // dtype.itemsize * torch.float32.itemsize
+    for place, need in needs.items():
+        free = torch.cuda.mem_get_info()[0] if place == "cuda" else psutil.virtual_memory().available
+        if need * 1.1 > free:
+            raise ModelError(
+                f"{folder.name}: needs about {need / 2**30:.1f} GiB for its weights, {free / 2**30:.1f} GiB are free "
+                f"on {place}; close other programs or choose a smaller model"
+            )
+
+
+def _file_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in weight_files(folder))
+
+
+def check_adapter(adapter: str, folder: Path) -> None:
+    """Refuse what is not a LoRA adapter of this checkpoint.
+
+    Raises:
+        ModelError: what is missing or does not fit.
+    """
+    path = Path(adapter).expanduser()
+    if not (path / "adapter_config.json").exists():
+        raise ModelError(f"--adapter {adapter}: no adapter_config.json there; give the folder of a LoRA adapter")
+    kind = _read_json(path / "adapter_config.json").get("peft_type")
+    if kind != "LORA":
+        raise ModelError(f"--adapter {adapter}: is a {kind} adapter; only LoRA adapters can be merged")
+    weights = path / "adapter_model.safetensors"
+    if not weights.exists():
+        raise ModelError(f"--adapter {adapter}: no adapter_model.safetensors there; the folder is incomplete")
+    base = _weight_shapes(folder)
+    for name, shape in stored_shapes(weights).items():
+        target, found, side = name.removeprefix("base_model.model.").partition(".lora_")
+        if not (base and found and ".layers." in target):
+            continue
+        rows, columns = base.get(f"{target}.weight", (0, 0))
+        if (side.startswith("A.") and shape[1] != columns) or (side.startswith("B.") and shape[0] != rows):
+            raise ModelError(
+                f"--adapter {adapter}: {target} has the shape {shape}, which does not fit {folder.name}; "
+                "the adapter was made for another model"
+            )
 
 
 def load_model(folder: Path, settings: Settings, device: torch.device, dtype: torch.dtype):
@@ -180,22 +250,35 @@ def load_model(folder: Path, settings: Settings, device: torch.device, dtype: to
 
     transformers_logging.disable_progress_bar()  # the app shows its own state
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32 if settings.adapter else dtype)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32 if settings.adapter else dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+        )
+        wrong = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
+        if wrong:
+            raise ModelError(
+                f"{folder}: weights do not belong to its config.json: {wrong[0]} (and {len(wrong) - 1} more) "
+                "are missing or have another size; copy or download the folder again"
+            )
         if settings.adapter:
             model = _merge_adapter(model, settings.adapter).to(dtype)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     return model.eval().requires_grad_(False).to(device)
 
 
 def _merge_adapter(model, adapter: str):
     """Merge a LoRA adapter in float32."""
-    path = Path(adapter).expanduser()
-    if not (path / "adapter_config.json").exists():
-        raise ModelError(f"--adapter {adapter}: no adapter_config.json there; give the folder of a LoRA adapter")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, path).merge_and_unload(safe_merge=True)
+    return PeftModel.from_pretrained(model, Path(adapter).expanduser()).merge_and_unload(safe_merge=True)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its pages of advice."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def fingerprint(paths: list[Path], known: MutableMapping[str, str]) -> str:
@@ -220,6 +303,6 @@ def model_files(folder: Path, adapter: str | None) -> list[Path]:
     names = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
     files = [folder / name for name in names if (folder / name).exists()] + weight_files(folder)
     if adapter:
-        parts = Path(adapter).expanduser().iterdir()
+        parts = Path(adapter).expanduser().absolute().iterdir()
         files += sorted(part for part in parts if part.suffix in (".json", ".safetensors", ".bin"))
     return files

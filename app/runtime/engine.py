@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 MEMORY_FORMAT = 1
 SEGMENT_TOKENS = {"cpu": 512, "cuda": 8192}  # small enough to stop within half a second
 LOGIT_ROWS = 1024
+ANSWER_MARK = "\ue000answer\ue000"
 
 
 class IdentityRotary(nn.Module):
@@ -312,15 +313,15 @@ class Engine:
         if self.system_prompt and history[0]["role"] != "system":
             history.insert(0, {"role": "system", "content": self.system_prompt})
         text = self._render(history)
-        answers = [m["content"] for m in history if m["role"] == "assistant"]
+        answers = [i for i, m in enumerate(history) if m["role"] == "assistant"]
         if last_token is not None and answers:
-            place = text.rfind(answers[-1]) if answers[-1] else -1
-            if place >= 0:
-                text = text[place + len(answers[-1]) :]
-                if last_token in self.stop_ids:  # an answer that was cut still needs its end
-                    text = text.removeprefix(self.tokenizer.decode([last_token]))
-            else:  # the template rewrites old answers: open the turn afresh
+            # The template tells by a mark where the answer ends: its words may stand in the question, too.
+            history[answers[-1]] = {"role": "assistant", "content": ANSWER_MARK}
+            _, found, text = self._render(history).rpartition(ANSWER_MARK)
+            if not found:  # the template leaves out old answers: open the turn afresh
                 text = self._render(history[-1:])
+            if last_token in self.stop_ids:  # an answer that was cut still needs its end
+                text = text.removeprefix(self.tokenizer.decode([last_token]))
         if self.tokenizer.bos_token:
             text = text.removeprefix(self.tokenizer.bos_token)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -357,14 +358,17 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
     config = checkpoint.read_config(folder)
     recipe = checkpoint.read_recipe(folder, config, settings)
     device = checkpoint.pick_device(settings.device)
-    checkpoint.check_memory(folder, device)
+    dtype = checkpoint.pick_dtype(device)
+    if settings.adapter:
+        checkpoint.check_adapter(settings.adapter, folder)
+    checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
     torch.set_num_threads(settings.threads or default_threads())
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # tokenizers raises bare Exceptions for a damaged file
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {checkpoint.first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
-    model = checkpoint.load_model(folder, settings, device, checkpoint.pick_dtype(device))
+    model = checkpoint.load_model(folder, settings, device, dtype)
     weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), {} if known is None else known)
     return Engine(model, tokenizer, recipe, policy=settings.policy, name=folder.name, weights=weights)

@@ -1,0 +1,79 @@
+"""The engine where it meets transformers: generate, beams, chat templates."""
+
+import pytest
+import torch
+
+from app.runtime.config import GenerationConfig
+from tests import tiny
+
+GREEDY = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None}
+
+
+def test_generate_of_transformers_goes_on_in_a_second_turn():
+    """The cache is handed back with more text; only what is new is run."""
+    engine, stock = tiny.engine(), tiny.model()
+    first, more = torch.tensor([tiny.token_ids(20)]), torch.tensor([tiny.token_ids(9, seed=1)[1:]])
+    cache, runs = engine.open_chat(), []
+    engine.model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: runs.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    one = engine.model.generate(first, past_key_values=cache, **GREEDY)
+    two = engine.model.generate(torch.cat([one, more], dim=1), past_key_values=cache, **GREEDY)
+    assert runs == [20, *[1] * 9, 9, *[1] * 9]
+    expected = stock.generate(first, **GREEDY)
+    expected = stock.generate(torch.cat([expected, more], dim=1), **GREEDY)
+    assert torch.equal(two, expected)
+    assert cache.get_seq_length() == two.shape[1] - 1
+
+
+def test_our_decode_loop_equals_generate_of_transformers():
+    engine, ids = tiny.engine(), tiny.token_ids(30)
+    engine.stop_ids = frozenset()
+    ours = list(engine.generate(engine.open_chat(), ids, GenerationConfig(max_new_tokens=10)))
+    assert ours == tiny.model().generate(torch.tensor([ids]), **GREEDY)[0, 30:].tolist()
+
+
+@pytest.mark.parametrize("tokens", [10, 100])
+def test_beam_search_is_refused(tokens):
+    engine = tiny.engine()
+    with pytest.raises(ValueError, match="a chat's memory holds one text at a time|beam search is not supported"):
+        engine.model.generate(
+            torch.tensor([tiny.token_ids(tokens)]), past_key_values=engine.open_chat(), num_beams=2, **GREEDY
+        )
+    with pytest.raises(ValueError, match="beam search is not supported"):
+        engine.open_chat().reorder_cache(torch.tensor([0]))
+
+
+@pytest.mark.parametrize("answer", ["b", "c", "", "user", "a long answer", "  spaces  "])
+def test_an_answer_whose_words_stand_in_the_question(answer):
+    engine = tiny.engine()
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": answer},
+        {"role": "user", "content": "about c, a long answer"},
+    ]
+    new = "<|user|>about c, a long answer<|end|><|assistant|>"
+    assert engine.tokenizer.decode(engine.encode_turn(messages, last_token=2)) == new
+    assert engine.tokenizer.decode(engine.encode_turn(messages, last_token=9)) == "<|end|>" + new
+    assert messages[1]["content"] == answer
+
+
+def test_a_template_that_rewrites_old_answers():
+    """As those of thinking models: what was said stays in the memory, the turn follows it."""
+    engine = tiny.engine()
+    engine.tokenizer.chat_template = tiny.TEMPLATE.replace("m['content']", "m['content'].split('</think>')[-1]|trim")
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "hm</think> b "},
+        {"role": "user", "content": "c"},
+    ]
+    assert engine.tokenizer.decode(engine.encode_turn(messages, last_token=2)) == "<|user|>c<|end|><|assistant|>"
+
+
+def test_without_a_template_turns_are_plain_lines():
+    engine = tiny.engine()
+    engine.tokenizer.chat_template = None
+    one = [{"role": "user", "content": "a"}]
+    two = [*one, {"role": "assistant", "content": "b"}, {"role": "user", "content": "b?"}]
+    assert engine.tokenizer.decode(engine.encode_turn(one)) == "\nQuestion: a\nAnswer:"
+    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=9)) == "\nQuestion: b?\nAnswer:"
