@@ -178,7 +178,7 @@ def forwarding_line(port: int) -> str:
     return f"From another computer: ssh -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.gethostname()}"
 
 
-def _server(app: FastAPI, ready: Callable[[], None]) -> "uvicorn.Server":
+def _server(app: FastAPI, ready: Callable[[], None], ending: Callable[[], None]) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -186,8 +186,14 @@ def _server(app: FastAPI, ready: Callable[[], None]) -> "uvicorn.Server":
             await super().startup(sockets)
             ready()
 
-    # An open page holds a connection for its events; two seconds are for the answer that is being stopped.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            ending()
+            # An open page holds a connection for its events that would never end by itself.
+            for connection in list(self.server_state.connections):
+                connection.transport.close()
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     return Server(config)
 
 
@@ -237,7 +243,6 @@ def serve(
 
     with _quiet_stop():
         try:
-            _server(create_app(chat, blocks), ready).run(sockets=[listener])
+            _server(create_app(chat, blocks), ready, chat.stop).run(sockets=[listener])
         finally:
-            chat.stop()
             listener.close()

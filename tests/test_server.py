@@ -159,7 +159,7 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             self.ready()
             raise KeyboardInterrupt  # what Ctrl-C does; serve returns, so that the caller can close the chat
 
-    monkeypatch.setattr(server, "_server", lambda app, ready: Instant(ready))
+    monkeypatch.setattr(server, "_server", lambda app, ready, ending: Instant(ready))
     server.serve(chat, "blocks", say=said.append)
     assert said[-1] == f"Lectern is open at {chat.lock.url}"
     assert chat.lock.url.startswith("http://127.0.0.1:")

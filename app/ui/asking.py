@@ -1,12 +1,13 @@
 """What the Ask tab shows, as generators over DocumentChat. Knows nothing of Gradio."""
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
@@ -15,6 +16,9 @@ from app.ui import format, viewer
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
+
+log = logging.getLogger(__name__)
+Event = TypeVar("Event")
 
 UPDATE_S = 0.05  # the page takes about 20 updates a second
 EXAMPLES = {
@@ -40,6 +44,21 @@ class View:
     status: str = ""
     draft: str = ""
     running: bool = False
+
+
+@contextmanager
+def closed_after(events: Generator[Event]) -> Iterator[Generator[Event]]:
+    """Close a generator at the end of the block: when the page is gone the model must stop.
+
+    What closing raises is only logged: a handler whose page is gone has nobody to tell, and may not yield any more.
+    """
+    try:
+        yield events
+    finally:
+        try:
+            events.close()
+        except Exception as error:
+            log.warning("stopping after the page was closed: %s", error)
 
 
 def show(chat: "DocumentChat", chat_id: str | None) -> View:
@@ -105,7 +124,7 @@ def _follow(
     kinds = format.kinds(chat.documents())
     view, said, shown_at = start, "", 0.0
     try:
-        with closing(events):  # when the page is gone the model must stop
+        with closed_after(events):
             for event in events:
                 if isinstance(event, Done):
                     yield show(chat, event.chat)
@@ -139,7 +158,7 @@ def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] =
     yield viewer.comparison(format.waiting("Answering without this passage"))
     said, shown_at = "", 0.0
     try:
-        with closing(chat.answer_without(evidence_id)) as events:
+        with closed_after(chat.answer_without(evidence_id)) as events:
             for event in events:
                 if isinstance(event, Done):
                     yield viewer.comparison(viewer.answer(event.answer), format.cost(event.stats.as_dict()))
@@ -178,7 +197,7 @@ def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, 
     try:
         info = chat.add_document(book, name=f"{book.stem.replace('-', ' ').capitalize()}{book.suffix}")
         document = info.id
-        with closing(chat.read(document)) as events:
+        with closed_after(chat.read(document)) as events:
             for event in events:
                 yield document, format.reading(event, info.kind)
         yield document, ""

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,6 +13,7 @@ from app.errors import CancelledError
 from app.records import DocumentInfo
 from app.ui import actions, format
 from app.ui.ask_tab import GPU, PRIVATE
+from app.ui.asking import closed_after
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -151,7 +151,7 @@ def read(
     for key in ids:
         shown_at = 0.0
         try:
-            with closing(chat.read(key)) as events:
+            with closed_after(chat.read(key)) as events:
                 for event in events:
                     if clock() - shown_at >= UPDATE_S:
                         shown_at = clock()

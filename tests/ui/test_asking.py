@@ -117,6 +117,23 @@ def test_closing_the_page_closes_the_answer(chat: FakeDocumentChat, monkeypatch)
     assert closed == [True]
 
 
+def test_trouble_while_the_page_is_closed_is_only_logged(chat: FakeDocumentChat, monkeypatch, caplog) -> None:
+    """A generator that yields after it was closed is a RuntimeError."""
+
+    def troubled(*args, **options):
+        try:
+            while True:
+                yield Delta("and ")
+        finally:
+            raise StoreError("the store is closed")
+
+    monkeypatch.setattr(chat, "ask", troubled)
+    views = asking.answer(chat, "Why?", None, [], clock=ticking(1.0))
+    next(views), next(views)
+    views.close()
+    assert "the store is closed" in caplog.text
+
+
 def test_retry_answers_the_last_question_again(chat: FakeDocumentChat, document: str) -> None:
     key = ask(chat, "Who kept the harbour lantern?", documents=[document])[-1].chat
     ask(chat, "And why?", key)
