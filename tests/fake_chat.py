@@ -297,7 +297,7 @@ class FakeDocumentChat:
         yield from self._stream(text)
         yield Done(text, chat, (), AnswerStats(tokens_read=9, tokens_reused=100, new_tokens=8, seconds=0.4))
 
-    def memory_line(self, chat: str | None) -> MemoryLine:
+    def memory_line(self, chat: str | None = None) -> MemoryLine:
         documents = self._kept(chat).info.documents if chat else ()
         tokens = sum(self._documents[key][0].tokens for key in documents if key in self._documents)
         used = tokens * 2048
