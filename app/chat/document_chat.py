@@ -159,7 +159,8 @@ class DocumentChat:
 
     @property
     def _recipe(self) -> str:
-        return self._engine.recipe if self._engine else ""
+        """The engine's; until it is loaded the one used last, so that the library can be listed at once."""
+        return self._engine.recipe if self._engine else self.store.latest_recipe()
 
     # --- one at a time
 

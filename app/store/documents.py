@@ -149,6 +149,12 @@ class Documents:
             _require(db, id)
             db.execute("INSERT OR REPLACE INTO reading VALUES (?, ?, ?, ?)", [id, recipe, state, storable(detail)])
 
+    def latest_recipe(self) -> str:
+        """The recipe that a document was last read with; empty when nothing was read."""
+        with self._library.read() as db:
+            row = db.execute("SELECT recipe FROM reading ORDER BY rowid DESC LIMIT 1").fetchone()
+        return row[0] if row else ""
+
     def set_manifest(self, id: str, recipe: str, memory: int, keys: Sequence[str]) -> None:
         """Name the blocks of a memory sealed so far, in order. Costs only what is new.
 

@@ -78,7 +78,7 @@ def export(model, tokenizer, config, attention, folder: Path) -> None:
         "trained_tokens": config.trained_tokens,
         "attention": asdict(attention),
         "rope": {"type": "default", "theta": config.rope_theta},
-        "training": {"steps": config.steps, "tokens": tokens, "shares": config.shares},
+        "training": {"steps": config.steps, "tokens": tokens},
     }
     (folder / "lectern.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
     run = args.run or Path("runs") / folder.name
     tokenizer = _tokenizer(folder, args.data)
     books = BookTokens(args.data, "train", tokenizer, run / "cache")
-    maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer, config.shares)
+    maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer)
     model = pretrain(config, maker, tokenizer, run)
     export(model, tokenizer, config, attention, folder)
     return 0

@@ -15,8 +15,9 @@ from app import passkeys
 from app.errors import InputError
 from app.train import corpus
 from app.train.corpus import NO_ANSWER, Passage
-from app.train.tokenizer import ASSISTANT, BOS, END, PAD, USER
+from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
+TASKS = ("text", "copying", "passkey", "records", "recall", "questions")
 MAX_TURNS = 4
 
 
@@ -53,33 +54,22 @@ class BookTokens:
 
 
 class SampleMaker:
-    """Draws samples of a given length; `shares` gives each task's share."""
+    """Draws samples of a given length, task by task."""
 
-    def __init__(self, books: BookTokens, passages: Sequence[Passage], tokenizer, shares: dict[str, float]) -> None:
+    def __init__(self, books: BookTokens, passages: Sequence[Passage], tokenizer) -> None:
         self.books = books
         self.passages = passages
         self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
         ids = tokenizer.convert_tokens_to_ids
         self.pad, self.bos, self.end, self.user, self.assistant = map(ids, (PAD, BOS, END, USER, ASSISTANT))
-        makers = {
-            "text": self.text,
-            "passkey": self.passkey,
-            "records": self.records,
-            "recall": self.recall,
-            "questions": self.questions,
-        }
-        unknown = set(shares) - set(makers)
-        if unknown:
-            raise InputError(f"share of {', '.join(sorted(unknown))}: no such task; known are {', '.join(makers)}")
-        self.makers = [makers[name] for name in shares]
-        self.shares = list(shares.values())
+        self.first_word, self.vocabulary = len(MARKERS), len(tokenizer)
         self.repeat = self.encode(passkeys.REPEAT_FILLER + "\n")
 
-    def draw(self, rng: random.Random, tokens: int) -> Sample:
-        """One sample of exactly `tokens` tokens."""
-        (maker,) = rng.choices(self.makers, self.shares)
-        ids, weights = maker(rng, tokens)
+    def draw(self, rng: random.Random, tokens: int, shares: dict[str, float]) -> Sample:
+        """One sample of exactly `tokens` tokens; `shares` gives each task's share (see TASKS)."""
+        (task,) = rng.choices(list(shares), list(shares.values()))
+        ids, weights = getattr(self, task)(rng, tokens)
         ids, weights = ids[:tokens], weights[:tokens]
         room = tokens - len(ids)
         return Sample(
@@ -89,6 +79,16 @@ class SampleMaker:
 
     def text(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         return [self.bos, *self.books.excerpt(rng, tokens - 1).tolist()], [1.0] * tokens
+
+    def copying(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """A run of random tokens or of text, again and again: what teaches to look back at all."""
+        length = rng.randrange(4, max(5, min(tokens // 2, 128)))
+        if rng.random() < 0.7:
+            run, first = [rng.randrange(self.first_word, self.vocabulary) for _ in range(length)], 0.0
+        else:
+            run, first = self.books.excerpt(rng, length).tolist(), 1.0
+        times = tokens // length + 1
+        return [self.bos, *(run * times)], [0.0, *([first] * length), *([1.0] * (length * (times - 1)))]
 
     def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8)), max(1, tokens // 64)))

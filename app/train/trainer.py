@@ -15,10 +15,17 @@ from torch.utils.data import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from app.errors import ConfigError
-from app.train.data import SampleMaker
+from app.train.data import TASKS, SampleMaker
 
 log = logging.getLogger(__name__)
 LOSS_CHUNK = 4096
+
+
+def check_shares(shares: dict[str, float]) -> None:
+    """Raises ConfigError for a task that does not exist or a share that is negative."""
+    wrong = [f"{task} = {share}" for task, share in shares.items() if task not in TASKS or share < 0]
+    if wrong:
+        raise ConfigError(f"shares: {', '.join(wrong)}; tasks are {', '.join(TASKS)}, shares at least 0")
 
 
 @dataclass(frozen=True)
@@ -28,15 +35,18 @@ class Stage:
     Attributes:
         tokens: length of each sequence.
         batch: sequences in one step.
+        shares: share of each task in the samples; empty means the recipe's.
     """
 
     tokens: int
     batch: int
     steps: int
+    shares: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.batch, self.steps) < 1:
             raise ConfigError(f"stage {self}: tokens, batch and steps must be positive")
+        check_shares(self.shares)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,9 @@ class PretrainConfig:
     seed: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_shares(self.shares)
 
     @property
     def steps(self) -> int:
@@ -78,7 +91,8 @@ class StagedSamples(IterableDataset):
             for _ in range(stage.steps):
                 if step >= self.first_step:
                     rng = random.Random(f"{self.config.seed}-{step}")
-                    samples = [self.maker.draw(rng, stage.tokens) for _ in range(stage.batch)]
+                    shares = stage.shares or self.config.shares
+                    samples = [self.maker.draw(rng, stage.tokens, shares) for _ in range(stage.batch)]
                     yield {
                         "input_ids": torch.stack([torch.from_numpy(s.token_ids) for s in samples]),
                         "weights": torch.stack([torch.from_numpy(s.weights) for s in samples]),
