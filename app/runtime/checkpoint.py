@@ -221,7 +221,7 @@ def check_adapter(adapter: str, folder: Path) -> None:
         raise ModelError(f"--adapter {adapter}: no adapter_config.json there; give the folder of a LoRA adapter")
     kind = _read_json(path / "adapter_config.json").get("peft_type")
     if kind != "LORA":
-        raise ModelError(f"--adapter {adapter}: is a {kind} adapter; only LoRA adapters can be merged")
+        raise ModelError(f"--adapter {adapter}: is of type {kind}; only LoRA adapters can be merged")
     weights = path / "adapter_model.safetensors"
     if not weights.exists():
         raise ModelError(f"--adapter {adapter}: no adapter_model.safetensors there; the folder is incomplete")
@@ -233,8 +233,8 @@ def check_adapter(adapter: str, folder: Path) -> None:
         rows, columns = base.get(f"{target}.weight", (0, 0))
         if (side.startswith("A.") and shape[1] != columns) or (side.startswith("B.") and shape[0] != rows):
             raise ModelError(
-                f"--adapter {adapter}: {target} has the shape {shape}, which does not fit {folder.name}; "
-                "the adapter was made for another model"
+                f"--adapter {adapter}: was made for another model than {folder.name}: {name} has the shape {shape}; "
+                "choose the model it was trained on"
             )
 
 
