@@ -122,6 +122,10 @@ def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Pat
     expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
     page.keyboard.press("Escape")
     expect(page.locator(".lt-page")).to_be_hidden()
+    chip.click()
+    expect(page.locator(".lt-page")).to_be_visible()
+    pick(visit, "book")
+    expect(page.locator(".lt-page")).to_be_hidden()
 
 
 def test_code_evidence_has_a_path_and_lines(visit: Visit, files: dict[str, Path]) -> None:

@@ -25,6 +25,7 @@ class AskTab:
         view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
         library: components that depend on the library; `refresh` gives their values for the picked documents.
         remark: what is said about the model on the empty page.
+        side: the column of the passage viewer.
     """
 
     chat_id: gr.State
@@ -34,6 +35,7 @@ class AskTab:
     library: list[Any]
     refresh: Callable[[list[str]], tuple[Any, ...]]
     remark: gr.HTML
+    side: gr.Column
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def build(chat: "DocumentChat") -> AskTab:
     _wire_asking(chat, parts, view, stream)
     _wire_documents(chat, parts, view, library, refresh, show)
     _wire_evidence(chat, parts)
-    return AskTab(parts.chat_id, parts.picker, view, show, library, refresh, parts.remark)
+    return AskTab(parts.chat_id, parts.picker, view, show, library, refresh, parts.remark, parts.side)
 
 
 def _running(running: bool) -> dict[str, Any]:

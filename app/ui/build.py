@@ -72,9 +72,9 @@ def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
     """Handler and outputs: start a new chat over one document."""
 
     def start(document: str) -> tuple[Any, ...]:
-        return *asking.show(None), *asking.refresh([document]), gr.Tabs(selected="ask")
+        return *asking.show(None), *asking.refresh([document]), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return start, [*asking.view, *asking.library, tabs]
+    return start, [*asking.view, *asking.library, asking.side, tabs]
 
 
 def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
@@ -82,9 +82,9 @@ def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> t
 
     def show(key: str) -> tuple[Any, ...]:
         documents = [document for known in chat.chats() if known.id == key for document in known.documents]
-        return *asking.show(key), *asking.refresh(documents), gr.Tabs(selected="ask")
+        return *asking.show(key), *asking.refresh(documents), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return show, [*asking.view, *asking.library, tabs]
+    return show, [*asking.view, *asking.library, asking.side, tabs]
 
 
 def _forget(asking: ask_tab.AskTab) -> tuple[Any, gr.State, list[Any]]:
