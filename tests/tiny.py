@@ -58,7 +58,7 @@ def engine(
 ) -> Engine:
     recipe = Recipe(attention=attention, trained_tokens=attention.budget_tokens)
     made = Engine(model(seed), byte_tokenizer(), recipe, policy=policy, name="tiny", weights="tiny", kv_dtype=kv_dtype)
-    made.segment_tokens = 4 * attention.group_tokens
+    made.segment_tokens = made.most_segment_tokens = 4 * attention.group_tokens
     return made
 
 

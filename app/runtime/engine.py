@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,7 +26,9 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 MEMORY_FORMAT = 1
-SEGMENT_TOKENS = {"cpu": 512, "cuda": 8192}  # small enough to stop within half a second
+FIRST_SEGMENT_TOKENS = 512
+MOST_SEGMENT_TOKENS = 8192
+SEGMENT_S = 0.4  # a stop waits for one segment
 LOGIT_ROWS = 1024
 ANSWER_MARK = "\ue000answer\ue000"
 
@@ -90,7 +93,8 @@ class Engine:
         self.text_tokenizer = type(backend).from_str(backend.to_str())
         self.text_tokenizer.encode_special_tokens = True
         self.stop_ids = _stop_ids(model, tokenizer)
-        self.segment_tokens = SEGMENT_TOKENS.get(device.type, 512)
+        self.most_segment_tokens = MOST_SEGMENT_TOKENS
+        self.segment_tokens = max(FIRST_SEGMENT_TOKENS, recipe.attention.group_tokens)
         self.lock = threading.Lock()
 
     def _recipe_digest(self, weights: str, dtype: torch.dtype, policy: str) -> str:
@@ -151,14 +155,36 @@ class Engine:
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
-    def _segments(self, tokens: int, first: int = 0) -> Iterator[tuple[int, int]]:
-        """[start, end) segments whose inner ends are group ends, so that results do not depend on their size."""
+    def _run(
+        self, cache: RegionCache, token_ids: Sequence[int], cancelled: Callable[[], bool] | None
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Run tokens in segments that end where groups end, so that results do not depend on their size.
+
+        The size follows the speed of the machine: a stop must not wait for long.
+
+        Yields:
+            (start, end, hidden states [end - start, H]) of each segment, places within `token_ids`.
+
+        Raises:
+            CancelledError: before the next segment.
+        """
         group = self.shape.attention.group_tokens
-        size = max(group, self.segment_tokens // group * group)
-        while first < tokens:
-            end = min((first // size + 1) * size, tokens)
-            yield first, end
-            first = end
+        first, total = cache.tail.tokens, len(token_ids)
+        start = 0
+        while start < total:
+            if cancelled and cancelled():
+                raise CancelledError(f"stopped after {start:,} of {total:,} tokens")
+            began = time.monotonic()
+            groups = (first + start) // group + max(1, self.segment_tokens // group)
+            end = min(groups * group - first, total)
+            hidden = self._forward(cache, list(token_ids[start:end]))
+            elapsed_s = time.monotonic() - began
+            if end - start == self.segment_tokens and elapsed_s < SEGMENT_S / 4:
+                self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
+            elif elapsed_s > SEGMENT_S:
+                self.segment_tokens = max(self.segment_tokens // 2, group)
+            yield start, end, hidden
+            start = end
 
     def read(
         self,
@@ -204,16 +230,15 @@ class Engine:
         memory.reserve(len(token_ids))
         cache = RegionCache(self.shape, tail=memory)
         group = self.shape.attention.group_tokens
+        done = memory.tokens
         with self._running():
-            for start, end in self._segments(len(token_ids), memory.tokens):
-                if cancelled and cancelled():
-                    raise CancelledError(f"stopped after {start} of {len(token_ids)} tokens")
-                self._forward(cache, list(token_ids[start:end]))
-                if end == len(token_ids):
+            for _ in self._run(cache, token_ids[done:], cancelled):
+                first, done = done, memory.tokens
+                if done == len(token_ids):
                     memory.freeze()
-                for number in range(start // group, -(-end // group)) if on_sealed else ():
+                for number in range(first // group, -(-done // group)) if on_sealed else ():
                     on_sealed(number, memory)
-                yield end
+                yield done
         return memory
 
     def open_chat(self, memories: Sequence[RegionMemory] = (), tail: RegionMemory | None = None) -> RegionCache:
@@ -238,17 +263,18 @@ class Engine:
         generator = torch.Generator().manual_seed(config.seed)
         with self._running():
             cache.evidence = None
-            for start, end in self._segments(len(token_ids)):
-                if cancelled and cancelled():
-                    return
-                hidden = self._forward(cache, list(token_ids[start:end]))
+            try:
+                for _, _, hidden in self._run(cache, token_ids, cancelled):
+                    last = hidden[-1]
+            except CancelledError:
+                return
             cache.evidence = torch.zeros(cache.base_regions, device=self.model.device)
             for _ in range(config.max_new_tokens):
-                token = sample(self._logits(hidden[-1]), config, generator)
+                token = sample(self._logits(last), config, generator)
                 stop = token in self.stop_ids
                 if not stop:
                     yield token
-                hidden = self._forward(cache, [token])
+                last = self._forward(cache, [token])[-1]
                 if stop or (cancelled and cancelled()):
                     return
 
@@ -267,10 +293,7 @@ class Engine:
         memory = RegionMemory(self.shape, len(token_ids))
         cache, parts = RegionCache(self.shape, tail=memory), []
         with self._running():
-            for start, end in self._segments(len(token_ids)):
-                if cancelled and cancelled():
-                    raise CancelledError(f"stopped after {start} of {len(token_ids)} tokens")
-                hidden = self._forward(cache, list(token_ids[start:end]))
+            for start, end, hidden in self._run(cache, token_ids, cancelled):
                 for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
                     last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
                     targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)

@@ -169,7 +169,8 @@ class RegionMemory:
         """The bytes of one sealed group.
 
         Returns:
-            (index, kv): the key means of all layers, and one item per bundle of layers holding its K, then V.
+            (index, kv): the key means of all layers, and rows of at most 1 MiB: each holds K, then V, of a bundle of
+            layers, or a piece of one layer where that is larger.
         """
         start, end = self.group_range(group)
         attention, bundle = self.shape.attention, self.shape.bundle_layers
@@ -179,7 +180,8 @@ class RegionMemory:
             for means, sub in ((layer.fine, attention.key_sub), (layer.coarse, attention.coarse_sub))
         )
         rows = [_to_bytes(torch.stack([layer.k[:, start:end], layer.v[:, start:end]])) for layer in self.layers]
-        return index, [b"".join(rows[i : i + bundle]) for i in range(0, len(rows), bundle)]
+        bundles = [b"".join(rows[i : i + bundle]) for i in range(0, len(rows), bundle)]
+        return index, [b[i : i + MAX_ROW_BYTES] for b in bundles for i in range(0, len(b), MAX_ROW_BYTES)]
 
     def import_group(self, token_ids: list[int], index: bytes, kv: list[bytes]) -> None:
         """Append a group that `export_group` made; the memory must stand at a group boundary.

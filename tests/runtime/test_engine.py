@@ -93,6 +93,19 @@ def test_exported_groups_bring_the_memory_back(kv_dtype):
         assert torch.equal(a.fine[:, :150], b.fine[:, :150]) and torch.equal(a.mass[:, :LONG], b.mass[:, :LONG])
 
 
+def test_rows_stay_below_their_limit(monkeypatch):
+    """A layer larger than a row is cut into pieces, and comes back whole."""
+    from app.runtime import memory as module
+
+    monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
+    engine, ids = tiny.engine(), tiny.token_ids(16)
+    memory, twin = engine.read(ids), RegionMemory(engine.shape)
+    index, kv = memory.export_group(0)
+    assert len(kv) > 2 and max(map(len, kv)) <= 1000
+    twin.import_group(ids, index, kv)
+    assert torch.equal(memory.layers[1].v[:, :16], twin.layers[1].v[:, :16])
+
+
 def test_wrong_sized_bytes_are_refused():
     engine = tiny.engine()
     memory = engine.read(tiny.token_ids(32))
