@@ -222,8 +222,11 @@ class DocumentChat:
     def delete_document(self, id: str) -> None:
         """Forget a document and its memory; answers given from it stay."""
         with self._running("deleting a document"):
-            self._forget_session()
-            self.store.delete_document(self.document(id).id)
+            id = self.document(id).id
+            if self._ready:
+                self._ready.session = None
+                self._ready.reader.forget(id)
+            self.store.delete_document(id)
 
     def read(self, document: str) -> Iterator[Reading]:
         """Read a document once; what is stored already is not read again.
@@ -260,16 +263,13 @@ class DocumentChat:
 
     def delete_chat(self, chat: str) -> None:
         with self._running("deleting a chat"):
-            self._forget_session()
+            if self._ready:
+                self._ready.session = None
             self.store.delete_chat(self.chat(chat).id)
 
     def set_chat_documents(self, chat: str, ids: Sequence[str]) -> None:
         """Attach these documents and no others; none of them is read again for it."""
         self.store.set_chat_documents(self.chat(chat).id, [self.document(d).id for d in ids])
-
-    def _forget_session(self) -> None:
-        if self._ready:
-            self._ready.session = None
 
     def export_chat(self, chat: str) -> str:
         """The chat as Markdown, passages included."""

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.chat.citations import Attached
 from app.errors import CancelledError, DamagedBlock, NotFoundError, StoreError
@@ -31,11 +31,11 @@ class ReadDocument:
 
 
 class Reader:
-    """Brings documents into memories. Memories stay in RAM, least recently used first out, within `keep_bytes`."""
+    """Brings documents into memories. They stay in RAM, least recently used first out, within `keep_bytes`."""
 
     def __init__(self, store: Store, engine: Engine, keep_bytes: int) -> None:
         self.store, self.engine, self.keep_bytes = store, engine, keep_bytes
-        self._kept: OrderedDict[str, RegionMemory] = OrderedDict()  # by the last block key
+        self._kept: OrderedDict[str, ReadDocument] = OrderedDict()
         self.notes: list[str] = []
 
     @property
@@ -44,7 +44,11 @@ class Reader:
 
     @property
     def kept_bytes(self) -> int:
-        return sum(memory.size_bytes for memory in self._kept.values())
+        return sum(memory.size_bytes for document in self._kept.values() for memory in document.memories)
+
+    def forget(self, document: str) -> None:
+        """Drop a document from RAM."""
+        self._kept.pop(document, None)
 
     def texts(self, document: str) -> list[MemoryText]:
         """The document's token ids for this model, made on first use."""
@@ -62,6 +66,12 @@ class Reader:
         Raises:
             CancelledError: stopped; the next reading goes on from there.
         """
+        if document in self._kept:
+            self._kept.move_to_end(document)
+            kept = self._kept[document]
+            total = kept.tokens_read + kept.tokens_reused
+            yield Reading(document, kept.document.title, total, total, 0.0, "", total, 0.0)
+            return replace(kept, tokens_read=0, tokens_reused=total)
         engine, store = self.engine, self.store
         texts = self.texts(document)
         info = store.document(document, engine.recipe)
@@ -70,25 +80,27 @@ class Reader:
         memories: list[RegionMemory] = []
         try:
             for number, text in enumerate(texts):
-                memory = self._bring_back(info.id, number, text)
+                keys = store.blocks.chain_keys(engine.recipe, text.token_ids, self.group_tokens)
+                memory = self._bring_back(keys, text)
                 progress.reused += memory.tokens
                 if memory.tokens < len(text.token_ids):
-                    if info.state != "reading":
-                        store.set_state(info.id, engine.recipe, "reading")
-                        info = store.document(info.id, engine.recipe)
+                    store.set_state(info.id, engine.recipe, "reading")
                     yield progress.at(number, memory.tokens)
-                    yield from self._read_rest(info.id, number, text, memory, cancelled, progress)
+                    yield from self._read_rest(info.id, number, text, keys, memory, cancelled, progress)
+                elif info.state != "read":
+                    self._name_blocks(info.id, number, [*keys, _mass_key(keys)])
                 memories.append(memory)
-                self._keep(number, text, memory)
                 progress.before += len(text.token_ids)
         except (CancelledError, GeneratorExit):
             store.set_state(info.id, engine.recipe, "new", "reading was stopped; it will go on from there")
             raise
-        if info.state != "read":
-            store.set_state(info.id, engine.recipe, "read")
-            info = store.document(info.id, engine.recipe)
+        store.set_state(info.id, engine.recipe, "read")
         yield progress.at(len(texts) - 1, 0)
-        return ReadDocument(info, texts, memories, total - progress.reused, progress.reused)
+        read = ReadDocument(
+            store.document(info.id, engine.recipe), texts, memories, total - progress.reused, progress.reused
+        )
+        self._keep(read)
+        return read
 
     def attached(self, documents: Sequence[ReadDocument]) -> list[Attached]:
         """Which regions of a cache over these documents' memories belong to which text."""
@@ -116,21 +128,13 @@ class Reader:
             log.warning("%s", error)
             self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
 
-    def _keys(self, text: MemoryText) -> list[str]:
-        return self.store.blocks.chain_keys(self.engine.recipe, text.token_ids, self.group_tokens)
-
-    def _bring_back(self, document: str, number: int, text: MemoryText) -> RegionMemory:
+    def _bring_back(self, keys: Sequence[str], text: MemoryText) -> RegionMemory:
         """The longest stored beginning of a text, whoever stored it."""
-        keys = self._keys(text)
-        if keys[-1] in self._kept:
-            self._kept.move_to_end(keys[-1])
-            return self._kept[keys[-1]]
         known = keys[: self.store.blocks.known_prefix(keys)]
         memory = RegionMemory(self.engine.shape, len(text.token_ids))
         self.bring_groups(known, text.token_ids, memory)
         if memory.tokens == len(text.token_ids):
             memory.freeze()
-            self._name_blocks(document, number, [*keys, _mass_key(keys)])
             try:
                 memory.import_mass(self.store.blocks.get_index(_mass_key(keys)))
             except (DamagedBlock, NotFoundError, ValueError) as error:
@@ -142,11 +146,11 @@ class Reader:
         document: str,
         number: int,
         text: MemoryText,
+        keys: Sequence[str],
         memory: RegionMemory,
         cancelled: Callable[[], bool],
         progress: "_Progress",
     ) -> Iterator[Reading]:
-        keys = self._keys(text)
         writing = True
 
         def seal(group: int, memory: RegionMemory) -> None:
@@ -167,20 +171,19 @@ class Reader:
         if writing:
             self.store.blocks.put(_mass_key(keys), [], memory.export_mass(), [], CODEC)
             self._name_blocks(document, number, [*keys, _mass_key(keys)])
-            self._enforce_budget()
+            self._enforce_budget({*keys, _mass_key(keys)})
 
     def _name_blocks(self, document: str, number: int, keys: Sequence[str]) -> None:
         self.store.set_manifest(document, self.engine.recipe, number, keys)
 
-    def _keep(self, number: int, text: MemoryText, memory: RegionMemory) -> None:
-        key = self._keys(text)[-1]
-        self._kept[key] = memory
-        self._kept.move_to_end(key)
+    def _keep(self, read: ReadDocument) -> None:
+        self._kept[read.document.id] = read
         while len(self._kept) > 1 and self.kept_bytes > self.keep_bytes:
             self._kept.popitem(last=False)
 
-    def _enforce_budget(self) -> None:
-        freed = self.store.blocks.enforce_budget(pinned=set())
+    def _enforce_budget(self, pinned: set[str]) -> None:
+        """Make room on the disk; what was just read stays."""
+        freed = self.store.blocks.enforce_budget(pinned)
         if freed:
             self.notes.append(f"{freed / 2**20:.0f} MiB of memories not used lately made room on the disk")
 
