@@ -263,17 +263,20 @@ def load_model(folder: Path, settings: Settings, device: torch.device, dtype: to
                 "are missing or have another size; copy or download the folder again"
             )
         if settings.adapter:
-            model = _merge_adapter(model, settings.adapter).to(dtype)
+            model = _merge_adapter(model, settings.adapter, dtype)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     return model.eval().requires_grad_(False).to(device)
 
 
-def _merge_adapter(model, adapter: str):
-    """Merge a LoRA adapter in float32."""
+def _merge_adapter(model, adapter: str, dtype: torch.dtype):
+    """Merge a LoRA adapter in float32. Only weights become `dtype`: rotary frequencies must stay exact."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, Path(adapter).expanduser()).merge_and_unload(safe_merge=True)
+    merged = PeftModel.from_pretrained(model, Path(adapter).expanduser()).merge_and_unload(safe_merge=True)
+    for parameter in merged.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return merged
 
 
 def first_line(error: Exception) -> str:
