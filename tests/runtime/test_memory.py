@@ -1,0 +1,47 @@
+"""Memories whose room is larger than what they hold."""
+
+import pytest
+import torch
+
+from app.runtime.config import AttentionConfig
+from app.runtime.memory import RegionMemory
+from tests import tiny
+
+
+def resumed(engine, ids, groups):
+    """The memory of a text, of which the first groups came from the store; it grew by doubling."""
+    whole, memory = engine.read(ids), RegionMemory(engine.shape)
+    for group in range(groups):
+        start, end = whole.group_range(group)
+        memory.import_group(ids[start:end], *whole.export_group(group))
+    return whole, engine.read(ids, resume=memory)
+
+
+@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="spare regions of a memory are scored as if they were text")
+def test_spare_room_in_a_memory_changes_nothing():
+    engine = tiny.engine()
+    whole, grown = resumed(engine, tiny.token_ids(300), groups=10)
+    assert grown.capacity > whole.capacity
+    other, turn = engine.read(tiny.token_ids(200, seed=2)), tiny.token_ids(12, seed=4)[1:]
+    expected = engine._forward(engine.open_chat([whole, other]), turn)
+    torch.testing.assert_close(engine._forward(engine.open_chat([grown, other]), turn), expected)
+
+
+@pytest.mark.xfail(raises=RuntimeError, strict=True, reason="the last 8 rows of a group are taken from a group of 4")
+def test_groups_smaller_than_the_rows_that_are_counted():
+    small = AttentionConfig(budget_tokens=64, region_tokens=4, merge=1, query_sub=2, key_sub=2, coarse_sub=4)
+    engine = tiny.engine(small)
+    assert engine.read(tiny.token_ids(100)).tokens == 100
+
+
+def test_a_truncated_memory_goes_on_as_if_no_more_had_come():
+    engine = tiny.engine()
+    ids, more = tiny.token_ids(300), tiny.token_ids(40, seed=6)[1:]
+    long, short = engine.open_chat(), engine.open_chat()
+    for start, end in ((0, 160), (160, 203)):
+        engine._forward(long, ids[start:end])
+        engine._forward(short, ids[start:end])
+    engine._forward(long, ids[203:300])
+    long.tail.truncate(203)
+    assert long.tail.token_ids == ids[:203]
+    torch.testing.assert_close(engine._forward(long, more), engine._forward(short, more), atol=1e-6, rtol=1e-6)

@@ -1,0 +1,130 @@
+"""The command that makes a model: recipes it refuses, and the folder it leaves."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from app.errors import ConfigError, InputError
+from app.runtime.config import AttentionConfig, GenerationConfig
+from app.runtime.engine import load_engine
+from app.settings import Settings
+from app.train.cli import export, main, read_recipe
+from app.train.trainer import PretrainConfig, Stage
+from tests import tiny
+from tests.train.conftest import FROZEN
+
+RECIPE = """
+[pretrain]
+hidden = 16
+intermediate = 24
+layers = 1
+heads = 2
+kv_heads = 1
+
+[pretrain.shares]
+text = 0.5
+passkey = 0.5
+
+[[pretrain.stages]]
+tokens = 128
+batch = 1
+steps = 2
+
+[[pretrain.stages]]
+tokens = 512
+batch = 1
+steps = 1
+
+[attention]
+budget_tokens = 512
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A folder as that of the shipped model before its training."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((FROZEN / name).read_bytes())
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder / "recipe.toml"
+
+
+def test_the_shipped_recipe_can_be_read():
+    config, attention = read_recipe(FROZEN / "recipe.toml")
+    assert config.trained_tokens >= 2048 and attention.budget_tokens <= config.trained_tokens
+    bytes_per_token = 2 * 2 * config.layers * config.kv_heads * config.hidden // config.heads
+    assert bytes_per_token <= 2048 and config.kv_heads < config.heads
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("hidden = 16", "hiden = 16", r"\[pretrain\]: unknown key hiden; known are .*hidden"),
+        ("steps = 1", "step = 1", r"\[\[pretrain.stages\]\]: unknown key step"),
+        ("budget_tokens = 512", "sinks = 4", r"\[attention\]: unknown key sinks"),
+        ("budget_tokens = 512", "budget_tokens = 100", "budget_tokens = 100: must be a multiple of 128"),
+        ("text = 0.5", "poems = 0.5", "shares: poems = 0.5; tasks are text"),
+        ("steps = 1", "steps = 0", "tokens, batch and steps must be positive"),
+        ("[[pretrain.stages]]", "[pretrain.stages", "recipe.toml: cannot be read as a recipe"),
+    ],
+)
+def test_recipes_with_mistakes_are_refused(recipe, old, new, message):
+    recipe.write_text(RECIPE.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(recipe)
+
+
+def test_recipes_without_stages_or_file_are_refused(recipe):
+    with pytest.raises(ConfigError, match="cannot be read as a recipe"):
+        read_recipe(recipe.parent / "none.toml")
+    recipe.write_text("[pretrain]\nhidden = 16\n")
+    with pytest.raises(ConfigError, match="give at least one with tokens, batch and steps"):
+        read_recipe(recipe)
+
+
+def test_a_folder_without_books_is_refused(recipe, tmp_path):
+    with pytest.raises(InputError, match="no books/index.tsv there; give the data folder"):
+        main([str(recipe), "--data", str(tmp_path)])
+
+
+def stock_logits(folder, ids):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits
+
+
+def test_an_exported_model_is_a_plain_checkpoint(recipe, tokenizer):
+    """The weights are those that were trained, in bfloat16; nothing of ours is in the model."""
+    folder, ids = recipe.parent, tiny.token_ids(40)
+    config = PretrainConfig(stages=(Stage(512, 2, 3), Stage(128, 1, 4)), rope_theta=500.0)
+    attention = AttentionConfig(budget_tokens=384)
+    model = tiny.model()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    expected = model(torch.tensor([ids])).logits.detach()
+    export(model, tokenizer, config, attention, folder)
+    torch.testing.assert_close(stock_logits(folder, ids), expected, atol=1e-5, rtol=1e-5)
+    written = json.loads((folder / "config.json").read_text())
+    assert written["architectures"] == ["LlamaForCausalLM"] and written["dtype"] == "bfloat16"
+    lectern = json.loads((folder / "lectern.json").read_text())
+    assert lectern["trained_tokens"] == 512 and lectern["attention"]["budget_tokens"] == 384
+    assert lectern["training"] == {"steps": 7, "tokens": 3 * 1024 + 4 * 128}
+
+
+def test_training_leaves_a_model_that_can_be_asked(recipe, data, tmp_path):
+    assert main([str(recipe), "--data", str(data), "--run", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "cache" / "books-train.npy").exists()
+    assert (recipe.parent / "tokenizer.json").read_bytes() == (FROZEN / "tokenizer.json").read_bytes()
+    engine = load_engine(Settings(model=str(recipe.parent), device="cpu", threads=1))
+    assert (engine.trained_tokens, engine.budget_tokens, engine.demonstration) == (512, 512, True)
+    ids = [engine.bos_id, *engine.text_tokenizer.encode("A short book. " * 200).ids]
+    turn = engine.encode_turn([{"role": "user", "content": "What is it?"}])
+    cache = engine.open_chat([engine.read(ids)])
+    list(engine.generate(cache, turn, GenerationConfig(max_new_tokens=4)))
+    assert cache.get_seq_length() > len(ids) + len(turn)
+    logits = stock_logits(recipe.parent, ids[:100])
+    assert logits.shape == (1, 100, 8192) and torch.isfinite(logits).all()
