@@ -18,6 +18,14 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
+class Reaction:
+    """What the Ask tab does for another tab: a handler, and the components that it gives values for."""
+
+    handler: Callable[..., Any]
+    outputs: list[Any]
+
+
+@dataclass(frozen=True)
 class AskTab:
     """Parts that other tabs and the page need.
 

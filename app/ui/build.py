@@ -7,7 +7,7 @@ import gradio as gr
 
 from app.eval import passkey
 from app.ui import ask_tab, chats_tab, format, library_tab, passkey_tab, theme
-from app.ui.ask_tab import PRIVATE
+from app.ui.ask_tab import PRIVATE, Reaction
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -33,9 +33,9 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Ask", id="ask") as ask:
                 asking = ask_tab.build(chat)
             with gr.Tab("Library", id="library") as library:
-                shelf = library_tab.build(chat, *_open_ask(asking, tabs))
+                shelf = library_tab.build(chat, _open_ask(asking, tabs))
             with gr.Tab("Chats", id="chats") as chats:
-                found = chats_tab.build(chat, *_open_chat(chat, asking, tabs), *_forget(asking))
+                found = chats_tab.build(chat, asking.chat_id, _open_chat(chat, asking, tabs), _forget(asking))
             with gr.Tab("Passkey", id="passkey") as passkeys:
                 keys = passkey_tab.build(chat, run_passkey)
         poll = gr.Timer(POLL_S)
@@ -68,29 +68,29 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
     return blocks
 
 
-def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
-    """Handler and outputs: start a new chat over one document."""
+def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> Reaction:
+    """Document id: start a new chat over that document."""
 
     def start(document: str) -> tuple[Any, ...]:
         return *asking.show(None), *asking.refresh([document]), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return start, [*asking.view, *asking.library, asking.side, tabs]
+    return Reaction(start, [*asking.view, *asking.library, asking.side, tabs])
 
 
-def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> tuple[Any, list[Any]]:
-    """Handler and outputs: show a kept chat."""
+def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> Reaction:
+    """Chat id: show a kept chat."""
 
     def show(key: str) -> tuple[Any, ...]:
         documents = [document for known in chat.chats() if known.id == key for document in known.documents]
         return *asking.show(key), *asking.refresh(documents), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return show, [*asking.view, *asking.library, asking.side, tabs]
+    return Reaction(show, [*asking.view, *asking.library, asking.side, tabs])
 
 
-def _forget(asking: ask_tab.AskTab) -> tuple[Any, gr.State, list[Any]]:
-    """Handler, chat id and outputs: the Ask tab lets go of a chat that was deleted."""
+def _forget(asking: ask_tab.AskTab) -> Reaction:
+    """Ids of a deleted chat and of the one that is shown: let go of it when they are the same."""
 
     def forget(deleted: str, shown: str | None) -> tuple[Any, ...]:
         return asking.show(None) if deleted == shown else tuple([gr.skip()] * len(asking.view))
 
-    return forget, asking.chat_id, asking.view
+    return Reaction(forget, asking.view)

@@ -1,16 +1,15 @@
 """The Chats tab: find, open, rename, delete and export what was asked before."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import gradio as gr
 
 from app.records import ChatInfo
 from app.ui import actions, format
-from app.ui.ask_tab import PRIVATE
+from app.ui.ask_tab import PRIVATE, Reaction
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -77,19 +76,13 @@ class ChatsTab:
     list: gr.HTML
 
 
-def build(
-    chat: "DocumentChat",
-    open_chat: Callable[[str], Any],
-    outputs: list[Any],
-    forget: Callable[[str, str | None], Any],
-    chat_id: gr.State,
-    forget_outputs: list[Any],
-) -> ChatsTab:
+def build(chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: Reaction) -> ChatsTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:
-        open_chat: chat id to values of `outputs`: shows the chat in the Ask tab.
-        forget: (deleted chat id, chat id in the Ask tab) to values of `forget_outputs`: the Ask tab lets go of it.
+        chat_id: the chat that the Ask tab shows.
+        open_chat: takes a chat id; shows the chat in the Ask tab.
+        forget: takes the id of a deleted chat and `chat_id`; the Ask tab lets go of it.
     """
     query = gr.Textbox(
         placeholder="Search titles and messages", show_label=False, label="Search", container=False, elem_id="search"
@@ -98,7 +91,7 @@ def build(
     found = gr.HTML(elem_id="chats")
 
     query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
-    actions.on("chat-open", open_chat, outputs=outputs, queue=False)
+    actions.on("chat-open", open_chat.handler, outputs=open_chat.outputs, queue=False)
     actions.on(
         "chat-rename",
         lambda key, title, words: rename(chat, key, title, words),
@@ -109,9 +102,9 @@ def build(
     )
     actions.on(
         "chat-delete",
-        lambda key, words, shown: (*delete(chat, key, words), *forget(key, shown)),
+        lambda key, words, shown: (*delete(chat, key, words), *forget.handler(key, shown)),
         inputs=[query, chat_id],
-        outputs=[status, found, *forget_outputs],
+        outputs=[status, found, *forget.outputs],
         queue=False,
     )
     return ChatsTab(query, found)

@@ -12,7 +12,7 @@ import gradio as gr
 from app.errors import CancelledError
 from app.records import DocumentInfo
 from app.ui import actions, format
-from app.ui.ask_tab import GPU, PRIVATE
+from app.ui.ask_tab import GPU, PRIVATE, Reaction
 from app.ui.asking import closed_after
 
 if TYPE_CHECKING:
@@ -177,16 +177,16 @@ def delete(chat: "DocumentChat", key: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class LibraryTab:
-    """Parts that the page needs; `ask` fires with a document id when the user wants to ask about it."""
+    """Parts that the page needs."""
 
     table: gr.HTML
 
 
-def build(chat: "DocumentChat", open_ask: Callable[..., Any], ask_outputs: list[Any]) -> LibraryTab:
+def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:
-        open_ask: document id to values of `ask_outputs`: opens the Ask tab over that document.
+        open_ask: takes a document id; opens the Ask tab over that document.
     """
     waiting = gr.State(())
     drop = gr.File(
@@ -222,6 +222,6 @@ def build(chat: "DocumentChat", open_ask: Callable[..., Any], ask_outputs: list[
     added.then(reading, [waiting, status], shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
     actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
-    actions.on("library-ask", open_ask, outputs=ask_outputs, queue=False)
+    actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, queue=False)
     stop.click(chat.stop, None, None, queue=False, **PRIVATE)
     return LibraryTab(shelf)
