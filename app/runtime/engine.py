@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -146,8 +147,12 @@ class Engine:
     @torch.no_grad()
     def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
-        ids = torch.tensor([list(token_ids)], device=self.model.device)
-        hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
+        ids, before = torch.tensor([list(token_ids)], device=self.model.device), cache.tail.tokens
+        try:
+            hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
+        except BaseException:  # some layers may hold the tokens, others not
+            cache.tail.truncate(before)
+            raise
         cache.tail.token_ids += token_ids
         return hidden
 
@@ -394,4 +399,5 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
     model = checkpoint.load_model(folder, settings, device, dtype)
     weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), {} if known is None else known)
-    return Engine(model, tokenizer, recipe, policy=settings.policy, name=folder.name, weights=weights)
+    name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
+    return Engine(model, tokenizer, recipe, policy=settings.policy, name=name, weights=weights)

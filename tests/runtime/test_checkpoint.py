@@ -168,6 +168,11 @@ def test_lectern_json_says_how_to_read(llama):
     assert load(llama, budget_tokens=320).budget_tokens == 320
 
 
+def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
+    monkeypatch.setattr(checkpoint, "find_folder", lambda model, download: llama)
+    assert load("ORG/Some-Model-1B").name == "Some-Model-1B"
+
+
 def test_the_budget_is_4096_for_a_model_trained_to_more(tmp_path):
     config = {"model_type": "llama", "max_position_embeddings": 131_072}
     assert checkpoint.read_recipe(tmp_path, config, Settings()).attention.budget_tokens == 4096

@@ -44,6 +44,39 @@ def test_beam_search_is_refused(tokens):
         engine.open_chat().reorder_cache(torch.tensor([0]))
 
 
+def test_a_failed_run_leaves_the_memory_as_it_was(monkeypatch):
+    """Out of memory half way: the first layer held tokens that the second never got."""
+    engine, other = tiny.engine(), tiny.engine()
+    cache, twin = engine.open_chat(), other.open_chat()
+    for run, place in ((engine, cache), (other, twin)):
+        run._forward(place, tiny.token_ids(83))
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="out of memory"):
+        broken.setattr(engine.model.model.layers[1], "forward", fail)
+        engine._forward(cache, [5, 6, 7])
+    assert cache.tail.filled == [83, 83] and len(cache.tail.token_ids) == 83
+    torch.testing.assert_close(engine._forward(cache, [8, 9]), other._forward(twin, [8, 9]))
+
+
+@pytest.mark.parametrize("before", [0, 5, 16])
+def test_a_long_turn_does_not_depend_on_the_segment_size(before):
+    answers = []
+    for segment in (16, 64, 512):
+        engine = tiny.engine()
+        engine.segment_tokens = segment
+        cache = engine.open_chat([engine.read(tiny.token_ids(100))])
+        if before:
+            engine._forward(cache, tiny.token_ids(before, seed=1))
+        turn = tiny.token_ids(120, seed=2)[1:]
+        list(engine.generate(cache, turn, GenerationConfig(max_new_tokens=1)))
+        answers.append(cache.tail.layers[1].k[:, : before + len(turn)])
+    torch.testing.assert_close(answers[0], answers[1])
+    torch.testing.assert_close(answers[0], answers[2])
+
+
 @pytest.mark.parametrize("answer", ["b", "c", "", "user", "a long answer", "  spaces  "])
 def test_an_answer_whose_words_stand_in_the_question(answer):
     engine = tiny.engine()
