@@ -1,4 +1,4 @@
-"""Memories whose room is larger than what they hold."""
+"""Memories at their edges: spare room, few tokens, going back."""
 
 import pytest
 import torch
@@ -32,6 +32,19 @@ def test_groups_smaller_than_the_rows_that_are_counted():
     small = AttentionConfig(budget_tokens=64, region_tokens=4, merge=1, query_sub=2, key_sub=2, coarse_sub=4)
     engine = tiny.engine(small)
     assert engine.read(tiny.token_ids(100)).tokens == 100
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="the sinks of a first memory shorter than 4 tokens reach past it"
+)
+def test_a_first_memory_shorter_than_the_sinks():
+    """Muting nothing changes nothing."""
+    engine = tiny.engine()
+    memories = [engine.read(tiny.token_ids(2)), engine.read(tiny.token_ids(100, seed=1))]
+    free, told = engine.open_chat(memories), engine.open_chat(memories)
+    told.allow([True] * told.base_regions)
+    turn = tiny.token_ids(12, seed=4)[1:]
+    torch.testing.assert_close(engine._forward(told, turn), engine._forward(free, turn))
 
 
 def test_a_truncated_memory_goes_on_as_if_no_more_had_come():
