@@ -136,8 +136,9 @@ def _count_dense(
     group, region, memory = spec.attention.group_tokens, spec.attention.region_tokens, cache.tail.layers[layer]
     first = -(-start // group) * group
     for end in range(first + group, start + q.shape[2] + 1, group):
-        rows = q[:, :, end - start - H2O_ROWS : end - start].flatten(1, 2)
-        ends = torch.arange(end - H2O_ROWS, end, device=q.device).repeat(q.shape[1])
+        counted = min(H2O_ROWS, group)
+        rows = q[:, :, end - start - counted : end - start].flatten(1, 2)
+        ends = torch.arange(end - counted, end, device=q.device).repeat(q.shape[1])
         mask = torch.arange(end, device=q.device) <= ends[:, None]
         memory.mass[:, :end] += attention_mass(rows, k[:, :end], mask, scale)
         memory.exposure[:, : end // region] += rows.shape[1]
@@ -270,14 +271,8 @@ def _best_scored(
         # A single query can afford the fine means at once; groups cut with the coarse ones.
         name, sub = ("fine", a.key_sub) if rows == 1 else ("coarse", a.coarse_sub)
         folded = means.permute(1, 0, 2, 3, 4).reshape(kv_heads, -1, dim).to(cache.shape.dtype)
-        scores = torch.cat(
-            [
-                region_scores(folded, _summaries(store, name, a.region_tokens // sub, total - offset))
-                for offset, store in cache.stores(layer)
-                if offset < total
-            ],
-            dim=-1,
-        )  # [Hkv, G * heads * Q, R]
+        means_by_store = _summaries(cache, layer, name, a.region_tokens // sub, total)
+        scores = torch.cat([region_scores(folded, part) for part in means_by_store], dim=-1)  # [Hkv, G * heads * Q, R]
         scores = scores.view(kv_heads, groups, -1, total).transpose(0, 1)
         votes = group_votes(scores, eligible, heads, per_region)
         candidates = best_regions(votes, max(a.candidates, count))  # [G, Hkv, C]
@@ -298,10 +293,15 @@ def _votes_per_head(scores: Tensor, eligible: Tensor, heads: int, per_region: in
     return group_votes(folded, eligible.flatten(0, 1), heads, per_region).view(eligible.shape)
 
 
-def _summaries(store, name: str, per_region: int, regions: int) -> Tensor:
-    """[Hkv, R, F, D] key means of a store's first `regions` regions."""
-    means = getattr(store, name).unflatten(1, (-1, per_region))
-    return means[:, :regions]
+def _summaries(cache: RegionCache, layer: int, name: str, per_region: int, total: int) -> list[Tensor]:
+    """[Hkv, R, F, D] key means of the first `total` regions, memory by memory; spare room is left out."""
+    stores = cache.stores(layer)
+    ends = [offset for offset, _ in stores[1:]] + [total]
+    return [
+        getattr(store, name).unflatten(1, (-1, per_region))[:, : min(end, total) - offset]
+        for (offset, store), end in zip(stores, ends, strict=True)
+        if offset < total
+    ]
 
 
 def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -330,11 +330,7 @@ def _gather_rows(
 ) -> Tensor:
     """Rows of one tensor of the layer by region, [G, Hkv, K, per_region, D]; regions None means the first `total`."""
     if regions is None:
-        parts = [
-            _summaries(store, name, per_region, total - offset)
-            for offset, store in cache.stores(layer)
-            if offset < total
-        ]
+        parts = _summaries(cache, layer, name, per_region, total)
         return torch.cat(parts, dim=1).expand(groups, -1, -1, -1, -1)
     stores = cache.stores(layer)
     dim = cache.shape.head_dim

@@ -107,7 +107,7 @@ class RegionCache(Cache):
         lengths = self._lengths
         if self.allowed is not None:
             lengths = lengths.masked_fill(~self.allowed, 0)
-            lengths[0] = lengths[0].clamp(min=SINK_TOKENS)
+            lengths[:1] = torch.maximum(lengths[:1], self._lengths[:1].clamp(max=SINK_TOKENS))
         starts = torch.cat([self._starts, first + self.base_tokens])
         return starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
 

@@ -83,8 +83,9 @@ class SampleMaker:
     def copying(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """A run of random tokens or of text, again and again: what teaches to look back at all."""
         length = rng.randrange(4, max(5, min(tokens // 2, 128)))
-        if rng.random() < 0.7:
-            run, first = [rng.randrange(self.first_word, self.vocabulary) for _ in range(length)], 0.0
+        if rng.random() < 0.7:  # the earlier a merge was learned, the more frequent its token
+            last = rng.choice((self.first_word + 256, self.first_word + 1024, self.vocabulary))
+            run, first = [rng.randrange(self.first_word, last) for _ in range(length)], 0.0
         else:
             run, first = self.books.excerpt(rng, length).tolist(), 1.0
         times = tokens // length + 1

@@ -196,6 +196,8 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
     """
     checkpoint = last_checkpoint(run)
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    if checkpoint and first_step >= config.steps:
+        return LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     model = new_model(config, tokenizer)
     args = TrainingArguments(
         output_dir=str(run),
