@@ -318,10 +318,14 @@ class DocumentChat:
         with self._running("answering") as job:
             if chat and documents:
                 self.set_chat_documents(chat, documents)
-            chat = self.chat(chat).id if chat else self.new_chat(documents)
-            session = yield from sessions.open(chat, job)
-            session.cache.allow(sessions.allowed(session, focus, mute, without))
-            yield from sessions.answer(session, question, generation, job)
+            new = None if chat else self.new_chat(documents)
+            try:
+                session = yield from sessions.open(new or self.chat(chat).id, job)
+                session.cache.allow(sessions.allowed(session, focus, mute, without))
+                yield from sessions.answer(session, question, generation, job)
+            finally:
+                if new and not self.store.messages(new):  # stopped before anything was said
+                    self.store.delete_chat(new)
 
     def retry(
         self, chat: str, *, generation: GenerationConfig = GenerationConfig()

@@ -152,7 +152,8 @@ class Sessions:
                 self._save(session, question, done, first=not history)
             raise
         assert done is not None
-        yield self._save(session, question, done, first=not history)
+        stopped_early = done.stats.stopped and not done.answer
+        yield done if stopped_early else self._save(session, question, done, first=not history)
 
     def _save(self, session: Session, question: str, done: Done, *, first: bool) -> Done:
         """Store the turn; the chat's memory before the message that needs it."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -31,7 +32,7 @@ FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment
 LOGIT_ROWS = 1024
-ANSWER_MARK = "\ue000answer\ue000"
+CONTENT_MARK = re.compile(r"\x02(\d+)\x03")
 
 
 class IdentityRotary(nn.Module):
@@ -183,8 +184,10 @@ class Engine:
             groups = (first + start) // group + max(1, self.segment_tokens // group)
             end = min(groups * group - first, total)
             hidden = self._forward(cache, list(token_ids[start:end]))
+            if hidden.is_cuda:
+                torch.cuda.synchronize()  # else the time is that of the calls
             elapsed_s = time.monotonic() - began
-            if end - start == self.segment_tokens and elapsed_s < SEGMENT_S / 4:
+            if end - start > self.segment_tokens - group and elapsed_s < SEGMENT_S / 4:
                 self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
             elif elapsed_s > SEGMENT_S:
                 self.segment_tokens = max(self.segment_tokens // 2, group)
@@ -267,11 +270,12 @@ class Engine:
         """
         generator = torch.Generator().manual_seed(config.seed)
         with self._running():
-            cache.evidence = None
+            cache.evidence, before = None, cache.tail.tokens
             try:
                 for _, _, hidden in self._run(cache, token_ids, cancelled):
                     last = hidden[-1]
-            except CancelledError:
+            except CancelledError:  # half a question is not left behind
+                cache.tail.truncate(before)
                 return
             cache.evidence = torch.zeros(cache.base_regions, device=self.model.device)
             for _ in range(config.max_new_tokens):
@@ -340,19 +344,26 @@ class Engine:
         history = list(messages)
         if self.system_prompt and history[0]["role"] != "system":
             history.insert(0, {"role": "system", "content": self.system_prompt})
-        text = self._render(history)
-        answers = [i for i, m in enumerate(history) if m["role"] == "assistant"]
+        # Contents are put in after rendering: a marker that a user types stays text, and the place of the last answer
+        # is known whatever its words are.
+        marked = [{**message, "content": f"\x02{i}\x03"} for i, message in enumerate(history)]
+        text = self._render(marked)
+        answers = [message["content"] for message in marked if message["role"] == "assistant"]
         if last_token is not None and answers:
-            # The template tells by a mark where the answer ends: its words may stand in the question, too.
-            history[answers[-1]] = {"role": "assistant", "content": ANSWER_MARK}
-            _, found, text = self._render(history).rpartition(ANSWER_MARK)
+            _, found, text = text.rpartition(answers[-1])
             if not found:  # the template leaves out old answers: open the turn afresh
-                text = self._render(history[-1:])
+                text = self._render(marked[-1:])
             if last_token in self.stop_ids:  # an answer that was cut still needs its end
                 text = text.removeprefix(self.tokenizer.decode([last_token]))
         if self.tokenizer.bos_token:
             text = text.removeprefix(self.tokenizer.bos_token)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = []
+        for i, piece in enumerate(CONTENT_MARK.split(text)):
+            if i % 2:
+                ids += self.text_tokenizer.encode(history[int(piece)]["content"], add_special_tokens=False).ids
+            elif piece:
+                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         if not self.tokenizer.chat_template:

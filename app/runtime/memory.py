@@ -144,6 +144,8 @@ class RegionMemory:
         """Forget everything after the first `tokens` tokens; what is left is as if no more had come."""
         attention = self.shape.attention
         for memory in self.layers:
+            memory.mass[:, tokens:] = 0
+            memory.exposure[:, -(-tokens // attention.region_tokens) :] = 0
             for means, sub in ((memory.fine, attention.key_sub), (memory.coarse, attention.coarse_sub)):
                 first = tokens // sub
                 if tokens % sub:

@@ -43,6 +43,11 @@ def read_recipe(path: Path):
         raise ConfigError(f"{path}: no [[pretrain.stages]]; give at least one with tokens, batch and steps")
     config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")
+    if attention.budget_tokens > config.trained_tokens:
+        raise ConfigError(
+            f"{path}: [attention] budget_tokens = {attention.budget_tokens} is beyond the longest stage, "
+            f"{config.trained_tokens} tokens; make it smaller or train longer texts"
+        )
     return config, attention
 
 

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from app.errors import ConfigError
 from app.train.data import TASKS, SampleMaker
+from app.train.induction import lay_down_induction
 
 log = logging.getLogger(__name__)
 LOSS_CHUNK = 4096
@@ -51,14 +52,19 @@ class Stage:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What a recipe's [pretrain] table holds."""
+    """What a recipe's [pretrain] table holds.
+
+    Attributes:
+        induction: start from weights that can already copy (app/train/induction.py), not from noise.
+    """
 
     hidden: int = 256
     intermediate: int = 704
     layers: int = 4
     heads: int = 4
     kv_heads: int = 2
-    rope_theta: float = 10_000.0
+    rope_theta: float = 100_000.0
+    induction: bool = True
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -163,7 +169,7 @@ class Report(TrainerCallback):
 def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
     """A fresh Llama with grouped heads and tied embeddings."""
     torch.manual_seed(config.seed)
-    return LlamaForCausalLM(
+    model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden,
@@ -180,6 +186,9 @@ def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    if config.induction:
+        lay_down_induction(model, torch.Generator().manual_seed(config.seed))
+    return model
 
 
 def last_checkpoint(run: Path) -> Path | None:
@@ -214,7 +223,7 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         use_cpu=not torch.cuda.is_available(),
         logging_steps=20,
         logging_strategy="steps",
-        save_steps=200,
+        save_steps=100,
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,

@@ -129,6 +129,25 @@ def test_closing_an_answer_keeps_what_came(open_chat, tmp_path):
     assert done.stats.tokens_reused > 0
 
 
+def test_a_question_stopped_before_its_answer_leaves_nothing(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    events = chat.ask("who?", documents=[document.id], generation=SHORT)
+    next(events)
+    chat.stop()
+    with pytest.raises(CancelledError):
+        list(events)
+    assert chat.chats() == []
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    tokens = chat.memory_line(first.chat).tokens
+    events = chat.ask("a long question " * 20, chat=first.chat, generation=SHORT)
+    next(events)
+    chat.stop()
+    done, _ = finish(events)
+    assert done.answer == "" and len(chat.messages(first.chat)) == 2
+    assert chat.memory_line(first.chat).tokens == tokens
+
+
 def test_one_job_at_a_time(open_chat):
     chat = open_chat()
     running = chat.ask("hello", generation=SHORT)
