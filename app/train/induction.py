@@ -1,7 +1,7 @@
 """A start that can already look back.
 
 Copying what followed an earlier occurrence takes two heads that need each other (an induction circuit), and a small
-model finds them only after millions of tokens. Here they are laid down before training, which then refines them. Layer 0
+model finds them only after millions of tokens. Here they are laid down before training, which refines them: layer 0
 writes into each token what stood before it; layer 1 looks for a token that had the current one before it and copies it.
 """
 
