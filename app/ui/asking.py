@@ -195,7 +195,7 @@ def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, 
     yield "", format.waiting("Opening the sample book")
     document = ""
     try:
-        info = chat.add_document(book, name=f"{book.stem.replace('-', ' ').capitalize()}{book.suffix}")
+        info = chat.add_document(book)
         document = info.id
         with closed_after(chat.read(document)) as events:
             for event in events:

@@ -111,7 +111,7 @@ def test_a_pdf_that_vanishes_meanwhile(data, tmp_path, monkeypatch):
 
 
 def test_the_sample_is_a_whole_story():
-    document = load_document(load.Path(__file__).resolve().parents[2] / "samples" / "oh-whistle.txt")
-    assert document.title == "oh-whistle" and len(document.parts) > 10
+    document = load_document(load.Path(__file__).resolve().parents[2] / "samples" / "Oh, Whistle.txt")
+    assert document.title == "Oh, Whistle" and len(document.parts) > 10
     assert document.parts[0].text.startswith('"OH, WHISTLE')
     assert document.parts[-1].text.rstrip().endswith("more than one sleepless night.")
