@@ -2,13 +2,13 @@
 
 Who may import whom; a row imports rows below it, never up or sideways (tests/test_imports.py):
 
-    launch  cli
+    launch  cli  doctor
     ui  server
-    chat  eval  train          (chat owns citations)
+    chat  eval  train
     runtime  ingest  store
     kernels
-    records  settings
-    errors
+    records  settings  passkeys  process
+    errors  commands  privacy  setup
 """
 
 __version__ = "0.1.0"
