@@ -1,5 +1,6 @@
 """Fill any configuration dataclass: defaults, TOML file, environment, flags, in that order."""
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -59,8 +60,8 @@ class Settings:
             raise ConfigError(f"--threads {self.threads}: must be at least 1")
         if self.budget_tokens is not None and self.budget_tokens < 1:
             raise ConfigError(f"budget_tokens = {self.budget_tokens}: must be positive")
-        if self.disk_budget_gb <= 0:
-            raise ConfigError(f"disk_budget_gb = {self.disk_budget_gb}: must be positive")
+        if not 0 < self.disk_budget_gb < math.inf:  # nan too
+            raise ConfigError(f"disk_budget_gb = {self.disk_budget_gb}: must be positive and finite")
 
     @property
     def folder(self) -> Path:
@@ -77,7 +78,8 @@ def _convert(kind: Any, text: str, name: str) -> Any:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
         return kind(text)
     except (KeyError, ValueError) as error:
-        raise ConfigError(f"{name}={text}: not a {kind.__name__}") from error
+        wanted = {int: "a whole number", float: "a number", bool: "yes or no"}[kind]
+        raise ConfigError(f"{name}={text}: is not {wanted}") from error
 
 
 def fill(

@@ -22,6 +22,8 @@ class GenerationConfig:
             raise ConfigError(f"top-p {self.top_p}: must lie above 0 and at most 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens {self.max_new_tokens}: must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed {self.seed}: must lie between 0 and 2**63 - 1")
 
 
 @dataclass(frozen=True)

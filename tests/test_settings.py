@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigError
+from app.runtime.config import GenerationConfig
+from app.settings import Settings, fill
+
+
+def test_order_is_defaults_toml_environment_flags(tmp_path: Path):
+    toml = tmp_path / "lectern.toml"
+    toml.write_text('policy = "full"\nthreads = 2\ndevice = "cpu"\n', encoding="utf-8")
+    environment = {"LECTERN_THREADS": "3", "LECTERN_DEVICE": "auto"}
+    settings = fill(Settings, toml=toml, environment=environment, flags={"device": "cuda", "threads": None})
+    assert (settings.policy, settings.threads, settings.device) == ("full", 3, "cuda")
+    assert settings.disk_budget_gb == Settings().disk_budget_gb
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("THREADS", "many", "LECTERN_THREADS=many: is not a whole number"),
+        ("BUDGET_TOKENS", "1e9", "is not a whole number"),
+        ("DISK_BUDGET_GB", "much", "is not a number"),
+        ("DOWNLOAD", "maybe", "is not yes or no"),
+        ("THREADS", "0", "at least 1"),
+        ("POLICY", "x", "keep-all, streaming, full"),
+        ("DISK_BUDGET_GB", "nan", "must be positive and finite"),
+        ("DISK_BUDGET_GB", "inf", "must be positive and finite"),
+        ("DISK_BUDGET_GB", "-1", "must be positive and finite"),
+    ],
+)
+def test_nonsense_in_the_environment_is_named(name: str, value: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        fill(Settings, environment={f"LECTERN_{name}": value})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int):
+    with pytest.raises(ConfigError, match="seed"):
+        GenerationConfig(seed=seed)
