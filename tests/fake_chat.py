@@ -5,8 +5,10 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from app.errors import CancelledError, InputError, ModelError, NotFoundError, PasswordError
@@ -110,6 +112,7 @@ class FakeDocumentChat:
     """In-memory stand-in with DocumentChat's interface.
 
     Attributes:
+        told: what `notes` says.
         pace_s: pause per streamed word and per reading step, so that a browser test can see the states between.
     """
 
@@ -120,6 +123,7 @@ class FakeDocumentChat:
         self.pace_s = pace_s
         self.model = model or FakeModelState()
         self.asked: list[dict[str, Any]] = []
+        self.told: list[str] = []
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
         self._chats: dict[str, _Chat] = {}
@@ -146,6 +150,18 @@ class FakeDocumentChat:
     def busy(self) -> str | None:
         return self._busy
 
+    @contextmanager
+    def claim(self, what: str) -> Iterator[SimpleNamespace]:
+        self._stop.clear()
+        self._busy = what
+        try:
+            yield SimpleNamespace(cancel=self._stop)
+        finally:
+            self._busy = None
+
+    def notes(self) -> list[str]:
+        return list(self.told)
+
     # Documents
 
     def add_document(self, path: Path, *, password: str | None = None, name: str | None = None) -> DocumentInfo:
@@ -158,7 +174,7 @@ class FakeDocumentChat:
         return self._documents[key][0]
 
     def documents(self) -> list[DocumentInfo]:
-        return [info for info, _ in self._documents.values()]
+        return [info for info, _ in reversed(self._documents.values())]
 
     def document(self, document_id: str) -> DocumentInfo:
         return self._found(document_id)[0]
@@ -201,12 +217,15 @@ class FakeDocumentChat:
                 self._set_state(document_id, "reading")
                 yield self._reading(info, document, done, reused)
             self._set_state(document_id, "read")
+        except (CancelledError, GeneratorExit):
+            self._set_state(document_id, "new", f"stopped at {100 * done // info.tokens}%")
+            raise
         finally:
             self._busy = None
 
-    def _set_state(self, document_id: str, state: Any) -> None:
+    def _set_state(self, document_id: str, state: Any, detail: str = "") -> None:
         info, document = self._documents[document_id]
-        self._documents[document_id] = (replace(info, state=state), document)
+        self._documents[document_id] = (replace(info, state=state, detail=detail), document)
 
     def _reading(self, info: DocumentInfo, document: Document, done: int, reused: int) -> Reading:
         part = document.parts[min(len(document.parts) - 1, done * len(document.parts) // max(1, info.tokens))]

@@ -151,7 +151,7 @@ class DocumentChat:
     def model_state(self) -> ModelState:
         """What can be said of the model now; never waits."""
         if self._failure:
-            return ModelState("failed", str(self._failure))
+            return ModelState("failed", str(self._failure), Path(self.settings.model).name)
         if self._engine is None:
             return ModelState("loading", name=Path(self.settings.model).name)
         facts = self._engine.description
@@ -165,8 +165,12 @@ class DocumentChat:
     # --- one at a time
 
     @contextmanager
-    def _running(self, what: str) -> "Iterator[Job]":
-        """Claim the model for one job."""
+    def claim(self, what: str) -> "Iterator[Job]":
+        """Have the model for one job; `stop` sets its `cancel`.
+
+        Raises:
+            LecternError: something else runs.
+        """
         if not self._one.acquire(blocking=False):
             raise LecternError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
         self._cancel.clear()
@@ -186,6 +190,10 @@ class DocumentChat:
     def busy(self) -> str | None:
         """What is running now."""
         return self._doing
+
+    def notes(self) -> list[str]:
+        """What the user should know about the data folder: files set aside, housekeeping that failed."""
+        return self.store.notes
 
     # --- documents
 
@@ -221,7 +229,7 @@ class DocumentChat:
 
     def delete_document(self, id: str) -> None:
         """Forget a document and its memory; answers given from it stay."""
-        with self._running("deleting a document"):
+        with self.claim("deleting a document"):
             id = self.document(id).id
             if self._ready:
                 self._ready.session = None
@@ -236,7 +244,7 @@ class DocumentChat:
         """
         reader = self._sessions().reader
         info = self.document(document)
-        with self._running(f"reading {info.title}") as job:
+        with self.claim(f"reading {info.title}") as job:
             yield from reader.read(info.id, job.cancel.is_set)
 
     # --- chats
@@ -262,7 +270,7 @@ class DocumentChat:
         self.store.rename_chat(self.chat(chat).id, title.strip())
 
     def delete_chat(self, chat: str) -> None:
-        with self._running("deleting a chat"):
+        with self.claim("deleting a chat"):
             if self._ready:
                 self._ready.session = None
             self.store.delete_chat(self.chat(chat).id)
@@ -315,7 +323,7 @@ class DocumentChat:
         if not question:
             raise InputError("the question is empty; type one")
         sessions = self._sessions()
-        with self._running("answering") as job:
+        with self.claim("answering") as job:
             if chat and documents:
                 self.set_chat_documents(chat, documents)
             new = None if chat else self.new_chat(documents)
@@ -332,7 +340,7 @@ class DocumentChat:
     ) -> Iterator[Reading | Delta | Done]:
         """Answer the last question again, in place of the last answer."""
         sessions = self._sessions()
-        with self._running("answering") as job:
+        with self.claim("answering") as job:
             session = yield from sessions.open(self.chat(chat).id, job)
             question = sessions.drop_last_turn(session)
             session.cache.allow(None)
@@ -347,7 +355,7 @@ class DocumentChat:
         """
         sessions = self._sessions()
         item, chat, message = self.store.evidence(evidence)
-        with self._running("answering") as job:
+        with self.claim("answering") as job:
             session = yield from sessions.open(chat, job)
             yield from sessions.answer_without(session, item, message, generation, job)
 

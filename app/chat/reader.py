@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.chat.citations import Attached
-from app.errors import CancelledError, DamagedBlock, NotFoundError, StoreError
+from app.errors import CancelledError, DamagedBlock, LecternError, NotFoundError, StoreError
 from app.ingest import spans
 from app.records import DocumentInfo, MemoryText, Part, Reading
 from app.runtime.engine import Engine
@@ -92,7 +92,10 @@ class Reader:
                 memories.append(memory)
                 progress.before += len(text.token_ids)
         except (CancelledError, GeneratorExit):
-            store.set_state(info.id, engine.recipe, "new", "reading was stopped; it will go on from there")
+            store.set_state(info.id, engine.recipe, "new", f"stopped at {progress.percent}%")
+            raise
+        except LecternError as error:
+            store.set_state(info.id, engine.recipe, "failed", str(error))
             raise
         store.set_state(info.id, engine.recipe, "read")
         yield progress.at(len(texts) - 1, 0)
@@ -199,12 +202,16 @@ class _Progress:
     def __init__(self, info: DocumentInfo, total: int, parts: Sequence[Part], texts: Sequence[MemoryText]) -> None:
         self.info, self.total, self.texts = info, total, texts
         self.labels = {part.index: part.label for part in parts}
-        self.before = self.reused = 0
+        self.before = self.reused = self.done = 0
         self.started = time.monotonic()
+
+    @property
+    def percent(self) -> int:
+        return 100 * self.done // max(1, self.total)
 
     def at(self, number: int, done: int) -> Reading:
         """Where reading stands when `done` tokens of memory `number` are in."""
-        tokens = self.before + done
+        self.done = tokens = self.before + done
         fresh, elapsed = tokens - self.reused, time.monotonic() - self.started
         speed = fresh / elapsed if fresh > 0 and elapsed > 0 else 0.0
         here = spans.parts_in(self.texts[number].spans, max(0, done - 1), max(1, done))

@@ -176,7 +176,7 @@ def choices(chat: "DocumentChat") -> list[tuple[str, str]]:
     """(what the picker shows, document id), newest first; unread ones say so."""
     ready = chat.model_state().state == "ready"  # before, nobody knows what this model has read
     listed = []
-    for document in reversed(chat.documents()):
+    for document in chat.documents():
         state = " (not read yet)" if ready and document.state != "read" else ""
         listed.append((f"{document.title}{state}", document.id))
     return listed

@@ -41,10 +41,10 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         poll = gr.Timer(POLL_S)
 
         def state() -> tuple[Any, ...]:
-            """The model's mark, its problem, the remark about it, and whether to look again."""
+            """The model's mark, what is wrong with it or the folder, the remark about it, and whether to look again."""
             now = chat.model_state()
             again = gr.Timer(active=now.state == "loading")
-            return format.model(now), format.problem(now), format.demonstration(now), again
+            return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
 
         def lengths() -> Any:
             trained = chat.model_state().trained_tokens

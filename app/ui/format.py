@@ -194,6 +194,11 @@ def problem(state: "ModelState") -> str:
     return notice(state.detail or "The model could not be loaded.", "bad") if state.state == "failed" else ""
 
 
+def notes(lines: Sequence[str]) -> str:
+    """What happened to the data folder, for the line under the header."""
+    return "".join(notice(line) for line in lines)
+
+
 def demonstration(state: "ModelState") -> str:
     """What a small shipped model owes its user to say."""
     if not state.demonstration or state.state == "failed":

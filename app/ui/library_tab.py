@@ -38,7 +38,7 @@ class Adding:
     """What the tab shows while files are added.
 
     Attributes:
-        status: HTML of the line under the drop area: progress, then one message per file that failed.
+        status: HTML under the drop area: the file being opened, then one message per file that failed.
         table: HTML of the library.
         added: ids of the documents that still have to be read.
     """
@@ -48,15 +48,10 @@ class Adding:
     added: tuple[str, ...] = ()
 
 
-def _begun(document: DocumentInfo) -> bool:
-    """Whether reading began and did not end."""
-    return document.state == "reading" or document.state == "new" and bool(document.detail)
-
-
 def _state(document: DocumentInfo) -> str:
     """The state cell of a document's row."""
-    words = {"new": "not read yet", "reading": "", "read": "read", "failed": f"failed: {document.detail or 'unknown'}"}
-    text = "partly read" if _begun(document) else words[document.state]
+    words = {"new": document.detail or "not read yet", "reading": "reading", "read": "read"}
+    text = words.get(document.state) or f"failed: {document.detail or 'unknown'}"
     return (
         f'<span class="lt-state lt-{document.state}"><span class="lt-dot"></span>'
         f'<span data-progress="{escape(document.id)}">{escape(text)}</span></span>'
@@ -80,8 +75,8 @@ def _buttons(document: DocumentInfo) -> str:
     key = escape(document.id)
     title = escape(document.title)
     ask = f'<button type="button" class="lt-tool" data-do="library-ask" data-id="{key}">Ask</button>'
-    word = {"new": "Read", "reading": "Go on reading", "failed": "Try again"}.get(document.state)
-    word = "Go on reading" if _begun(document) else word
+    begun = document.state == "new" and document.detail  # the detail says how far reading came
+    word = "Go on reading" if begun else {"new": "Read", "failed": "Try again"}.get(document.state)
     read = f'<button type="button" class="lt-tool" data-do="library-read" data-id="{key}">{word}</button>'
     delete = (
         f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Delete {title}">Delete</summary>'
@@ -101,7 +96,7 @@ def table(chat: "DocumentChat") -> str:
 
 
 def _table(documents: Sequence[DocumentInfo], model: str) -> str:
-    """What was read belongs to a model: until one is ready nothing can be said of it."""
+    """Rows in the given order. What was read belongs to a model: until one is ready nothing can be said of it."""
     if not documents:
         return '<p class="lt-nothing">No documents yet. Drop a PDF, a text, or a zip of code above.</p>'
     rows = "".join(
@@ -111,7 +106,7 @@ def _table(documents: Sequence[DocumentInfo], model: str) -> str:
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
         f'<td data-label="State">{_state(document) if model == "ready" else f"model {model}"}</td>'
         f'<td class="lt-buttons">{_buttons(document)}</td></tr>'
-        for document in reversed(documents)
+        for document in documents
     )
     head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "State", ""))
     return f'<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -146,17 +141,19 @@ def read(
 
     A document that cannot be read leaves its message and the next one is read; Stop ends all of them.
     """
-    kinds = format.kinds(chat.documents())
+    known = {document.id: document for document in chat.documents()}
     notices: list[str] = []
     for key in ids:
         shown_at = 0.0
+        title = known[key].title if key in known else "the document"
+        yield format.waiting(f"Preparing {title}") + "".join(notices), ""
         try:
             with closed_after(chat.read(key)) as events:
                 for event in events:
                     if clock() - shown_at >= UPDATE_S:
                         shown_at = clock()
                         percent = format.share(event.tokens_done, event.tokens_total)
-                        yield format.reading(event, kinds.get(key)) + "".join(notices), f"{key}|{percent}"
+                        yield format.reading(event, known[key].kind) + "".join(notices), f"{key}|{percent}"
         except CancelledError as error:
             notices.append(format.failure(error))
             break
@@ -188,7 +185,8 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     Args:
         open_ask: takes a document id; opens the Ask tab over that document.
     """
-    waiting = gr.State(())
+    # Ids to be read, kept in the page: a second drop must not change what a first one still waits for.
+    waiting = gr.JSON([], visible="hidden")
     drop = gr.File(
         file_count="multiple", label="Drop PDFs, texts, or zips of code", elem_id="drop", height=150, type="filepath"
     )
@@ -198,28 +196,30 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
             placeholder="Used for the next files only; it is not kept",
         )  # fmt: skip
     with gr.Row(elem_classes="lt-reading"):
-        status = gr.HTML(elem_id="library-status", scale=5)
+        with gr.Column(elem_id="library-status", scale=5, min_width=0):
+            opening = gr.HTML()
+            status = gr.HTML()
         stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="library-stop")
     shelf = gr.HTML(elem_id="library")
     percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
 
     def adding(files: list[str] | None, secret: str) -> Iterator[tuple[Any, ...]]:
         for step in add(chat, files or [], secret):
-            yield step.status, step.table, step.added, gr.skip(), gr.skip()
+            yield step.status, step.table, list(step.added), gr.skip(), gr.skip()
         yield gr.skip(), gr.skip(), gr.skip(), None, ""
 
-    def reading(ids: Sequence[str], before: str) -> Iterator[tuple[Any, ...]]:
-        yield before, gr.skip(), "", gr.update(visible=bool(ids))
+    def reading(ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        line = ""
         for line, value in read(chat, ids):
-            yield line + before, gr.skip(), value, gr.skip()
-        yield line + before, table(chat), "", gr.update(visible=False)
+            yield line, gr.skip(), value, gr.update(visible=bool(ids))
+        yield line, table(chat), "", gr.update(visible=False)
 
     def one(key: str) -> Iterator[tuple[Any, ...]]:
-        yield from reading([key], "")
+        yield from reading([key])
 
     shown = [status, shelf, percent, stop]
-    added = drop.upload(adding, [drop, password], [status, shelf, waiting, drop, password], **PRIVATE)
-    added.then(reading, [waiting, status], shown, **GPU, **PRIVATE)
+    added = drop.upload(adding, [drop, password], [opening, shelf, waiting, drop, password], **PRIVATE)
+    added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
     actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
     actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, queue=False)

@@ -105,10 +105,9 @@ def _events(run: Run, engine: object, config: PasskeyConfig, stop: threading.Eve
 
 
 def test(
-    chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run, stop: threading.Event
+    chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run
 ) -> Iterator[tuple[str, str]]:
     """Run the test on the loaded model and keep its cells; yields (status HTML, heat map HTML)."""
-    stop.clear()
     cells: list[dict[str, Any]] = []
     wanted: list[int] = sorted(chosen)
     depths = [(band + 0.5) / bands for band in range(bands)]
@@ -120,22 +119,27 @@ def test(
         yield status, grid(cells, wanted, depths)
         engine = chat.engine()
         model = chat.model_state()
-        kept = chat.store.start_passkey_run(model.name, model.policy, _settings(config))
-        for event in _events(run, engine, config, stop):
-            if isinstance(event, PasskeyCell):
-                chat.store.add_passkey_cell(kept, event.tokens, event.depth, event.right, event.trials)
-                cells.append({k: v for k, v in asdict(event).items() if k in ("tokens", "depth", "right", "trials")})
-            else:
-                done, total = event
-                percent = format.share(done, total)
-                facts = f"<b>{percent}%</b> · {format.count(done)} of {format.count(total)} tokens"
-                status = format.progress(f"<span>Reading and asking</span><span>{facts}</span>", percent)
-            yield status, grid(cells, wanted, depths)
+        with chat.claim("testing passkeys") as job:
+            kept = chat.store.start_passkey_run(model.name, model.policy, _settings(config))
+            for event in _events(run, engine, config, job.cancel):
+                if isinstance(event, PasskeyCell):
+                    cell = {k: v for k, v in asdict(event).items() if k in ("tokens", "depth", "right", "trials")}
+                    chat.store.add_passkey_cell(kept, **cell)
+                    cells.append(cell)
+                else:
+                    status = _progress(*event)
+                yield status, grid(cells, wanted, depths)
         yield format.notice(f"{score(cells)}."), grid(cells, wanted, depths)
     except CancelledError:
         yield format.notice(f"Stopped. {score(cells)}; these cells are kept."), grid(cells, wanted, depths)
     except Exception as error:
         yield format.failure(error), grid(cells, wanted, depths) if cells else ""
+
+
+def _progress(done: int, total: int) -> str:
+    percent = format.share(done, total)
+    facts = f"<b>{percent}%</b> · {format.count(done)} of {format.count(total)} tokens"
+    return format.progress(f"<span>Reading and asking</span><span>{facts}</span>", percent)
 
 
 def _settings(config: PasskeyConfig) -> dict[str, Any]:
@@ -155,7 +159,6 @@ class PasskeyTab:
 
 def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
-    stop_asked = threading.Event()  # one run at a time, so one flag
     gr.HTML(
         "<h2>How far does this model really read?</h2><p>A five-digit number is hidden in filler text and asked back "
         "from the memory of it, the same way as with a document of yours.</p>",
@@ -177,10 +180,10 @@ def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
 
     def running(lengths: list[int], trials: int, bands: int) -> Iterator[tuple[Any, ...]]:
         yield gr.skip(), gr.skip(), gr.skip(), gr.update(visible=False), gr.update(visible=True)
-        for line, cells in test(chat, lengths, trials, min(trials, bands), run, stop_asked):
+        for line, cells in test(chat, lengths, trials, min(trials, bands), run):
             yield line, cells, gr.skip(), gr.skip(), gr.skip()
         yield gr.skip(), gr.skip(), earlier(chat), gr.update(visible=True), gr.update(visible=False)
 
     start.click(running, [chosen, trials, bands], [status, heat, kept, start, stop], **GPU, **PRIVATE)
-    stop.click(stop_asked.set, None, None, queue=False, **PRIVATE)
+    stop.click(chat.stop, None, None, queue=False, **PRIVATE)
     return PasskeyTab(chosen, kept)

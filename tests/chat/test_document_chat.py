@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from app.chat import DocumentChat
-from app.errors import BusyError, CancelledError, InputError, LecternError, NotFoundError
+from app.errors import BusyError, CancelledError, InputError, LecternError, ModelError, NotFoundError
 from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import Settings
@@ -108,11 +108,58 @@ def test_a_stopped_reading_goes_on(open_chat, tmp_path):
     chat.stop()
     with pytest.raises(CancelledError):
         list(steps)
-    assert chat.document(document.id).state == "new" and chat.busy() is None
+    stopped = chat.document(document.id)
+    percent = 100 * reading.tokens_done // reading.tokens_total
+    assert stopped.state == "new" and stopped.detail == f"stopped at {percent}%" and 0 < percent < 100
+    assert chat.busy() is None
     chat = restart(chat, open_chat)
     events = list(chat.read(document.id))
     assert events[0].reused >= reading.tokens_done > 0
     assert chat.document(document.id).state == "read"
+
+
+def test_a_reading_that_breaks_says_why_and_goes_on(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    with monkeypatch.context() as broken:
+        broken.setattr(chat.engine(), "read_steps", lambda *_, **__: _raise(ModelError("out of memory")))
+        with pytest.raises(ModelError):
+            list(chat.read(document.id))
+    failed = chat.document(document.id)
+    assert (failed.state, failed.detail) == ("failed", "out of memory")
+    list(chat.read(document.id))
+    assert chat.document(document.id).state == "read" and chat.document(document.id).detail == ""
+
+
+def _raise(error):
+    raise error
+
+
+def test_one_claim_at_a_time_and_stop_reaches_it(open_chat):
+    chat = open_chat()
+    with chat.claim("testing passkeys") as job:
+        assert chat.busy() == "testing passkeys"
+        with pytest.raises(LecternError, match="busy: testing passkeys"):
+            list(chat.ask("hello"))
+        assert not job.cancelled
+        chat.stop()
+        assert job.cancelled
+    assert chat.busy() is None
+
+
+def test_a_model_that_cannot_be_loaded_keeps_its_name(home, tmp_path):
+    chat = DocumentChat.open(Settings(home=home, model=str(tmp_path / "no-such-model")), load=False)
+    with pytest.raises(LecternError):
+        chat.engine()
+    state = chat.model_state()
+    chat.close()
+    assert (state.state, state.name) == ("failed", "no-such-model") and "no-such-model" in state.detail
+
+
+def test_files_set_aside_are_told(home, open_chat):
+    home.mkdir()
+    (home / "kv.db").write_bytes(b"not a database at all" * 500)
+    assert any("kv.db" in note for note in open_chat().notes())
 
 
 def test_closing_an_answer_keeps_what_came(open_chat, tmp_path):

@@ -1,5 +1,6 @@
 """The Library tab's generators over a fake chat."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_reading_shows_progress_and_ends_read(chat: FakeDocumentChat, files: lis
     assert {info.state for info in chat.documents()} == {"read"}
 
 
+def test_reading_says_at_once_what_it_is_about(chat: FakeDocumentChat, book: Path) -> None:
+    first = next(library_tab.read(chat, [chat.add_document(book).id]))
+    assert "Preparing A Quiet Coast" in first[0]
+
+
+def test_newest_document_stands_first(chat: FakeDocumentChat, files: list[str]) -> None:
+    *_, last = library_tab.add(chat, files, "")
+    assert last.table.index("notes") < last.table.index("A Quiet Coast")
+
+
 def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None:
     *_, added = library_tab.add(chat, files, "")
     clock = iter(range(10_000))
@@ -67,14 +78,14 @@ def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None
         chat.stop()
         last = _
     assert "stopped; what was read is kept" in last[0]
-    assert [info.state for info in chat.documents()] == ["reading", "new"]
-    assert "partly read" in library_tab.table(chat) and "Go on reading" in library_tab.table(chat)
+    assert [info.state for info in chat.documents()] == ["new", "new"]
+    assert re.search(r"stopped at \d+%", library_tab.table(chat)) and "Go on reading" in library_tab.table(chat)
 
 
 def test_failed_model_is_told_once_per_document(chat: FakeDocumentChat, book: Path) -> None:
     key = chat.add_document(book).id
     chat.model = FakeModelState(state="failed", detail="models/x: no weights")
-    (last,) = library_tab.read(chat, [key])
+    *_, last = library_tab.read(chat, [key])
     assert "models/x: no weights" in last[0]
 
 
@@ -119,7 +130,8 @@ def test_nothing_is_said_of_reading_before_the_model_is_ready(chat: FakeDocument
 
 
 def test_stopped_reading_is_told_apart_from_none(chat: FakeDocumentChat, book: Path) -> None:
-    info = replace(chat.add_document(book), state="new", detail="reading was stopped; it will go on from there")
-    assert "partly read" in library_tab._table([info], "ready") and "Go on reading" in library_tab._table(
-        [info], "ready"
-    )
+    info = replace(chat.add_document(book), state="new", detail="stopped at 40%")
+    assert "stopped at 40%" in library_tab._table([info], "ready")
+    assert "Go on reading" in library_tab._table([info], "ready")
+    running = library_tab._table([replace(info, state="reading")], "ready")
+    assert "Go on reading" not in running and ">reading<" in running

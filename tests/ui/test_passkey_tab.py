@@ -9,10 +9,8 @@ from app.ui import passkey_tab
 from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
 
 
-def run(
-    chat: FakeDocumentChat, lengths=(8192, 2048), trials: int = 10, bands: int = 5, using=fake_passkey_run, stop=None
-):
-    return list(passkey_tab.test(chat, lengths, trials, bands, using, stop or threading.Event()))
+def run(chat: FakeDocumentChat, lengths=(8192, 2048), trials: int = 10, bands: int = 5, using=fake_passkey_run):
+    return list(passkey_tab.test(chat, lengths, trials, bands, using))
 
 
 def test_cells_fill_the_map_and_are_kept(chat: FakeDocumentChat) -> None:
@@ -33,26 +31,24 @@ def test_map_has_a_row_per_length_and_a_column_per_depth(chat: FakeDocumentChat)
 
 
 def test_stop_keeps_finished_cells(chat: FakeDocumentChat) -> None:
-    stop = threading.Event()
-
     def stopped(engine, config, *, on_progress, cancelled):
         for number, cell in enumerate(fake_passkey_run(engine, config, on_progress=on_progress, cancelled=cancelled)):
             yield cell
             if number == 2:
-                stop.set()
+                chat.stop()
 
-    steps = run(chat, using=stopped, stop=stop)
+    steps = run(chat, using=stopped)
     assert "Stopped. 6 of 6 right" in steps[-1][0]
     assert len(chat.store.passkey_runs()[0]["cells"]) == 3
 
 
 def test_closing_the_page_stops_the_run(chat: FakeDocumentChat) -> None:
-    stop = threading.Event()
-    steps = passkey_tab.test(chat, [2048], 10, 5, fake_passkey_run, stop)
+    steps = passkey_tab.test(chat, [2048], 10, 5, fake_passkey_run)
     for _ in range(3):
         next(steps)
+    assert chat.busy() == "testing passkeys"
     steps.close()
-    assert stop.is_set()
+    assert chat.busy() is None
     assert not [thread for thread in threading.enumerate() if thread.name == "passkey"]
 
 
