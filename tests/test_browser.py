@@ -14,6 +14,8 @@ from tests.browser import ROOT, Server, Visit, chromium, find_chromium, serving,
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
 TRICKY = "Page with ${1+1} and {{7*7}} and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
+# Gradio's own words while the page under it goes away.
+UNLOADING = re.compile("AbortError: signal is aborted|Connection errored out")
 SIZES = [(1280, 860, "light"), (1280, 860, "dark"), (390, 844, "light"), (390, 844, "dark")]
 
 
@@ -122,6 +124,7 @@ def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Pat
     expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
     page.keyboard.press("Escape")
     expect(page.locator(".lt-page")).to_be_hidden()
+    expect(chip).to_be_focused()
     chip.click()
     expect(page.locator(".lt-page")).to_be_visible()
     pick(visit, "book")
@@ -162,6 +165,48 @@ def test_next_question_may_be_typed_while_the_model_answers(visit: Visit) -> Non
     page.fill("#question textarea", "and then")
     expect(page.locator(".lt-foot")).to_be_visible(timeout=15_000)
     expect(page.locator("#question textarea")).to_have_value("and then")
+
+
+def test_new_chat_ends_a_running_answer_and_stays_empty(visit: Visit) -> None:
+    page = visit.page
+    page.fill("#question textarea", "word " * 400)
+    page.keyboard.press("Enter")
+    expect(page.locator("#talk .bot-row")).to_contain_text("You asked")
+    page.click("#new-chat")
+    expect(page.locator("#talk")).to_be_hidden()
+    expect(page.locator("#question .submit-button")).to_be_visible()
+    visit.ask("Something else")
+    expect(page.locator("#talk .user-row")).to_have_text("Something else")
+
+
+def test_reload_goes_on_with_the_chat(visit: Visit, files: dict[str, Path]) -> None:
+    page = visit.page
+    visit.add(files["tool.py"]) if not visit.row("tool").count() else None
+    pick(visit, "tool")
+    visit.ask("Where is harbour defined?")
+    page.reload()
+    expect(page.locator("#talk .user-row")).to_have_text("Where is harbour defined?")
+    expect(page.locator("#picker .token")).to_contain_text("tool")
+    page.click("#new-chat")
+    expect(page.locator("#talk")).to_be_hidden()
+    page.reload()
+    expect(page.locator(".lt-welcome h2").first).to_be_visible()
+    expect(page.locator("#talk")).to_be_hidden()
+    visit.errors[:] = [error for error in visit.errors if not UNLOADING.search(error)]
+
+
+def test_small_boxes_close_by_escape_and_by_a_click_elsewhere(visit: Visit, files: dict[str, Path]) -> None:
+    visit.add(files["tool.py"]) if not visit.row("tool").count() else None
+    visit.tab("Library")
+    box, opener = visit.page.locator(".lt-confirm[open]"), visit.row("tool").get_by_text("Delete").first
+    opener.click()
+    expect(box).to_have_count(1)
+    visit.page.keyboard.press("Escape")
+    expect(box).to_have_count(0)
+    expect(opener).to_be_focused()
+    opener.click()
+    visit.page.locator(".lt-wordmark").first.click()
+    expect(box).to_have_count(0)
 
 
 def test_chats_are_found_renamed_exported_opened_and_deleted(visit: Visit) -> None:

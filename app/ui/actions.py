@@ -1,7 +1,7 @@
 """Clicks on our own HTML reach Python: `<button data-do="passage" data-id="e2-1">` fires the action `passage`."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -19,13 +19,14 @@ document.addEventListener(KIND, listen);
 """
 
 
-def on(name: str, handler: Callable[..., Any], *, form: bool = False, **event: Any) -> Any:
+def on(name: str, handler: Callable[..., Any], *, form: bool = False, cancels: Sequence[Any] = (), **event: Any) -> Any:
     """Run a handler when something marked `data-do=name` is clicked, or when a form so marked is submitted.
 
     Call it in the tab that draws the button.
 
     Args:
         handler: gets the data-id (and the text of the form's field `text`) before its other inputs.
+        cancels: events that end before the handler is called.
         event: arguments of the Gradio event (inputs, outputs, ...).
     """
     script = _LISTEN.replace("NAME", name).replace("KIND", "'submit'" if form else "'click'")
@@ -40,5 +41,7 @@ def on(name: str, handler: Callable[..., Any], *, form: bool = False, **event: A
     def stream(data: gr.EventData, *rest: Any) -> Any:
         yield from handler(*arguments(data, rest))
 
+    if cancels:
+        bridge.click(None, cancels=list(cancels), api_visibility="private")
     function = stream if inspect.isgeneratorfunction(handler) else call
     return bridge.click(function, show_progress="hidden", api_visibility="private", **event)

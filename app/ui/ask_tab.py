@@ -1,7 +1,8 @@
 """The Ask tab: components and wiring; what it shows is decided in asking.py."""
 
+import random
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -19,10 +20,15 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 @dataclass(frozen=True)
 class Reaction:
-    """What the Ask tab does for another tab: a handler, and the components that it gives values for."""
+    """What the Ask tab does for another tab: a handler, and the components that it gives values for.
+
+    Attributes:
+        cancels: events of the Ask tab that end when the handler is called.
+    """
 
     handler: Callable[..., Any]
     outputs: list[Any]
+    cancels: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class AskTab:
     Attributes:
         view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
         library: components that depend on the library; `refresh` gives their values for the picked documents.
+        kept: what the browser keeps of the chat for a reload; see `asking.reopened`.
+        streams: events that write into the conversation; showing another one has to cancel them.
         remark: what is said about the model on the empty page.
         side: the column of the passage viewer.
     """
@@ -42,6 +50,8 @@ class AskTab:
     show: Callable[[str | None], tuple[Any, ...]]
     library: list[Any]
     refresh: Callable[[list[str]], tuple[Any, ...]]
+    kept: gr.HTML
+    streams: list[Any]
     remark: gr.HTML
     side: gr.Column
 
@@ -51,6 +61,7 @@ class _Parts:
     """The tab's components."""
 
     chat_id: gr.State
+    kept: gr.HTML
     picker: gr.Dropdown
     new: gr.Button
     empty: gr.Column
@@ -83,8 +94,14 @@ show();
 """
 
 
+# What a reload goes on with: an id, never text, and only for this tab of the browser.
+_KEEP = "watch('value', () => sessionStorage.setItem('lectern-chat', props.value || ''));"
+RECALL = "() => sessionStorage.getItem('lectern-chat') ?? ''"
+
+
 def _layout() -> _Parts:
     chat_id = gr.State(None)
+    kept = gr.HTML("", visible="hidden", js_on_load=_KEEP, elem_id="kept")
     with gr.Row(elem_classes="lt-ask"):
         with gr.Column(scale=3, min_width=0, elem_classes="lt-main"):
             with gr.Row(elem_classes="lt-bar"):
@@ -134,8 +151,8 @@ def _layout() -> _Parts:
             page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
-        chat_id, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question, temperature,
-        longest, memory, side, page, compare,
+        chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question,
+        temperature, longest, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -159,13 +176,16 @@ def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
 def build(chat: "DocumentChat") -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
     parts = _layout()
-    view = [parts.talk, parts.chat_id, parts.status, parts.question, parts.empty, parts.memory]
+    view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
     def values(shown: View, box: Any) -> tuple[Any, ...]:
         talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
-        memory = gr.skip() if shown.running else _memory(chat, shown.chat)
-        return talk, shown.chat, shown.status, box, gr.update(visible=not shown.messages), memory
+        if shown.running:  # which chat it is changes at the end only: the user may have turned to another one
+            key, kept, memory = (gr.skip(),) * 3
+        else:
+            key, kept, memory = shown.chat, shown.chat or "", _memory(chat, shown.chat)
+        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory
 
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
         """The question box is set at the start and the end only: the user may be typing the next question."""
@@ -178,9 +198,9 @@ def build(chat: "DocumentChat") -> AskTab:
 
     def show(chat_id: str | None) -> tuple[Any, ...]:
         try:
-            return values(asking.show(chat, chat_id), gr.skip())
+            return values(asking.show(chat, chat_id), _running(False))
         except Exception as error:
-            return values(View(status=format.failure(error)), gr.skip())
+            return values(View(status=format.failure(error)), _running(False))
 
     def refresh(picked: list[str]) -> tuple[Any, ...]:
         known = asking.choices(chat)
@@ -191,10 +211,12 @@ def build(chat: "DocumentChat") -> AskTab:
         shown = gr.update(visible=bool(picked))
         return picker, asking.welcome(chat, picked), sample, shown, *asking.examples(chat, picked)
 
-    _wire_asking(chat, parts, view, stream)
-    _wire_documents(chat, parts, view, library, refresh, show)
+    streams = _wire_asking(chat, parts, view, stream)
+    _wire_documents(chat, parts, view, library, refresh, show, streams)
     _wire_evidence(chat, parts)
-    return AskTab(parts.chat_id, parts.picker, view, show, library, refresh, parts.remark, parts.side)
+    return AskTab(
+        parts.chat_id, parts.picker, view, show, library, refresh, parts.kept, streams, parts.remark, parts.side
+    )
 
 
 def _running(running: bool) -> dict[str, Any]:
@@ -203,28 +225,39 @@ def _running(running: bool) -> dict[str, Any]:
     return update | ({"value": ""} if running else {})
 
 
-def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> None:
+def _generation(temperature: float, longest: float) -> GenerationConfig:
+    """A new seed every time: above temperature 0, trying again shall give another answer."""
+    return GenerationConfig(temperature=temperature, max_new_tokens=int(longest), seed=random.randrange(2**31))
+
+
+def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> list[Any]:
+    """Returns the events that write into the conversation."""
     controls = [parts.chat_id, parts.picker, parts.temperature, parts.longest]
 
-    def announce() -> str:
+    def announce(chat_id: str | None) -> tuple[str, str]:
         busy = chat.busy()
-        return format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
+        line = format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
+        return line, chat_id or asking.before_first_answer(chat)
+
+    def example(text: str, chat_id: str | None) -> tuple[str, ...]:
+        return text, *announce(chat_id)
 
     def ask(question: str, chat_id: str | None, picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
-        generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest))
+        generation = _generation(temperature, longest)
         yield from stream(asking.answer(chat, question, chat_id, picked or [], generation))
 
     def retry(_id: str, chat_id: str | None, _picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
-        generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest))
-        yield from stream(asking.again(chat, chat_id, generation))
+        yield from stream(asking.again(chat, chat_id, _generation(temperature, longest)))
 
-    asked = parts.question.submit(announce, None, parts.status, queue=False, **PRIVATE)
-    asked.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE)
+    announced = [parts.status, parts.kept]
+    asked = [parts.question.submit(announce, parts.chat_id, announced, queue=False, **PRIVATE)]
     for button in parts.example_buttons:
-        event = button.click(lambda text: text, button, parts.question, queue=False, **PRIVATE)
-        event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE)
-    actions.on("retry", retry, inputs=controls, outputs=view, **GPU)
+        clicked = [button, parts.chat_id]
+        asked.append(button.click(example, clicked, [parts.question, *announced], queue=False, **PRIVATE))
+    streams = [event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE) for event in asked]
+    streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
+    return streams
 
 
 def _wire_documents(
@@ -234,6 +267,7 @@ def _wire_documents(
     library: list[Any],
     refresh: Callable[[list[str]], tuple[Any, ...]],
     show: Callable[..., tuple[Any, ...]],
+    streams: list[Any],
 ) -> None:
     def pick(chat_id: str | None, picked: list[str]) -> tuple[Any, ...]:
         status = ""
@@ -258,6 +292,7 @@ def _wire_documents(
     status = [parts.status]
     parts.picker.input(pick, [parts.chat_id, parts.picker], library + status, queue=False, **PRIVATE)
     parts.sample.click(sample, None, [*library, parts.status, parts.question], **GPU, **PRIVATE)
+    parts.new.click(None, cancels=streams, **PRIVATE)  # first: what is on its way must not be written afterwards
     parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)
 
 

@@ -74,6 +74,24 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     return View(tuple(shown), chat_id)
 
 
+def before_first_answer(chat: "DocumentChat") -> str:
+    """What the browser keeps while a new chat has no id yet: which one was the newest before it."""
+    return f"after {next((info.id for info in chat.chats()), '')}"
+
+
+def reopened(chat: "DocumentChat", kept: str) -> str | None:
+    """The chat that a reloaded page goes on with.
+
+    Args:
+        kept: its id, or what `before_first_answer` gave.
+    """
+    chats = [info.id for info in chat.chats() if info.messages]
+    if kept.startswith("after "):
+        newest = chats[0] if chats else None
+        return newest if newest != kept.removeprefix("after ") else None
+    return kept if kept in chats else None
+
+
 def answer(
     chat: "DocumentChat",
     question: str,
@@ -93,7 +111,7 @@ def answer(
     fallback = View(before, chat_id, draft=question)
     yield start
     events = chat.ask(question, chat=chat_id, documents=() if chat_id else tuple(documents), generation=generation)
-    yield from _follow(chat, events, start, fallback, clock)
+    yield from _follow(chat, events, start, fallback, question, clock)
 
 
 def again(
@@ -110,7 +128,8 @@ def again(
         return
     start = View(kept.messages[: questions[-1] + 1], chat_id, format.waiting("Thinking"), running=True)
     yield start
-    yield from _follow(chat, chat.retry(chat_id, generation=generation), start, kept, clock)
+    question = kept.messages[questions[-1]]["text"]
+    yield from _follow(chat, chat.retry(chat_id, generation=generation), start, kept, question, clock)
 
 
 def _follow(
@@ -118,18 +137,25 @@ def _follow(
     events: Generator[Reading | Delta | Done],
     start: View,
     fallback: View,
+    question: str,
     clock: Callable[[], float],
 ) -> Iterator[View]:
-    """Turn the events of an answer into views, not more than about 20 a second."""
+    """Turn the events of an answer into views, not more than about 20 a second.
+
+    Args:
+        fallback: shown with the message when it fails.
+        question: goes back into the box when nothing was answered and therefore nothing kept.
+    """
     kinds = format.kinds(chat.documents())
     view, said, shown_at = start, "", 0.0
     try:
         with closed_after(events):
             for event in events:
                 if isinstance(event, Done):
-                    yield show(chat, event.chat)
-                    return
-                if isinstance(event, Reading):
+                    if event.answer or not event.stats.stopped:
+                        yield show(chat, event.chat)
+                        return
+                elif isinstance(event, Reading):
                     view = replace(start, status=format.reading(event, kinds.get(event.document)))
                 else:
                     said += event.text
@@ -137,7 +163,8 @@ def _follow(
                 if clock() - shown_at >= UPDATE_S:
                     shown_at = clock()
                     yield view
-        yield replace(fallback, status=format.notice("Stopped before there was an answer."))
+        unanswered = show(chat, fallback.chat)
+        yield replace(unanswered, draft=question, status=format.notice("Stopped before there was an answer."))
     except Exception as error:  # the last line of defence: a message, never a traceback
         yield replace(fallback, status=format.failure(error))
 

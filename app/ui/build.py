@@ -8,6 +8,7 @@ import gradio as gr
 from app.eval import passkey
 from app.ui import ask_tab, chats_tab, format, library_tab, passkey_tab, theme
 from app.ui.ask_tab import PRIVATE, Reaction
+from app.ui.asking import reopened
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -35,7 +36,8 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Library", id="library") as library:
                 shelf = library_tab.build(chat, _open_ask(asking, tabs))
             with gr.Tab("Chats", id="chats") as chats:
-                found = chats_tab.build(chat, asking.chat_id, _open_chat(chat, asking, tabs), _forget(asking))
+                opening = _open_chat(chat, asking, tabs)
+                found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking))
             with gr.Tab("Passkey", id="passkey") as passkeys:
                 keys = passkey_tab.build(chat, run_passkey)
         poll = gr.Timer(POLL_S)
@@ -46,6 +48,9 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             again = gr.Timer(active=now.state == "loading")
             return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
 
+        def recall(kept: str) -> tuple[Any, ...]:
+            return opening.handler(reopened(chat, kept))
+
         def lengths() -> Any:
             trained = chat.model_state().trained_tokens
             offered = passkey_tab.lengths(trained)
@@ -53,8 +58,9 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
 
         marks = [model, problem, asking.remark, poll]
         poll.tick(state, None, marks, queue=False, **PRIVATE)
-        blocks.load(state, None, marks, queue=False, **PRIVATE)
-        blocks.load(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
+        # One after the other: the model's mark makes the tabs look again at what is picked.
+        reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
+        reload.then(state, None, marks, queue=False, **PRIVATE)
         ask.select(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
         library.select(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
         chats.select(lambda query: chats_tab.listing(chat, query), found.query, found.list, queue=False, **PRIVATE)
@@ -74,17 +80,17 @@ def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> Reaction:
     def start(document: str) -> tuple[Any, ...]:
         return *asking.show(None), *asking.refresh([document]), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return Reaction(start, [*asking.view, *asking.library, asking.side, tabs])
+    return Reaction(start, [*asking.view, *asking.library, asking.side, tabs], asking.streams)
 
 
 def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> Reaction:
-    """Chat id: show a kept chat."""
+    """Chat id: show a kept chat; None: an empty one."""
 
-    def show(key: str) -> tuple[Any, ...]:
+    def show(key: str | None) -> tuple[Any, ...]:
         documents = [document for known in chat.chats() if known.id == key for document in known.documents]
         return *asking.show(key), *asking.refresh(documents), gr.update(visible=False), gr.Tabs(selected="ask")
 
-    return Reaction(show, [*asking.view, *asking.library, asking.side, tabs])
+    return Reaction(show, [*asking.view, *asking.library, asking.side, tabs], asking.streams)
 
 
 def _forget(asking: ask_tab.AskTab) -> Reaction:

@@ -91,7 +91,7 @@ def build(chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: 
     found = gr.HTML(elem_id="chats")
 
     query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
-    actions.on("chat-open", open_chat.handler, outputs=open_chat.outputs, queue=False)
+    actions.on("chat-open", open_chat.handler, outputs=open_chat.outputs, cancels=open_chat.cancels, queue=False)
     actions.on(
         "chat-rename",
         lambda key, title, words: rename(chat, key, title, words),

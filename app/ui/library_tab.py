@@ -222,6 +222,6 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
     actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
-    actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, queue=False)
+    actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, queue=False)
     stop.click(chat.stop, None, None, queue=False, **PRIVATE)
     return LibraryTab(shelf)

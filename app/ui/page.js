@@ -1,4 +1,4 @@
-// Copy buttons and the Escape key. Everything else is asked of Python.
+// Copy buttons, the Escape key, small boxes that close, and focus. Everything else is asked of Python.
 (() => {
   const copied = (button) => {
     button.textContent = 'Copied';
@@ -11,9 +11,25 @@
     const text = [...row.querySelectorAll('.md')].map((part) => part.innerText).join('\n').trim();
     navigator.clipboard.writeText(text).then(() => copied(button));
   });
-  // Escape stops the model; when it is idle it closes the passage.
+  // A click elsewhere closes a question or form that a button opened.
+  document.addEventListener('click', (event) => {
+    for (const box of document.querySelectorAll('.lt-confirm[open]')) if (!box.contains(event.target)) box.open = false;
+  });
+  // Closing a passage gives the focus back to the chip that opened it.
+  let chip = null;
+  document.addEventListener('click', (event) => {
+    chip = event.target.closest('[data-do="passage"]') ?? chip;
+    if (event.target.closest('[data-do="close"]')) setTimeout(() => chip?.focus(), 300);
+  });
+  // Escape closes such a box, or stops the model, or when it is idle closes the passage.
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Escape' || event.defaultPrevented) return;
+    const box = document.querySelector('.lt-confirm[open]');
+    if (box) {
+      box.open = false;
+      box.querySelector('summary').focus();
+      return;
+    }
     const stop = document.querySelector('#question .stop-button');
     (stop ?? document.querySelector('[data-do="close"]'))?.click();
   });

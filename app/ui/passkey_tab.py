@@ -104,9 +104,7 @@ def _events(run: Run, engine: object, config: PasskeyConfig, stop: threading.Eve
         worker.join()
 
 
-def test(
-    chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run
-) -> Iterator[tuple[str, str]]:
+def test(chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run) -> Iterator[tuple[str, str]]:
     """Run the test on the loaded model and keep its cells; yields (status HTML, heat map HTML)."""
     cells: list[dict[str, Any]] = []
     wanted: list[int] = sorted(chosen)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ModelError, StoreError
-from app.records import Delta
+from app.records import AnswerStats, Delta, Done
 from app.runtime.config import GenerationConfig
 from app.ui import asking
 from tests.fake_chat import FakeDocumentChat, FakeModelState
@@ -207,3 +207,36 @@ def test_picker_marks_unread_documents(chat: FakeDocumentChat, document: str) ->
 def test_welcome_names_what_is_asked(chat: FakeDocumentChat, document: str) -> None:
     assert "A Quiet Coast" in asking.welcome(chat, [document])
     assert "A Quiet Coast" not in asking.welcome(chat, [])
+
+
+def test_nothing_answered_gives_the_question_back(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(question, *, chat, documents, generation):
+        yield Done("", "c-gone", (), AnswerStats(stopped=True))
+
+    monkeypatch.setattr(chat, "ask", stopped)
+    *_, last = asking.answer(chat, "Who?", None, [])
+    assert (last.chat, last.draft, last.messages) == (None, "Who?", ()) and "Stopped before" in last.status
+
+
+def test_trying_again_and_stopping_at_once_keeps_the_question(
+    chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, asked = asking.answer(chat, "Who kept the light?", None, [])
+
+    def stopped(key, *, generation):
+        chat._kept(key).messages.clear()
+        yield Done("", key, (), AnswerStats(stopped=True))
+
+    monkeypatch.setattr(chat, "retry", stopped)
+    *_, last = asking.again(chat, asked.chat)
+    assert (last.chat, last.draft, last.messages) == (asked.chat, "Who kept the light?", ())
+
+
+def test_a_reloaded_page_goes_on_with_its_chat(chat: FakeDocumentChat) -> None:
+    assert asking.reopened(chat, "") is None
+    before = asking.before_first_answer(chat)
+    assert asking.reopened(chat, before) is None
+    *_, first = asking.answer(chat, "Who?", None, [])
+    assert asking.reopened(chat, before) == first.chat == asking.reopened(chat, first.chat)
+    assert asking.reopened(chat, asking.before_first_answer(chat)) is None
+    assert asking.reopened(chat, "c-deleted") is None

@@ -153,6 +153,12 @@ def test_demonstration_model_says_so() -> None:
     assert format.demonstration(FakeModelState(demonstration=False)) == ""
 
 
+def test_notes_of_the_folder_are_shown_as_text() -> None:
+    assert format.notes([]) == ""
+    html = format.notes(["kv.db: <damaged>", "a second one"])
+    assert html.count("lt-notice lt-calm") == 2 and "&lt;damaged&gt;" in html
+
+
 def test_memory_line() -> None:
     line = format.memory(MemoryLine(21_973, 344, 1 << 20, 40 << 20, 20 << 20, "keep-all", "compact", "reference"))
     for fact in ("21,973 tokens in 344 regions", "1.0 MB on the GPU", "40 MB in memory", "20 MB in SQLite", "keep-all"):
