@@ -113,6 +113,7 @@ class FakeDocumentChat:
 
     Attributes:
         told: what `notes` says.
+        answer_note: what the next answers say of their memory.
         pace_s: pause per streamed word and per reading step, so that a browser test can see the states between.
     """
 
@@ -124,6 +125,7 @@ class FakeDocumentChat:
         self.model = model or FakeModelState()
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
+        self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
         self._chats: dict[str, _Chat] = {}
@@ -360,6 +362,7 @@ class FakeDocumentChat:
             tokens_per_s=31.0,
             peak_bytes=400 << 20,
             stopped=self._stop.is_set(),
+            note=self.answer_note,
         )
         self._next_message += 2
         for passage in evidence:

@@ -145,6 +145,14 @@ def test_ask_needs_no_document(line: Line) -> None:
     assert line.json("ask", "Hello?")["evidence"] == []
 
 
+def test_what_became_of_the_memory_is_told(line: Line, book: Path) -> None:
+    line.chat.told = ["kv.db: set aside"]
+    line.chat.answer_note = "the chat's turns are read again"
+    assert "kv.db: set aside" in line.run("read", book)[2]
+    for words in (["ask", "Hello?"], ["ask", "Hello?", "--json"]):
+        assert "the chat's turns are read again" in line.run(*words)[2]
+
+
 def test_ask_with_settings_that_cannot_be(line: Line) -> None:
     code, _, err = line.run("ask", "--temperature", "-1", "x")
     assert code == 2 and "temperature" in err

@@ -192,8 +192,11 @@ class DocumentChat:
         return self._doing
 
     def notes(self) -> list[str]:
-        """What the user should know about the data folder: files set aside, housekeeping that failed."""
-        return self.store.notes
+        """What the user should know about the data folder: files set aside, housekeeping or writing that failed.
+
+        What concerns a reading moves to the note of the next answer.
+        """
+        return [*self.store.notes, *(self._ready.reader.notes if self._ready else ())]
 
     # --- documents
 

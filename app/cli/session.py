@@ -35,6 +35,8 @@ class Session:
             chat.stop()
             raise
         finally:
+            for note in chat.notes():
+                self.out.say(note)
             chat.close()
 
     def model_ready(self, chat: "DocumentChat") -> Any:

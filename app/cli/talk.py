@@ -55,6 +55,8 @@ def _answered(session: Session, done: Done) -> None:
         "tokens_per_s": stats.tokens_per_s,
         "peak_bytes": stats.peak_bytes,
     }
+    if stats.note:
+        session.out.say(stats.note)
     if not session.out.json:
         for passage in done.evidence:
             excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]

@@ -1,5 +1,6 @@
 """DocumentChat over a real store and a tiny random model."""
 
+import sqlite3
 import threading
 
 import pytest
@@ -160,6 +161,18 @@ def test_files_set_aside_are_told(home, open_chat):
     home.mkdir()
     (home / "kv.db").write_bytes(b"not a database at all" * 500)
     assert any("kv.db" in note for note in open_chat().notes())
+
+
+def test_a_damaged_block_is_told_after_reading_alone(home, open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path, words=400))
+    list(chat.read(document.id))
+    chat.close()
+    with sqlite3.connect(home / "kv.db") as db:
+        db.execute("UPDATE block_kv SET data = zeroblob(length(data)) WHERE block = 2")
+    chat = open_chat()
+    list(chat.read(document.id))
+    assert any("is read again" in note for note in chat.notes())
 
 
 def test_closing_an_answer_keeps_what_came(open_chat, tmp_path):
