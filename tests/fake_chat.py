@@ -187,6 +187,7 @@ class FakeDocumentChat:
     def delete_document(self, document_id: str) -> None:
         self._found(document_id)
         del self._documents[document_id]
+        self._done_tokens.pop(document_id, None)
 
     def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
         found = []

@@ -75,6 +75,21 @@ def test_first_visit_leads_to_an_answer(visit: Visit) -> None:
     expect(page.locator("#memory")).to_contain_text("regions")
 
 
+def test_stopped_sample_is_read_to_its_end_by_a_question(visit: Visit) -> None:
+    page, title = visit.page, "Oh, Whistle"
+    visit.tab("Library")
+    visit.row(title).get_by_text("Delete").first.click()
+    visit.row(title).get_by_role("button", name="Delete").click()
+    expect(visit.row(title)).to_have_count(0)
+    visit.tab("Ask")
+    page.click("#sample")
+    expect(page.locator("#status .lt-progress")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#picker .token")).to_contain_text("not read yet")
+    visit.ask("Who is the main character?")
+    expect(page.locator("#picker .token")).not_to_contain_text("not read yet")
+
+
 def test_library_adds_the_good_and_names_the_bad(visit: Visit, files: dict[str, Path]) -> None:
     visit.add(files["empty.txt"], files["tool.py"], files["locked.pdf"], files["tricky.txt"])
     status = visit.page.locator("#library-status")

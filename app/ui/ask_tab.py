@@ -212,6 +212,8 @@ def build(chat: "DocumentChat") -> AskTab:
         return picker, asking.welcome(chat, picked), sample, shown, *asking.examples(chat, picked)
 
     streams = _wire_asking(chat, parts, view, stream)
+    for event in streams:  # asking may have read a document
+        event.then(refresh, parts.picker, library, queue=False, **PRIVATE)
     _wire_documents(chat, parts, view, library, refresh, show, streams)
     _wire_evidence(chat, parts)
     return AskTab(

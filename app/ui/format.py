@@ -146,9 +146,9 @@ def foot(message: Message, kinds: Mapping[str, DocumentKind]) -> str:
     if chips:
         label = '<span class="lt-label" title="The places that drew the most attention; not a proof.">Looked at</span>'
         chips = f'<div class="lt-chips">{label}{chips}</div>'
-    tools = "".join(
-        f'<button type="button" class="lt-tool" data-do="{name}">{word}</button>'
-        for name, word in (("copy", "Copy"), ("retry", "Try again"))
+    tools = (
+        f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
+        '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
     )
     spent = f"<span class=lt-cost>{escape(cost(message.stats))}</span>" if message.stats else ""
     return f'<div class="lt-foot">{chips}<div class="lt-line">{spent}<span class="lt-tools">{tools}</span></div></div>'
@@ -166,13 +166,13 @@ def safe_markdown(text: str) -> str:
 
 
 def memory(line: MemoryLine) -> str:
-    """The memory of a chat in one line."""
+    """The memory of a chat in one line; the bytes are those of all that is held."""
     if not line.tokens:
         return ""
     places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
     facts = [
         f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
-        ", ".join(f"{size(held)} {where}" for held, where in places if held),
+        "altogether " + (", ".join(f"{size(held)} {where}" for held, where in places if held) or "nothing stored"),
         f"{line.policy}, {line.positions} positions, {line.backend}",
     ]
     return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'

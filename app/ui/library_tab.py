@@ -195,11 +195,11 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
             type="password", show_label=False, label="Password", container=False, elem_id="password",
             placeholder="Used for the next files only; it is not kept",
         )  # fmt: skip
-    with gr.Row(elem_classes="lt-reading"):
-        with gr.Column(elem_id="library-status", scale=5, min_width=0):
-            opening = gr.HTML()
-            status = gr.HTML()
-        stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="library-stop")
+    with gr.Column(elem_id="library-status"):
+        opening = gr.HTML()
+        with gr.Row(elem_classes="lt-reading"):
+            status = gr.HTML(scale=5)
+            stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="library-stop")
     shelf = gr.HTML(elem_id="library")
     percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
 

@@ -7,9 +7,7 @@
   document.addEventListener('click', (event) => {
     const button = event.target.closest('[data-do="copy"]');
     if (!button) return;
-    const row = button.closest('.message-row, .bot-row');
-    const text = [...row.querySelectorAll('.md')].map((part) => part.innerText).join('\n').trim();
-    navigator.clipboard.writeText(text).then(() => copied(button));
+    navigator.clipboard.writeText(button.dataset.text).then(() => copied(button));
   });
   // A click elsewhere closes a question or form that a button opened.
   document.addEventListener('click', (event) => {

@@ -153,6 +153,11 @@ def test_demonstration_model_says_so() -> None:
     assert format.demonstration(FakeModelState(demonstration=False)) == ""
 
 
+def test_copy_holds_the_answer_as_it_was_written() -> None:
+    html = format.foot(Message(2, "assistant", '1. "one" <b>\n2. *two*'), {})
+    assert 'data-text="1. &quot;one&quot; &lt;b&gt;\n2. *two*"' in html
+
+
 def test_notes_of_the_folder_are_shown_as_text() -> None:
     assert format.notes([]) == ""
     html = format.notes(["kv.db: <damaged>", "a second one"])
@@ -161,6 +166,12 @@ def test_notes_of_the_folder_are_shown_as_text() -> None:
 
 def test_memory_line() -> None:
     line = format.memory(MemoryLine(21_973, 344, 1 << 20, 40 << 20, 20 << 20, "keep-all", "compact", "reference"))
-    for fact in ("21,973 tokens in 344 regions", "1.0 MB on the GPU", "40 MB in memory", "20 MB in SQLite", "keep-all"):
+    for fact in (
+        "21,973 tokens in 344 regions",
+        "altogether 1.0 MB on the GPU",
+        "40 MB in memory",
+        "20 MB in SQLite",
+        "keep-all",
+    ):
         assert fact in line
     assert format.memory(MemoryLine(0, 0, 0, 0, 0, "keep-all", "compact", "reference")) == ""
