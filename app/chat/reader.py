@@ -164,7 +164,7 @@ class Reader:
                 self.put_groups(keys[group : group + 1], memory, [group])
             except StoreError as error:  # a full disk must not end the reading
                 writing = False
-                self.notes.append(f"{error} The rest of this reading is kept in memory only.")
+                self.notes.append(f"{error}. The rest of this reading is kept in memory only.")
 
         steps = self.engine.read_steps(text.token_ids, resume=memory, on_sealed=seal, cancelled=cancelled)
         for done in steps:

@@ -162,7 +162,7 @@ class Sessions:
         try:
             tail = self.keep_tail(session)
         except StoreError as error:
-            tail, stats = None, replace(stats, note=f"{error} This turn is kept without its memory.")
+            tail, stats = None, replace(stats, note=f"{error}. This turn is kept without its memory.")
         _, answered = self.store.save_turn(session.chat, question, done.answer, stats.as_dict(), done.evidence, tail)
         if first and self.store.chat(session.chat).title == "New chat":
             self.store.rename_chat(session.chat, _title(question))

@@ -126,7 +126,7 @@ def _notes(skipped: Sequence[Skipped], guessed: Sequence[str]) -> tuple[str, ...
     secrets = [item.name for item in skipped if item.reason.startswith(SECRET)]
     notes = []
     if secrets:
-        notes.append(f"{len(secrets)} files left out because they may hold secrets: {_listed(secrets)}")
+        notes.append(f"left out because they may hold secrets: {_listed(secrets)}")
     if guessed:
         notes.append(f"{len(guessed)} files are not plain UTF-8, their encoding was guessed: {_listed(guessed)}")
     return tuple(notes)

@@ -107,7 +107,7 @@ def test_what_is_left_out_is_listed_with_the_reason(folder):
         "static/big.json": "larger than 1 MB (1.2 MB)",
         "uv.lock": "lock file",
     }
-    assert document.notes == ("2 files left out because they may hold secrets: .env, deploy.sh",)
+    assert document.notes == ("left out because they may hold secrets: .env, deploy.sh",)
 
 
 def test_a_zip_of_the_folder_is_the_same_document(folder, archive):
