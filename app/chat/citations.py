@@ -8,7 +8,7 @@ from app.ingest import spans
 from app.records import DocumentInfo, Evidence, MemoryText, Part
 
 MOST = 5  # passages under one answer
-LEAST_WEIGHT = 0.02
+LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ def evidence(
     if total <= 0:
         return []
     best = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[: 2 * MOST]
-    runs = _runs(sorted(place for place in best if shares[place] / total >= LEAST_WEIGHT), attached)
+    enough = LEAST_SHARE * shares[best[0]]
+    runs = _runs(sorted(place for place in best if shares[place] >= enough), attached)
     found = [
         _passage(memory, first, last, sum(shares[memory.first_region + r] for r in range(first, last + 1)) / total,
                  part, tokenizer, region_tokens)
