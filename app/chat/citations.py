@@ -31,11 +31,10 @@ def evidence(
 ) -> list[Evidence]:
     """The passages that received most attention, neighbours joined.
 
-    Attention on the sinks (the first region of the first memory) says nothing and is left out; a region's mass is
-    divided by its length (docs/algorithm.md).
+    A region's mass is divided by its length (docs/algorithm.md).
 
     Args:
-        mass: [regions of the memories] attention mass over the answer's tokens.
+        mass: [regions of the memories] attention mass over the answer's tokens, sinks left out.
         part: gives a document's part by index.
         tokenizer: the one that the memories were encoded with.
     """
@@ -44,7 +43,7 @@ def evidence(
         for region in range(memory.regions):
             place = memory.first_region + region
             length = min(region_tokens, len(memory.text.token_ids) - region * region_tokens)
-            shares[place] = mass[place] / length if place else 0.0
+            shares[place] = mass[place] / length
     total = sum(shares)
     if total <= 0:
         return []

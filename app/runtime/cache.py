@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from app.runtime.memory import LayerMemory, MemoryShape, RegionMemory
 
-SINK_TOKENS = 4  # kept of region 0 when it is muted
+SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
 
 
 class RegionLayer(CacheLayerMixin):
@@ -56,7 +56,8 @@ class RegionCache(Cache):
         memories: frozen memories, in the order their texts are seen.
         tail: memory of everything after them.
         allowed: [regions of the memories] bool, False for muted ones; None when all may be seen.
-        evidence: [regions of the memories] float32 while an answer is generated, else None: attention mass received.
+        evidence: [regions of the memories] float32 while an answer is generated, else None: attention mass received,
+            that of the sinks left out.
     """
 
     def __init__(
@@ -120,7 +121,8 @@ class RegionCache(Cache):
         """
         if self.evidence is not None and layer >= self.shape.layers // 2:
             far = regions < self.base_regions
-            self.evidence.index_add_(0, regions[far], mass.sum(-1)[far])
+            sinks = mass[..., :SINK_TOKENS].sum(-1) * (regions == 0)
+            self.evidence.index_add_(0, regions[far], (mass.sum(-1) - sinks)[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
         tail, size = self.tail.layers[layer], self.shape.attention.region_tokens
         places = own[0] * (tail.mass.shape[1] // size) + regions[own] - self.base_regions
