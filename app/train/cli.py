@@ -113,7 +113,8 @@ def main(argv: list[str]) -> int:
     run = args.run or Path("runs") / folder.name
     tokenizer = _tokenizer(folder, args.data)
     books = BookTokens(args.data, "train", tokenizer, run / "cache")
-    maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer)
+    passages, talks = list(corpus.passages(args.data)), list(corpus.instructions(args.data))
+    maker = SampleMaker(books, passages, tokenizer, talks)
     model = pretrain(config, maker, tokenizer, run)
     export(model, tokenizer, config, attention, folder)
     return 0

@@ -82,3 +82,11 @@ def passages(data: Path, sets: tuple[str, ...] = FREE_QA) -> Iterator[Passage]:
             questions = tuple(Question(q, a) for q, a in pairs if a)
             if questions:
                 yield Passage(entry["text"], questions)
+
+
+def instructions(data: Path, name: str = "dolly_3k") -> Iterator[Question]:
+    """General instructions that need no text, with their answers."""
+    for line in lzma.open(data / "instruct" / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
+        entry = json.loads(line)
+        if not entry.get("input"):
+            yield Question(entry["instruction"].strip(), entry["output"].strip())

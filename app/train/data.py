@@ -14,10 +14,10 @@ import numpy as np
 from app import passkeys
 from app.errors import InputError
 from app.train import corpus
-from app.train.corpus import NO_ANSWER, Passage
+from app.train.corpus import NO_ANSWER, Passage, Question
 from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
-TASKS = ("text", "copying", "passkey", "records", "recall", "questions")
+TASKS = ("text", "copying", "passkey", "records", "recall", "questions", "talk")
 MAX_TURNS = 4
 
 
@@ -56,7 +56,10 @@ class BookTokens:
 class SampleMaker:
     """Draws samples of a given length, task by task."""
 
-    def __init__(self, books: BookTokens, passages: Sequence[Passage], tokenizer) -> None:
+    def __init__(
+        self, books: BookTokens, passages: Sequence[Passage], tokenizer, talks: Sequence[Question] = ()
+    ) -> None:
+        self.talks = talks
         self.books = books
         self.passages = passages
         self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -142,6 +145,17 @@ class SampleMaker:
             ids = self.books.excerpt(rng, len(ids)).tolist()
             asked = [(question, NO_ANSWER) for question, _ in asked[:1]]
         return self._task(rng, tokens, [ids], asked, prose=True)
+
+    def talk(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Short instructions and answers without a document, one after the other."""
+        ids, weights = [self.bos], [0.0]
+        while len(ids) < tokens:
+            asked = rng.choice(self.talks)
+            question = [self.user, *self.encode(asked.question), self.assistant]
+            answer = [*self.encode(asked.answer), self.end]
+            ids += question + answer
+            weights += [0.2] * len(question) + [1.0] * len(answer)
+        return ids, weights
 
     def _task(
         self,
