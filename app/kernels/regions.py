@@ -7,6 +7,8 @@ a representative here is a set of fine means, reduced by max (algorithm MSA-1 in
 import torch
 from torch import Tensor
 
+FEW_QUERIES = 16
+
 
 def sub_means(x: Tensor, sub: int) -> Tensor:
     """Mean of every `sub` neighbours; the last mean may cover fewer.
@@ -39,7 +41,11 @@ def region_scores(queries: Tensor, fine: Tensor) -> Tensor:
         [..., Hkv, Q, R], float32.
     """
     regions, fines = fine.shape[-3:-1]
-    products = queries @ fine.flatten(-3, -2).transpose(-1, -2)  # [..., Hkv, Q, R * F]
+    keys = fine.flatten(-3, -2)  # [..., Hkv, R * F, D]
+    if queries.shape[-2] <= FEW_QUERIES:  # else a CPU spends its time on reordering the keys
+        products = (keys @ queries.transpose(-1, -2)).transpose(-1, -2)
+    else:
+        products = queries @ keys.transpose(-1, -2)  # [..., Hkv, Q, R * F]
     return products.unflatten(-1, (regions, fines)).amax(-1).float()
 
 
