@@ -113,8 +113,9 @@ def main(argv: list[str]) -> int:
     run = args.run or Path("runs") / folder.name
     tokenizer = _tokenizer(folder, args.data)
     books = BookTokens(args.data, "train", tokenizer, run / "cache")
-    passages, talks = list(corpus.passages(args.data)), list(corpus.instructions(args.data))
-    maker = SampleMaker(books, passages, tokenizer, talks)
+    talking = any("talk" in shares for shares in (config.shares, *(stage.shares for stage in config.stages)))
+    talks = list(corpus.instructions(args.data)) if talking else []
+    maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer, talks)
     model = pretrain(config, maker, tokenizer, run)
     export(model, tokenizer, config, attention, folder)
     return 0

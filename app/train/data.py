@@ -148,6 +148,8 @@ class SampleMaker:
 
     def talk(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Short instructions and answers without a document, one after the other."""
+        if not self.talks:
+            raise InputError("a share of talk, but no instructions were given; leave the share out")
         ids, weights = [self.bos], [0.0]
         while len(ids) < tokens:
             asked = rng.choice(self.talks)

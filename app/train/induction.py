@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from app.errors import ConfigError
+
 TOKEN_STD = 0.0625  # of embeddings: as large against what the layers add as a trained model's
 CONSTANT = 0.5  # first coordinate of every embedding: what position alone is computed from
 PREVIOUS_PAIRS = 6  # fastest rotary pairs, which tell neighbours apart
@@ -23,10 +25,18 @@ def lay_down_induction(model, generator: torch.Generator) -> None:
     """Initialise a fresh Llama of at least two layers in place.
 
     Args:
-        model: LlamaForCausalLM with head dimension D a multiple of 4 and at least D hidden dimensions to spare.
+        model: LlamaForCausalLM of at least two layers, hidden size at least 3 D, head dimension D at least 16.
+
+    Raises:
+        ConfigError: the model is too small for it.
     """
     config = model.config
     hidden, dim = config.hidden_size, config.hidden_size // config.num_attention_heads
+    if config.num_hidden_layers < 2 or hidden < 3 * dim or dim < 16:
+        raise ConfigError(
+            f"induction = true needs 2 layers, 3 heads and a head dimension of 16; the recipe has "
+            f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads of {dim}. Set induction = false"
+        )
     heads = config.num_attention_heads // config.num_key_value_heads
     embedding = model.model.embed_tokens.weight
     embedding.normal_(0, TOKEN_STD, generator=generator)

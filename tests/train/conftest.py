@@ -51,4 +51,5 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def maker(data, tokenizer, tmp_path_factory) -> SampleMaker:
     books = BookTokens(data, "train", tokenizer, tmp_path_factory.mktemp("cache"))
-    return SampleMaker(books, list(corpus.passages(data)), tokenizer)
+    talks = [corpus.Question("What is a lamp?", "A thing that gives light.")]
+    return SampleMaker(books, list(corpus.passages(data)), tokenizer, talks)

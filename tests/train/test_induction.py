@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from app.errors import ConfigError
 from app.train.induction import lay_down_induction
 
 
@@ -36,3 +37,9 @@ def test_a_fresh_model_copies(kv_heads, least):
     assert share_copied(model) < 0.05
     lay_down_induction(model, torch.Generator().manual_seed(0))
     assert share_copied(model) > least
+
+
+def test_a_model_too_small_for_it_is_refused():
+    config = LlamaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(ConfigError, match="induction = false"):
+        lay_down_induction(LlamaForCausalLM(config), torch.Generator())

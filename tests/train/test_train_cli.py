@@ -18,6 +18,7 @@ from tests.train.conftest import FROZEN
 RECIPE = """
 [pretrain]
 hidden = 16
+induction = false
 intermediate = 24
 layers = 1
 heads = 2

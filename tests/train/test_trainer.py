@@ -10,7 +10,7 @@ from app.errors import ConfigError
 from app.train import trainer
 from app.train.trainer import PretrainConfig, Stage, StagedSamples, last_checkpoint, new_model, pretrain, weighted_loss
 
-TINY = {"hidden": 16, "intermediate": 24, "layers": 1, "heads": 2, "kv_heads": 1, "warmup_steps": 2}
+TINY = {"hidden": 16, "intermediate": 24, "layers": 1, "heads": 2, "kv_heads": 1, "warmup_steps": 2, "induction": False}
 SHARES = {"text": 1.0, "passkey": 1.0}
 
 
