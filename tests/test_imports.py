@@ -20,7 +20,7 @@ ROWS = (
     ("chat", "eval", "train"),
     ("runtime", "ingest", "store"),
     ("kernels",),
-    ("records", "settings", "passkeys", "process"),
+    ("records", "settings", "passkeys", "needles", "process"),
     ("errors", "commands", "privacy", "setup"),
 )
 SAME = ({"cli", "doctor"},)

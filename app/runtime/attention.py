@@ -258,9 +258,7 @@ def select(
     return torch.cat([picked, fixed], dim=-1).sort(-1).values
 
 
-def _best_scored(
-    a: AttentionConfig, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int
-) -> Tensor:
+def _best_scored(a: AttentionConfig, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int) -> Tensor:
     """The `count` best regions [G, Hkv, count]: a coarse cut in the cache's dtype, then fine scores in fp32."""
     groups, kv_heads, heads, rows, dim = q.shape
     total, query_sub = eligible.shape[-1], min(a.query_sub, rows)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from app import passkeys
+from app import needles, passkeys
 from app.errors import InputError
 from app.train import corpus
 from app.train.corpus import NO_ANSWER, Passage, Question
 from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
-TASKS = ("text", "copying", "passkey", "records", "recall", "questions", "talk")
+TASKS = ("text", "copying", "passkey", "pairs", "tracking", "records", "recall", "questions", "talk")
 MAX_TURNS = 4
 
 
@@ -95,10 +95,33 @@ class SampleMaker:
         return [self.bos, *(run * times)], [0.0, *([first] * length), *([1.0] * (length * (times - 1)))]
 
     def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
-        keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8)), max(1, tokens // 64)))
+        keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8, 12)), max(1, tokens // 64)))
         facts = [self.encode(key.sentence + "\n") for key in keys]
         asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), MAX_TURNS))]
         return self._task(rng, tokens, facts, asked, prose=rng.random() < 0.8)
+
+    def pairs(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Keys with one or several values each, scattered or in one place."""
+        kind = rng.choice((*needles.PAIR_KINDS, "several"))
+        if kind == "several":
+            planted = needles.several_values(rng, rng.randrange(1, 4), rng.randrange(2, 5))
+        else:
+            each = 96 if kind == "uuid" else 24
+            planted = needles.pairs(rng, rng.randrange(1, max(3, min(40, tokens // 2 // each))), kind)
+        return self._needles(rng, tokens, planted, together=rng.random() < 0.3)
+
+    def tracking(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Variables set to variables: an answer needs several steps of looking back."""
+        return self._needles(rng, tokens, needles.chains(rng, rng.randrange(1, 4), rng.randrange(1, 5)))
+
+    def _needles(
+        self, rng: random.Random, tokens: int, planted: Sequence[needles.Needle], *, together: bool = False
+    ) -> tuple[list[int], list[float]]:
+        asked = [(n.question, n.answer) for n in rng.sample(planted, min(len(planted), MAX_TURNS))]
+        facts = [self.encode(sentence + "\n") for needle in planted for sentence in needle.sentences]
+        if together:
+            facts = [[token for fact in facts for token in fact]]
+        return self._task(rng, tokens, facts, asked, prose=True)
 
     def records(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Facts of one form ("The color of X is Y."), one or two asked."""

@@ -17,9 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 from app.errors import ConfigError
 from app.train.data import TASKS, SampleMaker
 from app.train.induction import lay_down_induction
+from app.train.region_loss import RegionProbe, install, uninstall
 
 log = logging.getLogger(__name__)
 LOSS_CHUNK = 4096
+PROBED_ROWS = 48
 
 
 def check_shares(shares: dict[str, float]) -> None:
@@ -37,12 +39,14 @@ class Stage:
         tokens: length of each sequence.
         batch: sequences in one step.
         shares: share of each task in the samples; empty means the recipe's.
+        region_loss: weight of the loss on region scores (app/train/region_loss.py); 0 leaves it out.
     """
 
     tokens: int
     batch: int
     steps: int
     shares: dict[str, float] = field(default_factory=dict)
+    region_loss: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.batch, self.steps) < 1:
@@ -102,6 +106,7 @@ class StagedSamples(IterableDataset):
                     yield {
                         "input_ids": torch.stack([torch.from_numpy(s.token_ids) for s in samples]),
                         "weights": torch.stack([torch.from_numpy(s.weights) for s in samples]),
+                        "region_loss": stage.region_loss,
                     }
                 step += 1
 
@@ -133,10 +138,41 @@ def weighted_loss(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tens
 class WeightedTrainer(Trainer):
     """Trainer with the weighted loss; the model's own head is never asked for full logits."""
 
+    def __init__(self, *args, probe: RegionProbe | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.probe, self.region_nats = probe, []
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if self.region_nats:
+            logs["region_loss"] = sum(self.region_nats) / len(self.region_nats)
+            self.region_nats.clear()
+        super().log(logs, *args, **kwargs)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        share = inputs["region_loss"] if self.probe else 0.0
+        if self.probe:
+            self.probe.rows = probed_rows(inputs["weights"]) if share else None
+            self.probe.losses.clear()
         hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         loss = weighted_loss(hidden, model.lm_head.weight, inputs["input_ids"], inputs["weights"])
+        if share:
+            regions = torch.stack(self.probe.losses).mean()
+            self.region_nats.append(regions.item())
+            loss = loss + share * regions
         return (loss, {"hidden": hidden}) if return_outputs else loss
+
+
+def probed_rows(weights: Tensor) -> Tensor:
+    """Places of the queries that the region loss looks at: those that predict what weighs most.
+
+    Args:
+        weights: [B, T] loss weight of predicting each token.
+
+    Returns:
+        [B, min(T - 1, PROBED_ROWS)].
+    """
+    noise = torch.rand_like(weights[:, 1:]) * 0.01  # else ties fall to the first tokens
+    return (weights[:, 1:] + noise).topk(min(PROBED_ROWS, weights.shape[1] - 1), dim=1).indices
 
 
 class Report(TrainerCallback):
@@ -159,8 +195,9 @@ class Report(TrainerCallback):
         steps, elapsed = state.global_step - self.first[0], now - self.first[1]
         speed = f", {steps * stage.tokens * stage.batch / elapsed:.0f} tokens/s" if steps else ""
         log.info(
-            "step %d of %d, length %d, loss %.3f%s, lr %.1e, %.0f s",
-            state.global_step, self.config.steps, stage.tokens, logs["loss"], speed, logs["learning_rate"],
+            "step %d of %d, length %d, loss %.3f%s%s, lr %.1e, %.0f s",
+            state.global_step, self.config.steps, stage.tokens, logs["loss"],
+            f", regions {logs['region_loss']:.3f}" if "region_loss" in logs else "", speed, logs["learning_rate"],
             now - self.started,
         )  # fmt: skip
         self.first = (state.global_step, now)
@@ -232,12 +269,19 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         seed=config.seed,
         dataloader_num_workers=0,
     )
+    probe = None
+    if any(stage.region_loss for stage in config.stages):
+        probe = RegionProbe(model.model.rotary_emb.inv_freq)
+        install(model, probe)
     trainer = WeightedTrainer(
         model=model,
+        probe=probe,
         args=args,
         train_dataset=StagedSamples(maker, config, first_step),
         data_collator=lambda items: items[0],
         callbacks=[Report(config)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if probe:
+        uninstall(model)
     return trainer.model.to("cpu", torch.float32)
