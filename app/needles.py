@@ -5,6 +5,7 @@ Written anew after the published description of RULER's task families. Pure text
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from app.passkeys import NAMES
@@ -85,7 +86,7 @@ def chains(rng: random.Random, count: int, hops: int) -> list[Needle]:
     needles = []
     for i in range(count):
         chain, number = names[i * (hops + 1) : (i + 1) * (hops + 1)], _digits(rng)
-        links = [f"Variable {after} is set to variable {before}." for before, after in zip(chain, chain[1:])]
+        links = [f"Variable {after} is set to variable {before}." for before, after in pairwise(chain)]
         needles.append(
             Needle(
                 sentences=(f"Variable {chain[0]} is set to {number}.", *links),

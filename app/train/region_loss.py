@@ -1,9 +1,9 @@
 """A loss that makes region summaries find what attention wants.
 
 Hard selection has no gradient. So the region scores of MSA-1 are trained beside the language model: for queries that
-must look back, cross entropy from the attention mass that each far region received, computed densely, to the softmax of
-the region scores. Regions of earlier texts stand in as further candidates, so that a score learned among 32 regions also
-holds among thousands. No parameter is added and the checkpoint stays plain.
+must look back, cross entropy from the attention mass that each far region received, computed densely, to the softmax
+of the region scores. Regions of earlier texts stand in as further candidates, so that a score learned among 32 regions
+also holds among thousands. No parameter is added and the checkpoint stays plain.
 """
 
 from dataclasses import dataclass, field
