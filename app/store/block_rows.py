@@ -14,6 +14,13 @@ _BLOCKS = f"SELECT key, id, codec, bundles, last_used FROM block WHERE {KEY_LIST
 _LISTED = "block IN (SELECT value FROM json_each(?))"
 _INDEXES = f"SELECT block, tokens, data, crc FROM block_index WHERE {_LISTED}"
 _KV = f"SELECT block, bundle, crc, data FROM block_kv WHERE {_LISTED} ORDER BY block, bundle"
+# One look-up per wanted row; CROSS JOIN keeps SQLite from scanning the blocks instead.
+_ROWS = """
+    SELECT w.key, b.id, b.last_used, k.crc, k.data
+    FROM json_each(?) AS w
+    CROSS JOIN block b ON b.key = json_extract(w.value, '$[0]')
+    CROSS JOIN block_kv k ON k.block = b.id AND k.bundle = json_extract(w.value, '$[1]')
+"""
 
 
 @dataclass
@@ -91,6 +98,25 @@ def fetch(db: Database, keys: Sequence[str], *, with_kv: bool = True) -> dict[st
             if id in found:
                 found[id].kv.append(tuple(row))
     return {stored.key: stored for stored in found.values()}
+
+
+@dataclass
+class StoredRow:
+    """One K/V row as it lies in the file, with its block. Until `sound` says so, a column may hold anything."""
+
+    block: int
+    last_used: Any
+    crc: Any
+    data: Any
+
+    def sound(self, key: str, row: int) -> bool:
+        """Whether the bytes are those that were put under this key and number."""
+        return isinstance(self.data, bytes) and self.crc == _kv_crc(key, row, self.data)
+
+
+def fetch_rows(db: Database, wanted: Sequence[tuple[str, int]]) -> dict[int, StoredRow]:
+    """Single K/V rows of one moment, by their place in `wanted`; rows that are not there are left out."""
+    return {place: StoredRow(*columns) for place, *columns in db.execute(_ROWS, [json.dumps(wanted)])}
 
 
 def text(data: Any) -> str:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ROW_BYTES = 1 << 20
 READ_BYTES = 8 << 20
+INDEXES = 256  # fetched at a time
 DELETE_KEYS = 64
 VACUUM_PAGES = 512
 
@@ -54,6 +57,8 @@ class BlockStore:
         self.disk_budget_bytes = disk_budget_bytes
         self.notes: list[str] = []
         self._unsettled: set[str] = set()
+        self._held: Counter[str] = Counter()
+        self._holding = threading.Lock()
         self._broken_generation = -1
         try:
             self._file = self._open()
@@ -124,7 +129,7 @@ class BlockStore:
         for batch in self._batches(keys):
             with self._read() as db:
                 blocks = block_rows.fetch(db, batch)
-            self._touch(blocks.values())
+            self._touch((stored.id, stored.last_used) for stored in blocks.values())
             for key, token_ids in islice(wanted, len(batch)):
                 stored = self._found(key, blocks)
                 self._refuse(key, stored.fault(pack(token_ids)))
@@ -137,6 +142,53 @@ class BlockStore:
         stored = self._found(key, blocks)
         self._refuse(key, stored.index_fault(None if token_ids is None else pack(token_ids)))
         return stored.index
+
+    def get_indexes(self, keys: Sequence[str], token_groups: Sequence[Sequence[int]]) -> Iterator[bytes]:
+        """Index bytes of many blocks, in the order of `keys`, without their K/V rows; raises like `get`."""
+        for start in range(0, len(keys), INDEXES):
+            batch = keys[start : start + INDEXES]
+            with self._read() as db:
+                blocks = block_rows.fetch(db, batch, with_kv=False)
+            self._touch((stored.id, stored.last_used) for stored in blocks.values())
+            for key, token_ids in zip(batch, token_groups[start : start + INDEXES], strict=True):
+                stored = self._found(key, blocks)
+                self._refuse(key, stored.index_fault(pack(token_ids)))
+                yield stored.index
+
+    def read_rows(self, key: str, rows: Sequence[int]) -> list[bytes]:
+        """Some K/V rows of a block, in the order of `rows`; see `read_many_rows`."""
+        return self.read_many_rows([(key, row) for row in rows])
+
+    def read_many_rows(self, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
+        """Single K/V rows by (key, row), in this order, in one query.
+
+        Only the rows' own checks are made: compare tokens once, when the index is fetched.
+
+        Raises:
+            NotFoundError: a block or a row of it is gone.
+            DamagedBlock: a row fails its check; its block is deleted, so that it can be put again.
+        """
+        with self._read() as db:
+            found = block_rows.fetch_rows(db, wanted)
+        self._touch((row.block, row.last_used) for row in found.values())
+        data = []
+        for place, (key, row) in enumerate(wanted):
+            if place not in found:
+                raise NotFoundError(f"stored memory {key[:12]}: row {row} is not in {self.path}; read it again")
+            self._refuse(key, None if found[place].sound(key, row) else "its keys and values fail their check")
+            data.append(found[place].data)
+        return data
+
+    def hold(self, keys: Iterable[str]) -> None:
+        """Keep blocks from eviction while a memory in use still reads from them; each call needs its `release`."""
+        with self._holding:
+            self._held.update(keys)
+
+    def release(self, keys: Iterable[str]) -> None:
+        """Take back one `hold` of each key."""
+        with self._holding:
+            self._held.subtract(keys)
+            self._held = +self._held
 
     def known_prefix(self, keys: Sequence[str]) -> int:
         """How many of the leading keys are stored; none when the file turns out to be broken."""
@@ -185,7 +237,7 @@ class BlockStore:
         for key, size in rows:
             if freed >= excess:
                 break
-            if text(key) not in pinned:
+            if text(key) not in pinned and text(key) not in self._held:
                 evicted.append(text(key))
                 freed += size
         self.delete(evicted)
@@ -287,10 +339,10 @@ class BlockStore:
         self.delete([key])
         raise DamagedBlock(f"{self.path}: stored memory {key[:12]} cannot be used ({fault}); it has to be read again")
 
-    def _touch(self, blocks: Iterable[StoredBlock]) -> None:
-        """Note the hour in which blocks were used; once an hour is enough for eviction."""
+    def _touch(self, used: Iterable[tuple[int, int]]) -> None:
+        """Note the hour in which blocks (id, last used) were used; once an hour is enough for eviction."""
         hour = _hour()
-        if ids := [block.id for block in blocks if block.last_used != hour]:
+        if ids := sorted({block for block, last_used in used if last_used != hour}):
             self._writer.submit(partial(_set_last_used, ids=ids, hour=hour))
 
     @contextmanager

@@ -93,6 +93,57 @@ def test_order_is_the_callers_over_many_fetches(blocks: BlockStore, monkeypatch:
         list(blocks.get_many(KEYS, TOKENS[:3]))
 
 
+def test_indexes_come_alone_and_are_checked(blocks: BlockStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks_module, "INDEXES", 7)
+    fill(blocks)
+    assert list(blocks.get_indexes(KEYS, TOKENS)) == [content(n)[0] for n in range(len(KEYS))]
+    got = blocks.get_indexes(KEYS[:2], [TOKENS[0], TOKENS[2]])
+    assert next(got) == content(0)[0]
+    with pytest.raises(DamagedBlock, match="other tokens"):
+        next(got)
+    change(blocks.path, "UPDATE block_index SET data = FLIP(data) WHERE block = 3")
+    with pytest.raises(DamagedBlock, match="index fails"):
+        list(blocks.get_indexes(KEYS[2:3], TOKENS[2:3]))
+
+
+def test_single_rows_come_in_the_order_asked_for_and_are_checked(blocks: BlockStore) -> None:
+    fill(blocks, 6)
+    assert blocks.read_rows(KEYS[2], [1, 0]) == [content(2)[1][1], content(2)[1][0]]
+    wanted = [(KEYS[5], 0), (KEYS[0], 1), (KEYS[5], 0), (KEYS[3], 1)]
+    numbers = [(5, 0), (0, 1), (5, 0), (3, 1)]
+    assert blocks.read_many_rows(wanted) == [content(n)[1][row] for n, row in numbers]
+    assert blocks.read_many_rows([]) == []
+    for missing in ((KEYS[2], 2), (KEYS[20], 0)):
+        with pytest.raises(NotFoundError, match="row"):
+            blocks.read_many_rows([(KEYS[0], 0), missing])
+    change(blocks.path, "UPDATE block_kv SET data = FLIP(data) WHERE block = 3 AND bundle = 1")
+    assert blocks.read_rows(KEYS[2], [0]) == [content(2)[1][0]]
+    with pytest.raises(DamagedBlock):
+        blocks.read_rows(KEYS[2], [0, 1])
+    blocks.flush()
+    with pytest.raises(NotFoundError):
+        blocks.read_rows(KEYS[2], [0])
+
+
+def test_a_row_that_turns_up_under_another_number_does_not_pass(blocks: BlockStore) -> None:
+    fill(blocks, 2)
+    change(blocks.path, "UPDATE block_kv SET bundle = 9 WHERE block = 1 AND bundle = 1")
+    with pytest.raises(DamagedBlock):
+        blocks.read_rows(KEYS[0], [9])
+
+
+def test_held_blocks_are_not_evicted(blocks: BlockStore) -> None:
+    fill(blocks, 6)
+    blocks.disk_budget_bytes = 0
+    blocks.hold(KEYS[:3])
+    blocks.hold(KEYS[:1])
+    blocks.enforce_budget(set())
+    assert blocks.known_prefix(KEYS) == 3
+    blocks.release(KEYS[:3])
+    blocks.enforce_budget(set())
+    assert blocks.known_prefix(KEYS) == 1
+
+
 def test_a_block_without_kv_and_one_with_empty_rows(blocks: BlockStore) -> None:
     blocks.put("k0", [], b"", [], "raw")
     blocks.put("k1", [1], b"i", [b"", b"x"], "raw")
