@@ -201,6 +201,22 @@ class Done:
 
 
 @dataclass(frozen=True)
+class ModelState:
+    """Where the model stands; `detail` says why it failed."""
+
+    state: Literal["loading", "ready", "failed"]
+    detail: str = ""
+    name: str = ""
+    trained_tokens: int = 0
+    budget_tokens: int = 0
+    device: str = ""
+    dtype: str = ""
+    backend: str = ""
+    policy: str = ""
+    demonstration: bool = False
+
+
+@dataclass(frozen=True)
 class MemoryLine:
     """What the memory of a chat holds, for the panel under the answers."""
 

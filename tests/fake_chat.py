@@ -22,6 +22,7 @@ from app.records import (
     Evidence,
     MemoryLine,
     Message,
+    ModelState,
     Part,
     Reading,
 )
@@ -33,20 +34,11 @@ PASSWORD = "open sesame"
 CREATED = "2026-01-02 03:04:05"
 
 
-@dataclass(frozen=True)
-class FakeModelState:
-    """Same fields as app.chat.ModelState."""
-
-    state: str = "ready"
-    detail: str = ""
-    name: str = "lectern-small"
-    trained_tokens: int = 2048
-    budget_tokens: int = 2048
-    device: str = "cpu"
-    dtype: str = "float32"
-    backend: str = "reference"
-    policy: str = "keep-all"
-    demonstration: bool = True
+def model_state(**changes: Any) -> ModelState:
+    """The small model that ships, ready; `changes` are fields of ModelState."""
+    facts = {"state": "ready", "name": "lectern-small", "trained_tokens": 2048, "budget_tokens": 2048}
+    facts |= {"device": "cpu", "dtype": "float32", "backend": "reference", "policy": "keep-all", "demonstration": True}
+    return ModelState(**(facts | changes))
 
 
 class FakeLock:
@@ -117,12 +109,12 @@ class FakeDocumentChat:
         pace_s: pause per streamed word and per reading step, so that a browser test can see the states between.
     """
 
-    def __init__(self, home: Path, *, pace_s: float = 0.0, model: FakeModelState | None = None) -> None:
+    def __init__(self, home: Path, *, pace_s: float = 0.0, model: ModelState | None = None) -> None:
         self.settings = Settings(home=home)
         self.lock = FakeLock()
         self.store = FakeStore()
         self.pace_s = pace_s
-        self.model = model or FakeModelState()
+        self.model = model or model_state()
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
         self.answer_note = ""
@@ -135,7 +127,7 @@ class FakeDocumentChat:
 
     # Model
 
-    def model_state(self) -> FakeModelState:
+    def model_state(self) -> ModelState:
         return self.model
 
     def engine(self) -> object:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from app import server
 from app.ui.build import build
-from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
+from tests.fake_chat import FakeDocumentChat, fake_passkey_run, model_state
 
 if __name__ == "__main__":
     port, home, pace_s, problem = [*sys.argv[1:], *("0.03", "")[len(sys.argv) - 3 :]]
-    model = FakeModelState(state="failed", detail=problem) if problem else FakeModelState()
+    model = model_state(state="failed", detail=problem) if problem else model_state()
     chat = FakeDocumentChat(Path(home), pace_s=float(pace_s), model=model)
     server.serve(chat, build(chat, run_passkey=fake_passkey_run), port=int(port), browser=False)

@@ -15,7 +15,7 @@ from app.cli.output import Output, duration, size
 from app.commands import COMMANDS
 from app.errors import BusyError
 from app.settings import Settings
-from tests.fake_chat import PASSWORD, FakeDocumentChat, FakeModelState
+from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("setup", "test")  # launch.py answers these itself
@@ -174,7 +174,7 @@ def test_documents(line: Line, book: Path) -> None:
 
 def test_documents_are_listed_without_a_model(line: Line, book: Path) -> None:
     line.json("read", book)
-    line.chat.model = FakeModelState("failed", "no such folder")
+    line.chat.model = model_state(state="failed", detail="no such folder")
     code, out, err = line.run("documents")
     assert code == 0 and "book" in out and err.startswith("no such folder; without the model")
 

@@ -1,13 +1,12 @@
-"""The fake stands for the real chat: same methods, same parameters, same model state."""
+"""The fake stands for the real chat: same methods, same parameters."""
 
 import inspect
-from dataclasses import fields
 
 import pytest
 
-from app.chat import DocumentChat, ModelState
+from app.chat import DocumentChat
 from app.store.store import Store
-from tests.fake_chat import FakeDocumentChat, FakeModelState, FakeStore
+from tests.fake_chat import FakeDocumentChat, FakeStore
 
 # The fake is made directly, and ingestion has tests of its own.
 REAL_ONLY = {"open", "text", "reader"}
@@ -27,10 +26,6 @@ def test_fake_chat_has_the_method(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(public(FakeStore)))
 def test_fake_store_has_the_same_parameters(name: str) -> None:
     assert parameters(getattr(FakeStore, name)) == parameters(getattr(Store, name))
-
-
-def test_fake_model_state_has_the_fields() -> None:
-    assert [field.name for field in fields(FakeModelState)] == [field.name for field in fields(ModelState)]
 
 
 def parameters(function: object) -> list[tuple[str, object, object]]:

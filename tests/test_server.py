@@ -10,7 +10,7 @@ from app import __version__, server
 from app.errors import ConfigError
 from app.records import Delta
 from app.ui.build import build
-from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
+from tests.fake_chat import FakeDocumentChat, fake_passkey_run, model_state
 
 HERE = "http://127.0.0.1:7860"
 
@@ -70,11 +70,11 @@ def test_own_origin_is_answered(client: TestClient) -> None:
 
 
 def test_health_names_the_model_and_the_work(client: TestClient, chat: FakeDocumentChat) -> None:
-    chat.model = FakeModelState(state="failed", detail="models/x: no config.json")
+    chat.model = model_state(state="failed", detail="models/x: no config.json")
     try:
         health = client.get("/health").json()
     finally:
-        chat.model = FakeModelState()
+        chat.model = model_state()
     assert health["version"] == __version__
     assert health["model"] == {"state": "failed", "name": "lectern-small", "detail": "models/x: no config.json"}
     assert health["busy"] is None

@@ -1,5 +1,5 @@
 """Joins ingest, store and runtime: the one object behind UI, CLI and tests."""
 
-from app.chat.document_chat import DocumentChat, ModelState
+from app.chat.document_chat import DocumentChat
 
-__all__ = ["DocumentChat", "ModelState"]
+__all__ = ["DocumentChat"]

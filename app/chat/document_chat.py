@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.process import memory_bytes
@@ -19,6 +18,7 @@ from app.records import (
     Done,
     MemoryLine,
     Message,
+    ModelState,
     Part,
     Reading,
 )
@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
 KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
-
-
-@dataclass(frozen=True)
-class ModelState:
-    """Where the model stands; `detail` says why it failed."""
-
-    state: Literal["loading", "ready", "failed"]
-    detail: str = ""
-    name: str = ""
-    trained_tokens: int = 0
-    budget_tokens: int = 0
-    device: str = ""
-    dtype: str = ""
-    backend: str = ""
-    policy: str = ""
-    demonstration: bool = False
 
 
 class DocumentChat:

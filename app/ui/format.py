@@ -5,13 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from app.errors import CancelledError, LecternError
-from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, Reading
-
-if TYPE_CHECKING:
-    from app.chat import ModelState
+from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, ModelState, Reading
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +175,7 @@ def memory(line: MemoryLine) -> str:
     return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'
 
 
-def model(state: "ModelState") -> str:
+def model(state: ModelState) -> str:
     """The mark in the header: name and state of the model."""
     word = {"loading": "loading", "ready": "ready", "failed": "not loaded"}[state.state]
     facts = " · ".join(fact for fact in (state.device, state.dtype, state.policy) if fact)
@@ -189,7 +186,7 @@ def model(state: "ModelState") -> str:
     )
 
 
-def problem(state: "ModelState") -> str:
+def problem(state: ModelState) -> str:
     """Why the model could not be loaded, for the line under the header."""
     return notice(state.detail or "The model could not be loaded.", "bad") if state.state == "failed" else ""
 
@@ -199,7 +196,7 @@ def notes(lines: Sequence[str]) -> str:
     return "".join(notice(line) for line in lines)
 
 
-def demonstration(state: "ModelState") -> str:
+def demonstration(state: ModelState) -> str:
     """What a small shipped model owes its user to say."""
     if not state.demonstration or state.state == "failed":
         return ""

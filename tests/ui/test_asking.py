@@ -9,7 +9,7 @@ from app.errors import ModelError, StoreError
 from app.records import AnswerStats, Delta, Done
 from app.runtime.config import GenerationConfig
 from app.ui import asking
-from tests.fake_chat import FakeDocumentChat, FakeModelState
+from tests.fake_chat import FakeDocumentChat, model_state
 
 
 def ticking(step: float):
@@ -72,7 +72,7 @@ def test_empty_question_asks_for_one(chat: FakeDocumentChat) -> None:
 
 def test_error_keeps_the_question_and_the_chat(chat: FakeDocumentChat, document: str) -> None:
     key = ask(chat, "First?", documents=[document])[-1].chat
-    chat.model = FakeModelState(state="failed", detail="models/x: no config.json; choose another with --model")
+    chat.model = model_state(state="failed", detail="models/x: no config.json; choose another with --model")
     view = ask(chat, "Second?", key)[-1]
     assert "models/x: no config.json" in view.status and view.draft == "Second?"
     assert len(view.messages) == 3 and view.chat == key and not view.running
@@ -186,7 +186,7 @@ def test_sample_book_that_is_missing_says_so(chat: FakeDocumentChat) -> None:
 
 
 def test_sample_book_without_a_model(chat: FakeDocumentChat, book: Path) -> None:
-    chat.model = FakeModelState(state="failed", detail="no weights")
+    chat.model = model_state(state="failed", detail="no weights")
     document, status = list(asking.read_sample(chat, book))[-1]
     assert document and "no weights" in status
     with pytest.raises(ModelError):

@@ -8,7 +8,7 @@ import pytest
 from app.errors import CancelledError, InputError
 from app.records import Evidence, MemoryLine, Message, Reading
 from app.ui import format
-from tests.fake_chat import FakeModelState
+from tests.fake_chat import model_state
 
 TRICK = "<img src=x onerror=alert(1)>\"'"
 
@@ -102,8 +102,8 @@ def test_foot_has_chips_cost_and_tools() -> None:
         format.chip(evidence(title=TRICK, label=TRICK, id=TRICK), "pdf"),
         format.notice(TRICK),
         format.reading(Reading("d", TRICK, 1, 2, 1.0, TRICK, 0, 1.0)),
-        format.model(FakeModelState(name=TRICK)),
-        format.problem(FakeModelState(state="failed", detail=TRICK)),
+        format.model(model_state(name=TRICK)),
+        format.problem(model_state(state="failed", detail=TRICK)),
         format.memory(MemoryLine(9, 1, 1, 1, 1, TRICK, TRICK, TRICK)),
         format.waiting(TRICK),
     ],
@@ -135,22 +135,20 @@ def test_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_model_mark_follows_the_state() -> None:
-    assert "loading" in format.model(FakeModelState(state="loading", demonstration=False))
-    assert "demonstration model, ready" in format.model(FakeModelState())
-    failed = format.model(FakeModelState(state="failed", demonstration=False))
+    assert "loading" in format.model(model_state(state="loading", demonstration=False))
+    assert "demonstration model, ready" in format.model(model_state())
+    failed = format.model(model_state(state="failed", demonstration=False))
     assert "not loaded" in failed
 
 
 def test_failed_model_says_why() -> None:
-    assert "models/x: no config.json" in format.problem(
-        FakeModelState(state="failed", detail="models/x: no config.json")
-    )
-    assert format.problem(FakeModelState()) == ""
+    assert "models/x: no config.json" in format.problem(model_state(state="failed", detail="models/x: no config.json"))
+    assert format.problem(model_state()) == ""
 
 
 def test_demonstration_model_says_so() -> None:
-    assert "demonstration" in format.demonstration(FakeModelState())
-    assert format.demonstration(FakeModelState(demonstration=False)) == ""
+    assert "demonstration" in format.demonstration(model_state())
+    assert format.demonstration(model_state(demonstration=False)) == ""
 
 
 def test_copy_holds_the_answer_as_it_was_written() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.records import Skipped
 from app.ui import library_tab
-from tests.fake_chat import PASSWORD, FakeDocumentChat, FakeModelState
+from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None
 
 def test_failed_model_is_told_once_per_document(chat: FakeDocumentChat, book: Path) -> None:
     key = chat.add_document(book).id
-    chat.model = FakeModelState(state="failed", detail="models/x: no weights")
+    chat.model = model_state(state="failed", detail="models/x: no weights")
     *_, last = library_tab.read(chat, [key])
     assert "models/x: no weights" in last[0]
 
@@ -125,7 +125,7 @@ def test_delete(chat: FakeDocumentChat, book: Path) -> None:
 
 def test_nothing_is_said_of_reading_before_the_model_is_ready(chat: FakeDocumentChat, book: Path) -> None:
     list(chat.read(chat.add_document(book).id))
-    chat.model = FakeModelState(state="loading")
+    chat.model = model_state(state="loading")
     assert "model loading" in library_tab.table(chat) and ">read<" not in library_tab.table(chat)
 
 

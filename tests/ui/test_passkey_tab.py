@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from app.ui import passkey_tab
-from tests.fake_chat import FakeDocumentChat, FakeModelState, fake_passkey_run
+from tests.fake_chat import FakeDocumentChat, fake_passkey_run, model_state
 
 
 def run(chat: FakeDocumentChat, lengths=(8192, 2048), trials: int = 10, bands: int = 5, using=fake_passkey_run):
@@ -61,7 +61,7 @@ def test_errors_are_messages(chat: FakeDocumentChat) -> None:
 
     line = run(chat, using=broken)[-1][0]
     assert "boom" not in line and "the log has the details" in line
-    chat.model = FakeModelState(state="failed", detail="models/x: no weights")
+    chat.model = model_state(state="failed", detail="models/x: no weights")
     assert "models/x: no weights" in run(chat)[-1][0]
 
 
