@@ -14,7 +14,7 @@ COMMANDS: dict[str, str] = {
     "documents": "list, show or delete documents",
     "chats": "list, show or delete chats",
     "store": "stats: what the store holds; verify: check every stored block",
-    "eval": "measure the model: passkey, perplexity, qa",
+    "eval": "measure the model: passkey, needles, perplexity, qa",
     "train": "make a model from a recipe and texts",
 }
 

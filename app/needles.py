@@ -4,6 +4,7 @@ Written anew after the published description of RULER's task families. Pure text
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -43,12 +44,12 @@ def _uuid(rng: random.Random) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def pairs(rng: random.Random, count: int, kind: PairKind) -> list[Needle]:
+def pairs(rng: random.Random, count: int, kind: PairKind, names: Sequence[str] = NAMES) -> list[Needle]:
     """Keys with one value each; every key differs. Words are at most as many as there are names."""
     if kind == "word":
-        if not 1 <= count <= len(NAMES):
-            raise ValueError(f"pairs of words in one text: {count}, must lie between 1 and {len(NAMES)}")
-        keys, values = rng.sample(NAMES, count), [_digits(rng) for _ in range(count)]
+        if not 1 <= count <= len(names):
+            raise ValueError(f"pairs of words in one text: {count}, must lie between 1 and {len(names)}")
+        keys, values = rng.sample(names, count), [_digits(rng) for _ in range(count)]
     else:
         make = _digits if kind == "digits" else _uuid
         keys = list(dict.fromkeys(make(rng) for _ in range(2 * count)))[:count]
@@ -64,10 +65,10 @@ def pairs(rng: random.Random, count: int, kind: PairKind) -> list[Needle]:
     ]
 
 
-def several_values(rng: random.Random, keys: int, values: int) -> list[Needle]:
+def several_values(rng: random.Random, keys: int, values: int, names: Sequence[str] = NAMES) -> list[Needle]:
     """Names that have several numbers each, one to a sentence; all are asked for at once."""
     needles = []
-    for name in rng.sample(NAMES, keys):
+    for name in rng.sample(names, keys):
         numbers = [_digits(rng) for _ in range(values)]
         needles.append(
             Needle(
@@ -80,12 +81,12 @@ def several_values(rng: random.Random, keys: int, values: int) -> list[Needle]:
     return needles
 
 
-def chains(rng: random.Random, count: int, hops: int) -> list[Needle]:
+def chains(rng: random.Random, count: int, hops: int, names: Sequence[str] = NAMES) -> list[Needle]:
     """Variables of which the first holds a number and each other is set to the one before it."""
-    names = rng.sample(NAMES, count * (hops + 1))
+    variables = rng.sample(names, count * (hops + 1))
     needles = []
     for i in range(count):
-        chain, number = names[i * (hops + 1) : (i + 1) * (hops + 1)], _digits(rng)
+        chain, number = variables[i * (hops + 1) : (i + 1) * (hops + 1)], _digits(rng)
         links = [f"Variable {after} is set to variable {before}." for before, after in pairwise(chain)]
         needles.append(
             Needle(

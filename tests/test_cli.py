@@ -235,6 +235,7 @@ def test_serve_is_the_default(words: list[str], expected: list[str]) -> None:
         ["eval", "passkey", "--lengths", "12,x"],
         ["eval", "passkey", "--lengths", "12", "--times-trained", "2"],
         ["eval", "passkey", "--filler-file", "x.txt"],
+        ["eval", "needles", "--task", "many"],
         ["eval", "qa", "--file", "x", "--tokens", "9"],
         ["read", "x", "--pass", "p"],
     ],
@@ -296,6 +297,13 @@ def test_eval_passkey(line: Line, tiny_engine: None) -> None:
     (row,) = values["lengths"]
     assert row["tokens"] == 512 and [depth["trials"] for depth in row["depths"]] == [1] * 4
     assert 2 * 400 < values["tokens_read"] <= 2 * 512
+
+
+def test_eval_needles(line: Line, tiny_engine: None) -> None:
+    command = ("eval", "needles", "--task", "multi-value", "--lengths", "700", "--filler", "repeat", "--per-reading", 2)
+    values = line.json(*command, "--trials", 2, "--seed", 1)
+    assert RUN <= set(values) and values["task"] == "multi-value" and values["score"] == 0
+    assert [(row["tokens"], row["trials"], row["second"]["trials"]) for row in values["rows"]] == [(700, 2, 1)]
 
 
 def test_eval_perplexity(line: Line, tiny_engine: None, book: Path) -> None:

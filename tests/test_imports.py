@@ -23,7 +23,7 @@ ROWS = (
     ("records", "settings", "passkeys", "needles", "process"),
     ("errors", "commands", "privacy", "setup"),
 )
-SAME = ({"cli", "doctor"},)
+SAME = ({"cli", "doctor"}, {"needles", "passkeys"})
 
 # Third-party libraries and the units that may import them.
 LIBRARIES = {

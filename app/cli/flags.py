@@ -21,6 +21,7 @@ SETTINGS = (
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
     ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
 )
+NEEDLE_TASKS = ("multi-key", "key-value", "uuid", "multi-value", "tracking")  # app.eval imports what is heavy
 SWITCHES = ("--download", "--json")
 VALUES = tuple(flag for flag, _, options in SETTINGS if "action" not in options)
 
@@ -145,11 +146,17 @@ def _measure(evals: _Commands) -> None:
     _lengths(passkey)
     passkey.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
     passkey.add_argument("--per-reading", type=int, default=1, metavar="K", help="numbers in one text (1)")
-    passkey.add_argument("--filler", choices=("repeat", "prose"), default="repeat", help="the text around them")
-    passkey.add_argument(
-        "--filler-file", type=Path, metavar="F", help="prose to fill with; the sample book if not given"
-    )
-    passkey.add_argument("--seed", type=int, default=0, metavar="N", help="seed of numbers, names and places")
+    passkey.add_argument("--distractors", type=int, default=0, metavar="N", help="other keys in it, never asked (0)")
+    passkey.add_argument("--one-text", action="store_true", help="move the key through one text: half the reading")
+    _filler(passkey, "repeat")
+    needles = evals.add("needles", "hide facts of several kinds in long texts and ask for them", measure.needles)
+    needles.add_argument("--task", choices=NEEDLE_TASKS, default="multi-key", help="what is hidden (multi-key)")
+    _lengths(needles)
+    needles.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
+    needles.add_argument("--per-reading", type=int, default=5, metavar="K", help="facts asked in one text (5)")
+    needles.add_argument("--second", type=int, metavar="N", help="of those, asked again as a second question (half)")
+    needles.add_argument("--distractors", type=int, default=0, metavar="N", help="other facts in it, never asked (0)")
+    _filler(needles, "prose")
     perplexity = evals.add("perplexity", "measure how well a text is predicted", measure.perplexity)
     perplexity.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
     _lengths(perplexity)
@@ -163,6 +170,14 @@ def _measure(evals: _Commands) -> None:
     qa.add_argument("--tokens", type=int, metavar="N", help="length of a reading with a haystack")
     qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
     qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
+
+
+def _filler(command: Parser, default: str) -> None:
+    command.add_argument("--filler", choices=("repeat", "prose"), default=default, help=f"the text around ({default})")
+    command.add_argument(
+        "--filler-file", type=Path, metavar="F", help="prose to fill with; the sample book if not given"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of facts, names and places")
 
 
 def _lengths(command: Parser) -> None:

@@ -1,4 +1,4 @@
-"""Commands that measure the model: eval passkey, eval perplexity, eval qa."""
+"""Commands that measure the model: eval passkey, eval needles, eval perplexity, eval qa."""
 
 import argparse
 import json
@@ -64,16 +64,15 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
     from app.eval import passkey as test
     from app.eval.report import table
 
-    if args.filler_file and args.filler != "prose":
-        raise ConfigError("--filler-file: needs --filler prose")
-    prose = args.filler == "prose"
     config = test.PasskeyConfig(
         lengths=(1,),  # the model says what it was trained on; flags that cannot be used are told before it loads
         trials=args.trials,
         per_reading=args.per_reading,
         filler=args.filler,
-        filler_file=(args.filler_file or _sample()) if prose else None,
+        filler_file=_filler_file(args),
         seed=args.seed,
+        distractors=args.distractors,
+        one_text=args.one_text,
     )
     engine = _engine(session)
     config = replace(config, lengths=_lengths(engine, args))
@@ -84,6 +83,8 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
         "tokens_read": sum(readings * row["document_tokens"] for row in test.summary(cells)["lengths"]),
         "filler": config.filler,
         "per_reading": config.per_reading,
+        "distractors": config.distractors,
+        "one_text": config.one_text,
         "seed": config.seed,
     }
     rows = [
@@ -92,9 +93,50 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
         for cell in row["depths"]
     ]
     text = table(["tokens", "depth", "right", "of"], rows)
-    text += f"\n{values['right']} of {values['trials']} right: accuracy {values['accuracy']:.3f}, "
-    text += f"at least {values['lower_bound_95']:.3f} with 95% confidence"
-    session.out.result(values | _about(session, engine, started), text)
+    session.out.result(values | _about(session, engine, started), f"{text}\n{_bound(values)}")
+
+
+def _bound(values: dict[str, Any]) -> str:
+    right = f"{values['right']} of {values['trials']} right: accuracy {values['accuracy']:.3f}"
+    return f"{right}, at least {values['lower_bound_95']:.3f} with 95% confidence"
+
+
+def needles(session: Session, args: argparse.Namespace) -> None:
+    """Hide facts in long texts and ask for them, in first and second questions."""
+    from app.eval import needles as test
+    from app.eval.report import table
+
+    config = test.NeedlesConfig(
+        tasks=(args.task,),
+        lengths=(1,),  # as with passkeys
+        trials=args.trials,
+        per_reading=args.per_reading,
+        second=args.per_reading // 2 if args.second is None else args.second,
+        distractors=args.distractors,
+        filler=args.filler,
+        filler_file=_filler_file(args),
+        seed=args.seed,
+    )
+    engine = _engine(session)
+    config = replace(config, lengths=_lengths(engine, args))
+    started = time.perf_counter()
+    values = test.summary(list(test.run(engine, config, on_progress=_counter(session, "tokens read"))))
+    values |= {"task": args.task, "filler": config.filler, "per_reading": config.per_reading, "seed": config.seed}
+    rows = []
+    for row in values["rows"]:
+        for turn, score in (("first", row), ("second", row["second"])):
+            if score:
+                rows.append([row["tokens"], turn, *(score[n] for n in ("score", "right", "trials", "lower_bound_95"))])
+    text = table(["tokens", "question", "score", "right", "of", "at least"], rows)
+    session.out.result(values | _about(session, engine, started), f"{text}\nFirst questions: {_bound(values)}")
+
+
+def _filler_file(args: argparse.Namespace) -> Path | None:
+    if args.filler != "prose":
+        if args.filler_file:
+            raise ConfigError("--filler-file: needs --filler prose")
+        return None
+    return args.filler_file or _sample()
 
 
 def _sample() -> Path:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 ANSWER_TOKENS = 48
+DROPPING = ("h2o", "bounded")  # policies whose memories lose tokens
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class PasskeyConfig:
         per_reading: keys planted in one reading, each asked in a chat of its own.
         filler: `repeat`, one sentence group again and again, or `prose`, the lines of `filler_file`.
         depth_bands: depths are drawn evenly from this many equal parts of the text.
+        distractors: keys of other names in every text, never asked; the asked keys have names then.
+        one_text: the trials of a length share filler and distractors, and the asked key moves from the end towards the
+            start: what stands before it is read once. The memories are those of whole readings, at half the cost.
     """
 
     lengths: tuple[int, ...]
@@ -37,6 +41,8 @@ class PasskeyConfig:
     filler_file: Path | None = None
     seed: int = 0
     depth_bands: int = 10
+    distractors: int = 0
+    one_text: bool = False
 
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
@@ -45,10 +51,15 @@ class PasskeyConfig:
             raise ConfigError(f"passkey trials {self.trials}: must be at least 1")
         if not 1 <= self.per_reading <= len(passkeys.NAMES):
             raise ConfigError(f"keys per reading {self.per_reading}: must lie between 1 and {len(passkeys.NAMES)}")
-        if self.filler not in ("repeat", "prose"):
-            raise ConfigError(f"filler {self.filler}: not known; choose repeat or prose")
-        if self.filler == "prose" and self.filler_file is None:
-            raise ConfigError("filler prose: name the file whose lines fill the text")
+        texts.check_filler(self.filler, self.filler_file)
+        names = self.distractors + (self.trials if self.one_text and self.distractors else self.per_reading)
+        if self.distractors < 0 or names > len(passkeys.NAMES):
+            raise ConfigError(
+                f"distractors {self.distractors}: must be 0 or more, and all keys have names of their own, "
+                f"of which there are {len(passkeys.NAMES)}"
+            )
+        if self.one_text and self.per_reading > 1:
+            raise ConfigError(f"one text for all trials: takes one key per reading, not {self.per_reading}")
         if self.depth_bands < 1:
             raise ConfigError(f"depth bands {self.depth_bands}: must be at least 1")
 
@@ -73,11 +84,12 @@ class PasskeyCell:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """A key to plant; `band` is None when it only stands beside others and is not asked."""
 
     depth: float
     band: int | None
+    key: Passkey
 
 
 @dataclass(frozen=True)
@@ -87,13 +99,34 @@ class _Asked:
     document_tokens: int
 
 
-def plan(rng: random.Random, trials: int, per_reading: int, bands: int) -> list[list[_Trial]]:
-    """Which depths stand together in one reading: every band gets its share of trials, readings get equal keys."""
-    readings = -(-trials // per_reading)
-    planned = [i * bands // trials for i in range(trials)]
-    placed = [_Trial((band + rng.random()) / bands, band) for band in planned]
-    plans = [placed[i::readings] for i in range(readings)]
-    return [asked + [_Trial(rng.random(), None) for _ in range(per_reading - len(asked))] for asked in plans]
+def plan(rng: random.Random, config: PasskeyConfig) -> list[list[Trial]]:
+    """What stands together in each reading: every band gets its share of trials, readings get equal keys."""
+    trials, bands = config.trials, config.depth_bands
+    readings = -(-trials // config.per_reading)
+    bands_of = [i * bands // trials for i in range(trials)]
+    placed = [((band + rng.random()) / bands, band) for band in bands_of]
+    if config.one_text:
+        return _one_text(rng, placed, config.distractors)
+    plans = []
+    for i in range(readings):
+        asked = placed[i::readings]
+        others = config.per_reading - len(asked) + config.distractors
+        keys = passkeys.draw(rng, len(asked) + others)
+        places = [*asked, *((rng.random(), None) for _ in range(others))]
+        plans.append([Trial(depth, band, key) for (depth, band), key in zip(places, keys, strict=True)])
+    return plans
+
+
+def _one_text(rng: random.Random, placed: Sequence[tuple[float, int]], distractors: int) -> list[list[Trial]]:
+    """Readings that differ in the asked key alone, the deepest first."""
+    count = len(placed)
+    if distractors:
+        keys = passkeys.draw(rng, count + distractors)
+    else:
+        keys = [passkeys.draw(rng, 1)[0] for _ in placed]
+    beside = [Trial(rng.random(), None, key) for key in keys[count:]]
+    asked = [Trial(depth, band, key) for (depth, band), key in zip(placed, keys[:count], strict=True)]
+    return [[trial, *beside] for trial in sorted(asked, key=lambda trial: -trial.depth)]
 
 
 def run(
@@ -109,26 +142,31 @@ def run(
         on_progress: gets the document tokens read so far and in all.
 
     Raises:
-        ConfigError: a length leaves no room for the keys.
+        ConfigError: a length leaves no room for the keys, or one text is wanted of a policy that drops what it read.
         InputError: the filler file cannot be read.
         CancelledError: `cancelled` said so; the cells yielded before stand.
     """
-    filler = texts.lines_of(config.filler_file) if config.filler == "prose" else [passkeys.REPEAT_FILLER]
+    if config.one_text and engine.policy in DROPPING:
+        raise ConfigError(f"one text for all trials: policy {engine.policy} drops what it read and cannot go back")
+    filler = texts.filler_lines(config.filler, config.filler_file)
     done, total = 0, -(-config.trials // config.per_reading) * sum(config.lengths)
     for length in config.lengths:
         rng = random.Random(f"{config.seed}-{length}")
-        plans = plan(rng, config.trials, config.per_reading, config.depth_bands)
+        plans = plan(rng, config)
         wanted = Counter(trial.band for trials in plans for trial in trials)
         asked: dict[int, list[_Asked]] = defaultdict(list)
+        memory, seed = None, rng.randrange(2**32)
         for trials in plans:
-            keys = passkeys.draw(rng, len(trials))
-            ids = _document(engine, filler, keys, trials, length, rng.randrange(2**32))
-            memory = engine.read(ids, on_progress=_shifted(on_progress, done, total), cancelled=cancelled)
+            ids = _document(engine, filler, trials, length, seed if config.one_text else rng.randrange(2**32))
+            progress = _shifted(on_progress, done, total)
+            memory = texts.read_on(
+                engine, memory if config.one_text else None, ids, on_progress=progress, cancelled=cancelled
+            )
             done += length
-            for trial, key in zip(trials, keys, strict=True):
+            for trial in trials:
                 if trial.band is not None:
-                    text = texts.answer(engine, memory, key.question, ANSWER_TOKENS, cancelled)
-                    asked[trial.band].append(_Asked(key, text, len(ids)))
+                    text = texts.answer(engine, memory, trial.key.question, ANSWER_TOKENS, cancelled)
+                    asked[trial.band].append(_Asked(trial.key, text, len(ids)))
             for band in [band for band, results in asked.items() if len(results) == wanted[band]]:
                 yield _cell(length, (band + 0.5) / config.depth_bands, asked.pop(band))
         on_progress(done, total)
@@ -138,13 +176,12 @@ def _shifted(on_progress: Callable[[int, int], None], before: int, total: int) -
     return lambda done, _: on_progress(before + done, total)
 
 
-def _document(
-    engine: "Engine", filler: Sequence[str], keys: Sequence[Passkey], trials: Sequence[_Trial], tokens: int, seed: int
-) -> list[int]:
+def _document(engine: "Engine", filler: Sequence[str], trials: Sequence[Trial], tokens: int, seed: int) -> list[int]:
+    keys, depths = [trial.key for trial in trials], [trial.depth for trial in trials]
     return texts.fit(
         engine,
         lambda: texts.around(filler, random.Random(seed)),
-        lambda lines: passkeys.plant(lines, keys, [trial.depth for trial in trials]),
+        lambda lines: passkeys.plant(lines, keys, depths),
         tokens,
     )
 

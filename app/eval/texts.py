@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import CancelledError, ConfigError, InputError
+from app.passkeys import REPEAT_FILLER
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
@@ -120,15 +121,75 @@ def plant(lines: Sequence[str], passages: Sequence[str], depths: Sequence[float]
     return "\n".join(planted) + "\n"
 
 
+def filler_lines(filler: str, file: Path | None) -> list[str]:
+    """The lines that fill a text: of `file` for prose, else one group of sentences."""
+    if filler == "prose":
+        assert file is not None, "checked by the configuration"
+        return lines_of(file)
+    return [REPEAT_FILLER]
+
+
+def check_filler(filler: str, file: Path | None) -> None:
+    """Raises ConfigError when there is no such filler, or prose without a file."""
+    if filler not in ("repeat", "prose"):
+        raise ConfigError(f"filler {filler}: not known; choose repeat or prose")
+    if filler == "prose" and file is None:
+        raise ConfigError("filler prose: name the file whose lines fill the text")
+
+
+def spread(rng: random.Random, count: int) -> list[float]:
+    """Depths, one in each of `count` equal parts of the text, ascending."""
+    return [(i + rng.random()) / count for i in range(count)]
+
+
+def read_on(
+    engine: "Engine",
+    memory: "RegionMemory | None",
+    token_ids: Sequence[int],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] = never,
+) -> "RegionMemory":
+    """Read a text that may begin as the one before it did: `memory` goes back to where they part, and reads on.
+
+    What is kept ends where a group of queries ends, so that the memory is that of a whole reading. `memory` itself
+    becomes the new one.
+    """
+    if memory is None:
+        return engine.read(token_ids, on_progress=on_progress, cancelled=cancelled)
+    pairs = enumerate(zip(memory.token_ids, token_ids, strict=False))
+    same = next((i for i, (old, new) in pairs if old != new), min(len(memory.token_ids), len(token_ids)))
+    group = engine.shape.attention.group_tokens
+    memory.truncate(min(same, len(token_ids) - 1) // group * group)
+    return engine.read(token_ids, resume=memory, on_progress=on_progress, cancelled=cancelled)
+
+
+def converse(
+    engine: "Engine",
+    memories: Sequence["RegionMemory"],
+    questions: Sequence[str],
+    max_new_tokens: int,
+    cancelled: Callable[[], bool] = never,
+) -> list[str]:
+    """The greedy answers to questions asked one after the other in one fresh chat over memories read before."""
+    from app.runtime.config import GenerationConfig
+
+    config = GenerationConfig(max_new_tokens=max_new_tokens)
+    cache, messages, answers = engine.open_chat(memories), [], []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        tail = cache.tail.token_ids
+        turn = engine.encode_turn(messages, tail[-1] if tail else None)
+        text = engine.decode(list(engine.generate(cache, turn, config, cancelled=cancelled))).strip()
+        if cancelled():
+            raise CancelledError("stopped")
+        messages.append({"role": "assistant", "content": text})
+        answers.append(text)
+    return answers
+
+
 def answer(
     engine: "Engine", memory: "RegionMemory", question: str, max_new_tokens: int, cancelled: Callable[[], bool] = never
 ) -> str:
     """The greedy answer to one question in a fresh chat over a memory that was read before."""
-    from app.runtime.config import GenerationConfig
-
-    turn = engine.encode_turn([{"role": "user", "content": question}])
-    config = GenerationConfig(max_new_tokens=max_new_tokens)
-    ids = list(engine.generate(engine.open_chat([memory]), turn, config, cancelled=cancelled))
-    if cancelled():
-        raise CancelledError("stopped")
-    return engine.decode(ids).strip()
+    return converse(engine, [memory], [question], max_new_tokens, cancelled)[0]

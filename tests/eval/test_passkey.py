@@ -7,8 +7,9 @@ import pytest
 
 from app import passkeys
 from app.errors import CancelledError, ConfigError
-from app.eval import passkey
+from app.eval import passkey, texts
 from app.eval.passkey import PasskeyCell, PasskeyConfig
+from app.runtime.config import GenerationConfig
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 
@@ -21,8 +22,12 @@ def find_key(text: str, question: str) -> str:
     return re.search(rf"The pass key{of} is \d+\.", text)[0]
 
 
+def plan(**config) -> list[list[passkey.Trial]]:
+    return passkey.plan(random.Random(0), PasskeyConfig((1000,), **config))
+
+
 def test_plan_spreads_trials_over_depths_and_readings() -> None:
-    plans = passkey.plan(random.Random(0), trials=25, per_reading=4, bands=10)
+    plans = plan(trials=25, per_reading=4)
     assert [len(trials) for trials in plans] == [4] * 7
     asked = [trial for trials in plans for trial in trials if trial.band is not None]
     assert set(Counter(trial.band for trial in asked).values()) == {2, 3} and len(asked) == 25
@@ -30,8 +35,42 @@ def test_plan_spreads_trials_over_depths_and_readings() -> None:
 
 
 def test_one_key_per_reading_keeps_no_unasked_keys() -> None:
-    plans = passkey.plan(random.Random(0), trials=3, per_reading=1, bands=10)
+    plans = plan(trials=3)
     assert [[trial.band for trial in trials] for trials in plans] == [[0], [3], [6]]
+    assert all(trial.key.name is None for trials in plans for trial in trials)
+
+
+def test_distractors_are_named_and_not_asked() -> None:
+    plans = plan(trials=4, per_reading=2, distractors=3)
+    assert [[trial.band is None for trial in trials] for trials in plans] == [[False, False, True, True, True]] * 2
+    assert all(len({trial.key.name for trial in trials} - {None}) == 5 for trials in plans)
+
+
+def test_one_text_moves_the_key_through_the_same_words() -> None:
+    engine = FakeEngine(find_key)
+    config = PasskeyConfig((4000,), trials=10, distractors=2, one_text=True)
+    cells = list(passkey.run(engine, config))
+    assert sum(cell.right for cell in cells) == 10 and len({cell.depth for cell in cells}) == 10
+    asked = [text.index("Remember it") for text in engine.readings]
+    assert engine.kept[0] == 0 and engine.kept[1] > 2400 and sum(engine.kept) > 0.3 * 4000 * 10 > 0
+    assert len(asked) == 10 and all(text.count("Remember it") == 3 for text in engine.readings)
+    fresh = FakeEngine(find_key)
+    fresh.policy = "h2o"
+    with pytest.raises(ConfigError, match="h2o drops"):
+        list(passkey.run(fresh, config))
+
+
+def test_reading_on_gives_the_memory_of_a_whole_reading() -> None:
+    engine = tiny.engine()
+    first, second = tiny.token_ids(300), tiny.token_ids(300)
+    second[203:] = reversed(second[203:])
+    memory = texts.read_on(engine, None, first)
+    memory = texts.read_on(engine, memory, second)
+    whole = engine.read(second)
+    question = [5, 6, 7]
+    config = GenerationConfig(max_new_tokens=8)
+    answers = [list(engine.generate(engine.open_chat([m]), question, config)) for m in (memory, whole)]
+    assert memory.token_ids == second and answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("per_reading", [1, 3])
@@ -128,6 +167,9 @@ def test_summary_adds_up() -> None:
         {"per_reading": 1000},
         {"filler": "noise"},
         {"filler": "prose"},
+        {"distractors": -1},
+        {"distractors": 1000},
+        {"one_text": True, "per_reading": 2},
     ],
 )
 def test_config_refuses(wrong: dict) -> None:
