@@ -174,6 +174,8 @@ class AnswerStats:
         tokens_read: prompt tokens run through the model now, of documents and of the question.
         tokens_reused: tokens of documents and of the chat that were not run again.
         note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
+        focus, mute: places of the documents that alone could be seen, or could not be seen.
+        without: id of a passage that could not be seen.
     """
 
     tokens_read: int = 0
@@ -185,6 +187,9 @@ class AnswerStats:
     peak_bytes: int = 0
     stopped: bool = False
     note: str = ""
+    focus: tuple[str, ...] = ()
+    mute: tuple[str, ...] = ()
+    without: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -296,7 +296,12 @@ class FakeDocumentChat:
         yield from self._answer(kept, question, read, generation)
 
     def retry(
-        self, chat: str, *, generation: GenerationConfig = GenerationConfig()
+        self,
+        chat: str,
+        *,
+        generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (),
+        mute: Sequence[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         kept = self._kept(chat)
         question = kept.messages[-2].content

@@ -1,9 +1,8 @@
-"""Evidence: from the attention each region received to passages on pages or lines; and places named by the user."""
+"""Evidence: from the attention each region received to passages on pages or lines."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.errors import InputError
 from app.ingest import spans
 from app.records import DocumentInfo, Evidence, MemoryText, Part
 
@@ -113,50 +112,4 @@ def regions_of(evidence: Evidence, attached: Sequence[Attached]) -> set[int]:
         if memory.document.id == evidence.document
         for region in range(memory.regions)
         if (memory.number, region) in wanted
-    }
-
-
-def place_regions(spec: str, attached: Sequence[Attached], parts: Callable[[str], list[Part]], size: int) -> set[int]:
-    """The cache regions that a place names.
-
-    Args:
-        spec: `DOCUMENT` or `DOCUMENT:PLACE`; DOCUMENT is an id, the beginning of one, or a title; PLACE a page label,
-            a range of labels (`12-20`), a path or folder, or a chapter title.
-
-    Raises:
-        InputError: the document is not attached, or the place is not in it.
-    """
-    name, _, place = spec.partition(":")
-    chosen = [m for m in attached if m.document.title == name or m.document.id.startswith(name) and name]
-    if not chosen and (whole := [m for m in attached if m.document.title == spec]):
-        chosen, place = whole, ""
-    if not chosen:
-        titles = ", ".join(sorted({m.document.title for m in attached})) or "none"
-        raise InputError(f"{spec}: no attached document is called {name!r}; attached are {titles}")
-    indices = None
-    if place:
-        indices = _named_parts(place, parts(chosen[0].document.id))
-        if not indices:
-            raise InputError(f"{spec}: {chosen[0].document.title} has no page, path or chapter {place!r}")
-    regions = set()
-    for memory in chosen:
-        for span in memory.text.spans:
-            if indices is None or span.part in indices:
-                last = min(-(-span.token_end // size), memory.regions)
-                regions.update(range(memory.first_region + span.token_start // size, memory.first_region + last))
-    return regions
-
-
-def _named_parts(place: str, parts: Sequence[Part]) -> set[int]:
-    """Indices of the parts with this label, in this range of labels, below this path or in this chapter."""
-    labels = [part.label for part in parts]
-    first, dash, last = place.partition("-")
-    if dash and first in labels and last in labels:
-        ends = sorted((labels.index(first), labels.index(last)))
-        return {part.index for part in parts[ends[0] : ends[1] + 1]}
-    folder = place.rstrip("/") + "/"
-    return {
-        part.index
-        for part in parts
-        if part.label == place or part.label.startswith(folder) or (part.chapter or "").casefold() == place.casefold()
     }

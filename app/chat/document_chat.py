@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.chat.focus import Sight
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.process import memory_bytes
 from app.records import (
@@ -301,7 +302,7 @@ class DocumentChat:
         Args:
             chat: None starts a new chat.
             documents: what the chat is about; for an existing chat in place of what it was about.
-            focus, mute: places (see `app.chat.citations.place_regions`) that alone may be seen, or may not be seen.
+            focus, mute: places (see `app.chat.focus.find_place`) that alone may be seen, or may not be seen.
             without: id of a passage that may not be seen.
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
@@ -316,21 +317,26 @@ class DocumentChat:
             new = None if chat else self.new_chat(documents)
             try:
                 session = yield from sessions.open(new or self.chat(chat).id, job)
-                session.cache.allow(sessions.allowed(session, focus, mute, without))
+                sessions.see(session, Sight(tuple(focus), tuple(mute), without or ""))
                 yield from sessions.answer(session, question, generation, job)
             finally:
                 if new and not self.store.messages(new):  # stopped before anything was said
                     self.store.delete_chat(new)
 
     def retry(
-        self, chat: str, *, generation: GenerationConfig = GenerationConfig()
+        self,
+        chat: str,
+        *,
+        generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (),
+        mute: Sequence[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Answer the last question again, in place of the last answer."""
         sessions = self._sessions()
         with self.claim("answering") as job:
             session = yield from sessions.open(self.chat(chat).id, job)
+            sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
             question = sessions.drop_last_turn(session)
-            session.cache.allow(None)
             yield from sessions.answer(session, question, generation, job)
 
     def answer_without(

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.chat import citations
-from app.errors import InputError, StoreError
+from app.chat.focus import Sight, look
+from app.errors import StoreError
 from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
 from app.records import AnswerStats, Delta, Done, Evidence, Message, Reading, Tail
 from app.runtime.cache import RegionCache
 from app.runtime.config import GenerationConfig
+from app.runtime.memory import RegionMemory
 from app.store.store import Store
 
 TITLE_CHARS = 60
+CHANGED = (
+    "the chat's documents changed; its earlier turns stay as they were, written beside the documents of that moment"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Session:
     Attributes:
         turns: tokens of the tail after each turn.
         keys: stored block keys of the tail's whole groups.
+        sight: what of the documents the next answer may see.
     """
 
     chat: str
@@ -44,6 +50,7 @@ class Session:
     turns: list[int]
     keys: list[str]
     note: str = ""
+    sight: Sight = Sight()
 
 
 class Sessions:
@@ -69,6 +76,9 @@ class Sessions:
         open_now, self.session = self.session, None
         if open_now and open_now.chat == chat and _same(open_now.documents, documents):
             session = replace(open_now, documents=documents, note="")
+        elif open_now and open_now.chat == chat and self._may_stay(open_now.cache.tail.token_ids, documents):
+            session = replace(open_now, documents=documents, note=CHANGED if open_now.turns else "")
+            session.cache = self.engine.open_chat(_memories(documents), open_now.cache.tail)
         else:
             session = self._resume(chat, documents)
         deleted = f"{gone} of the chat's documents were deleted" if gone else ""
@@ -80,7 +90,7 @@ class Sessions:
     def _resume(self, chat: str, documents: list[ReadDocument]) -> Session:
         """The chat as it was left; its turns are run again only when their memory cannot be used."""
         reader, engine = self.reader, self.engine
-        cache = engine.open_chat([memory for document in documents for memory in document.memories])
+        cache = engine.open_chat(_memories(documents))
         session = Session(chat, documents, cache, [], [])
         tail = self.store.tail(chat)
         turns = sum(message.role == "assistant" for message in self.store.messages(chat))
@@ -89,43 +99,33 @@ class Sessions:
             session.note = "the chat's memory is not stored; its turns are read again" if turns else ""
         elif tail.recipe != engine.recipe:
             session.note = "the chat's memory was made by another model or recipe; its turns are read again"
-        elif tail.memories != _memory_names(documents):
-            session.note = "the chat's documents changed; its turns are read again"
+        elif not self._may_stay(tail.token_ids, documents):
+            session.note = "the chat has no document any more; its turns are read again"
         else:
             reader.bring_groups(tail.keys, tail.token_ids, cache.tail)
             if cache.tail.tokens == len(tail.token_ids):
                 session.turns = list(tail.turns)
                 session.keys = list(tail.keys)[: cache.tail.tokens // reader.group_tokens]
+                session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
             else:
                 session.note = "the chat's memory is damaged; its turns are read again"
                 session.cache = engine.open_chat(cache.memories)
         return session
 
-    def allowed(
-        self, session: Session, focus: Sequence[str], mute: Sequence[str], without: str | Evidence | None
-    ) -> list[bool] | None:
-        """Which regions of the attached memories may be seen; None when all may.
+    def _may_stay(self, tail: Sequence[int], documents: Sequence[ReadDocument]) -> bool:
+        """Whether turns with these tokens can follow the documents: a text needs BOS as its first sink."""
+        return bool(documents) or not tail or self.engine.bos_id is None or tail[0] == self.engine.bos_id
+
+    def see(self, session: Session, sight: Sight, *items: Evidence) -> None:
+        """Let the session's answers see no more than this, and none of these passages.
 
         Raises:
             InputError: a place or passage that is not in the attached documents.
         """
-        if not (focus or mute or without):
-            return None
-        attached = self.reader.attached(session.documents)
-        size = session.cache.shape.attention.region_tokens
-        allowed = [not focus] * session.cache.base_regions
-        for specs, value in ((focus, True), (mute, False)):
-            for spec in specs:
-                for region in citations.place_regions(spec, attached, self.store.parts, size):
-                    allowed[region] = value
-        if without:
-            item = self.store.evidence(without)[0] if isinstance(without, str) else without
-            regions = citations.regions_of(item, attached)
-            if not regions:
-                raise InputError(f"{item.title}, {item.label}: is not attached to this chat")
-            for region in regions:
-                allowed[region] = False
-        return allowed
+        hidden = [*items, *([self.store.evidence(sight.without)[0]] if sight.without else ())]
+        attached, size = self.reader.attached(session.documents), session.cache.shape.attention.region_tokens
+        session.sight, allowed = look(sight, hidden, attached, self.store.parts, size)
+        session.cache.allow(allowed)
 
     def answer(
         self,
@@ -175,17 +175,28 @@ class Sessions:
         session.keys = session.keys[: session.cache.tail.tokens // self.reader.group_tokens]
         return self.store.drop_last_turn(session.chat, self.keep_tail(session))
 
-    def answer_without(
-        self, session: Session, item: Evidence, message: int, generation: GenerationConfig, job: Job
-    ) -> Iterator[Delta | Done]:
-        """Answer the question before `message` again with a passage masked, on a copy of the tail."""
+    def before(self, session: Session, message: int) -> tuple[Session, list[Message], Message]:
+        """A twin of the session as it stood before the turn that ends in `message`, on a copy of the tail.
+
+        Returns:
+            (twin, the messages before the turn, its question); the twin may see what the answer could see.
+        """
         messages = self.store.messages(session.chat)
         turn = [m.id for m in messages if m.role == "assistant"].index(message)
         cache = self.engine.open_chat(session.cache.memories, session.cache.tail.copy())
         cache.tail.truncate(session.turns[turn - 1] if turn else 0)
-        twin = replace(session, cache=cache)
-        cache.allow(self.allowed(twin, (), (), item))
+        twin = replace(session, cache=cache, turns=session.turns[:turn], note="")
+        self.see(twin, Sight.of(next(m.stats for m in messages if m.id == message)))
         *history, question = [m for m in messages if m.id < message]
+        return twin, history, question
+
+    def answer_without(
+        self, session: Session, item: Evidence, message: int, generation: GenerationConfig, job: Job
+    ) -> Iterator[Delta | Done]:
+        """Answer the question before `message` again with one more passage masked; stores nothing."""
+        twin, history, question = self.before(session, message)
+        self.see(twin, twin.sight, item)
+        twin.sight = replace(twin.sight, without=item.id)
         yield from self.generate(twin, history, question.content, generation, job)
 
     def keep_tail(self, session: Session) -> Tail:
@@ -217,7 +228,7 @@ class Sessions:
     ) -> Iterator[Delta | Done]:
         """One answer over a session's cache; stores nothing."""
         cache = session.cache
-        prompt = self._prompt(session, history, question)
+        prompt = self.prompt(session, history, question)
         read = sum(document.tokens_read for document in session.documents)
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
@@ -246,10 +257,13 @@ class Sessions:
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
             note=session.note,
+            focus=session.sight.focus,
+            mute=session.sight.mute,
+            without=session.sight.without,
         )
         yield Done("".join(pieces).strip(), session.chat, self._evidence(session), stats)
 
-    def _prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
+    def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
         engine, tail = self.engine, session.cache.tail
         messages = [{"role": m.role, "content": m.content} for m in history]
@@ -271,6 +285,10 @@ class Sessions:
             engine.shape.attention.region_tokens,
         )
         return tuple(found)
+
+
+def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:
+    return [memory for document in documents for memory in document.memories]
 
 
 def _memory_names(documents: Sequence[ReadDocument]) -> tuple[tuple[str, int], ...]:

@@ -259,7 +259,7 @@ def test_focus_and_mute(open_chat, tmp_path):
     with pytest.raises(InputError, match="no attached document"):
         finish(chat.ask("who?", chat=done.chat, focus=["cc"], generation=SHORT))
     with pytest.raises(InputError, match="no page"):
-        finish(chat.ask("who?", chat=done.chat, focus=["aa:99"], generation=SHORT))
+        finish(chat.ask("who?", chat=done.chat, focus=["aa#99"], generation=SHORT))
 
 
 def test_documents_attach_in_any_order_without_reading_again(open_chat, tmp_path):
@@ -270,8 +270,8 @@ def test_documents_attach_in_any_order_without_reading_again(open_chat, tmp_path
     assert turned.stats.tokens_read < 30
     chat.set_chat_documents(first.chat, [two.id])
     changed, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
-    assert "documents changed" in changed.stats.note
-    assert changed.stats.tokens_read < 80
+    assert "earlier turns stay" in changed.stats.note
+    assert changed.stats.tokens_read < 30
 
 
 def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):
