@@ -9,6 +9,7 @@ Who may import whom; a row imports rows below it, never up or sideways (tests/te
     kernels
     records  settings  passkeys  process
     errors  commands  privacy  setup
+    units
 """
 
 __version__ = "0.1.0"

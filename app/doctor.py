@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from app.errors import BusyError, ConfigError, LecternError
 from app.settings import ROOT, Settings
 from app.setup import builds, state
-from app.setup.runner import size_text
+from app.units import size_text
 
 if TYPE_CHECKING:
     from app.cli.output import Output

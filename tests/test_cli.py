@@ -11,7 +11,7 @@ import pytest
 
 from app import cli
 from app.cli import flags
-from app.cli.output import Output, duration, size
+from app.cli.output import Output
 from app.commands import COMMANDS
 from app.errors import BusyError
 from app.settings import Settings
@@ -195,7 +195,7 @@ def test_chats(line: Line, tmp_path: Path) -> None:
 
 def test_store(line: Line) -> None:
     assert line.json("store", "stats") == {"documents": 2, "kv_bytes": 3 << 20}
-    assert "kv_bytes: 3.0 MiB" in line.run("store", "stats")[1]
+    assert "kv_bytes: 3.1 MB" in line.run("store", "stats")[1]
     assert line.json("store", "verify") == {"checked": 5, "damaged": ["k1"]}
     assert "5 blocks checked, 1 damaged" in line.run("store", "verify")[1]
 
@@ -448,8 +448,3 @@ def test_progress_elsewhere_is_a_line_now_and_then(
     for step in ("10%", "20%", "30%"):
         out.progress(step)
     assert capsys.readouterr() == ("", "10%\n30%\n")
-
-
-def test_units() -> None:
-    assert [duration(s) for s in (7.6, 200, 7500)] == ["8 s", "3 min 20 s", "2 h 5 min"]
-    assert [size(n) for n in (512, 1536, 5 << 30)] == ["512 B", "1.5 KiB", "5.0 GiB"]

@@ -22,6 +22,7 @@ ROWS = (
     ("kernels",),
     ("records", "settings", "passkeys", "needles", "process"),
     ("errors", "commands", "privacy", "setup"),
+    ("units",),
 )
 SAME = ({"cli", "doctor"}, {"needles", "passkeys"})
 

@@ -200,7 +200,7 @@ class TestChecks:
     def test_disk_space(self, bare, capsys, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 5 * 10**6))
         err = self.prepare(bare, capsys)
-        assert "5 MB free" in err and "Next:" in err
+        assert "5.0 MB free" in err and "Next:" in err
 
     def test_write_permission(self, bare, capsys):
         bare.target.work.write_text("a file where the folder should be")

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.output import duration, size
 from app.cli.session import Session
 from app.errors import LecternError
 from app.process import peak_bytes
 from app.records import DocumentInfo
+from app.units import duration, size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -115,7 +115,7 @@ def store_stats(session: Session, args: argparse.Namespace) -> None:
     """Show what the data folder holds."""
     with session.chat(load=False) as chat:
         stats = chat.store.stats()
-    lines = [f"{k}: {size(v) if k.endswith('bytes') else f'{v:,}'}" for k, v in stats.items()]
+    lines = [f"{k}: {size_text(v) if k.endswith('bytes') else f'{v:,}'}" for k, v in stats.items()]
     session.out.result(stats, "\n".join([f"folder: {session.settings.folder}", *lines]))
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.cli.output import duration
 from app.cli.session import Session
 from app.errors import ConfigError, InputError
 from app.process import peak_bytes
 from app.settings import ROOT
+from app.units import duration
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine

@@ -70,23 +70,3 @@ class Output:
         if self._drawn:
             print("\r" + " " * self._drawn + "\r", end="", file=self._err, flush=True)
             self._drawn = 0
-
-
-def duration(seconds: float) -> str:
-    """A short time: 8 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(count: int) -> str:
-    """A number of bytes: 512 B, 1.5 MiB."""
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

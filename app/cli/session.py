@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.cli.output import Output, duration
+from app.cli.output import Output
 from app.records import Reading
 from app.settings import Settings
+from app.units import duration
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

@@ -5,12 +5,12 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
-from app.cli.output import duration
 from app.cli.session import Session
 from app.errors import StoreError
 from app.records import Delta, Done, Evidence, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import fill
+from app.units import duration
 
 EXCERPT_CHARS = 160
 

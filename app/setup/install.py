@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from app.setup import SetupError, builds, lock, state
-from app.setup.runner import Console, Runner, folder_bytes, size_text
+from app.setup.runner import Console, Runner, folder_bytes
+from app.units import size_text
 
 _PROBE = """
 import importlib.metadata, json, pip, sysconfig

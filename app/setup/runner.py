@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.setup import SetupError
+from app.units import size_text
 
 TAIL_LINES = 12
 SIZE_EVERY_S = 4.0  # a walk over tens of thousands of files
@@ -48,10 +49,6 @@ def folder_bytes(folder: Path) -> int:
     except OSError:
         pass
     return total
-
-
-def size_text(size_bytes: float) -> str:
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def _clock(elapsed_s: float) -> str:
@@ -175,13 +172,13 @@ class Runner:
             self.note(lines[-1])
 
     def _watch(self, process: "subprocess.Popen[str]", reader: threading.Thread, lines: list[str]) -> None:
-        size, measured = 0, 0.0
+        held, measured = 0, 0.0
         while process.poll() is None:
             if self._size and time.monotonic() - measured > SIZE_EVERY_S:
-                size, measured = self._size(), time.monotonic()
+                held, measured = self._size(), time.monotonic()
             doing = next((line for line in reversed(lines) if line.lstrip().startswith(_WORDS_OF_PIP)), "")
             doing = " ".join(doing.split()[:3])
-            self.console.tick(f"{size_text(size)} installed  {doing}" if size else doing)
+            self.console.tick(f"{size_text(held)} installed  {doing}" if held else doing)
             reader.join(timeout=0.3)
             if not reader.is_alive():
                 process.wait()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from app.errors import CancelledError, LecternError
 from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, ModelState, Reading
+from app.units import duration, size_text
 
 log = logging.getLogger(__name__)
 
@@ -22,28 +23,6 @@ def count(number: int) -> str:
 def plural(number: int, word: str) -> str:
     """`plural(2, "page")` is "2 pages"."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def size(size_bytes: int) -> str:
-    """Bytes in the largest fitting unit: 0 B, 640 KB, 1.5 GB."""
-    value = float(size_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit in ("B", "KB") or value >= 10 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def when(moment: str) -> str:
@@ -169,7 +148,7 @@ def memory(line: MemoryLine) -> str:
     places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
     facts = [
         f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
-        "altogether " + (", ".join(f"{size(held)} {where}" for held, where in places if held) or "nothing stored"),
+        "altogether " + (", ".join(f"{size_text(held)} {where}" for held, where in places if held) or "nothing stored"),
         f"{line.policy}, {line.positions} positions, {line.backend}",
     ]
     return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'

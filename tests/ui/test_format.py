@@ -20,22 +20,6 @@ def evidence(**changes: object) -> Evidence:
     return Evidence(**(values | changes))
 
 
-@pytest.mark.parametrize(
-    ("size_bytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1024, "1 KB"), (1_500_000, "1.4 MB"), (40 << 20, "40 MB"), (5 << 40, "5.0 TB")],
-)
-def test_size(size_bytes: int, text: str) -> None:
-    assert format.size(size_bytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert format.duration(seconds) == text
-
-
 @pytest.mark.parametrize("moment", ["2026-11-20T12:52:30", "2026-11-20T12:52:30+00:00", "2026-11-20 12:52:30"])
 def test_when_is_told_on_the_local_clock(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     monkeypatch.setenv("TZ", "UTC-2")
