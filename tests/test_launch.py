@@ -58,7 +58,7 @@ class Checkout:
         self.target = state.Target(self.root)
         self.wheels = root / "wheels"
         self.wheels.mkdir(parents=True)
-        for name in ("app/__init__.py", "app/commands.py", "launch.py"):
+        for name in ("app/__init__.py", "app/commands.py", "app/units.py", "launch.py"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         shutil.copytree(ROOT / "app/setup", self.root / "app/setup", ignore=shutil.ignore_patterns("__pycache__"))
@@ -126,7 +126,12 @@ class TestBeforeSetup:
         ast.parse((ROOT / "launch.py").read_text(), feature_version=(3, 9))
 
     def test_needs_only_the_standard_library(self):
-        for path in (ROOT / "launch.py", ROOT / "app/commands.py", *(ROOT / "app/setup").glob("*.py")):
+        for path in (
+            ROOT / "launch.py",
+            ROOT / "app/commands.py",
+            ROOT / "app/units.py",
+            *(ROOT / "app/setup").glob("*.py"),
+        ):
             for node in ast.walk(ast.parse(path.read_text())):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 names += [node.module] if isinstance(node, ast.ImportFrom) else []

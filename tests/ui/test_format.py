@@ -147,7 +147,7 @@ def test_notes_of_the_folder_are_shown_as_text() -> None:
 
 
 def test_memory_line() -> None:
-    line = format.memory(MemoryLine(21_973, 344, 1 << 20, 40 << 20, 20 << 20, "keep-all", "compact", "reference"))
+    line = format.memory(MemoryLine(21_973, 344, 1_000_000, 40_000_000, 20_000_000, "keep-all", "compact", "reference"))
     for fact in (
         "21,973 tokens in 344 regions",
         "altogether 1.0 MB on the GPU",
