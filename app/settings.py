@@ -104,6 +104,7 @@ def fill(
     hints = get_type_hints(kind)
     names = [f.name for f in fields(kind)]
     values: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     if toml is not None:
         try:
             values.update(tomllib.loads(toml.read_text(encoding="utf-8")))
@@ -113,10 +114,26 @@ def fill(
         text = (os.environ if environment is None else environment).get(prefix + name.upper())
         if text:
             values[name] = _convert(hints[name], text, prefix + name.upper())
-    values.update({k: v for k, v in (flags or {}).items() if v is not None})
+            variables[name] = f"{prefix}{name.upper()}={text}"
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = value
+            variables.pop(name, None)
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(names)}")
     if "home" in values:
         values["home"] = Path(values["home"])
-    return kind(**values)
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(_naming_variables(str(error), variables)) from error
+
+
+def _naming_variables(message: str, variables: Mapping[str, str]) -> str:
+    """A message about a flag or field, about the variable instead when the value came from one."""
+    subject, colon, rest = message.partition(": ")
+    for name, variable in variables.items():
+        if subject.startswith((f"--{name.replace('_', '-')} ", f"{name} = ")):
+            return f"{variable}{colon}{rest}"
+    return message

@@ -109,6 +109,17 @@ def test_read_passes_the_password(line: Line, tmp_path: Path) -> None:
     assert line.json("read", locked, "--password", PASSWORD)["tokens"] == 2
 
 
+def test_a_file_that_cannot_be_read_does_not_keep_the_others(line: Line, book: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.txt"
+    locked.write_text("secret words", encoding="utf-8")
+    code, out, err = line.run("read", locked, book, "--json")
+    values = json.loads(out.splitlines()[-1])
+    assert code == 1 and values["tokens"] == values["tokens_read"] == 180
+    assert list(values["failed"]) == [str(locked)] and values["error"] in err
+    assert line.json("documents")["documents"][0]["id"] == values["document"]
+    assert "1 of 2 could not be read" in line.run("read", book, locked)[1]
+
+
 def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     document = line.json("read", book)["document"]
     values = line.json("ask", "-d", document, "--max-new-tokens", 6, "--seed", 5, "How many ships?")
@@ -173,10 +184,12 @@ def test_documents(line: Line, book: Path) -> None:
 
 
 def test_documents_are_listed_without_a_model(line: Line, book: Path) -> None:
-    line.json("read", book)
+    key = line.json("read", book)["document"]
     line.chat.model = model_state(state="failed", detail="no such folder")
     code, out, err = line.run("documents")
-    assert code == 0 and "book" in out and err.startswith("no such folder; without the model")
+    assert code == 0 and "book" in out and err == ""
+    assert line.json("documents", "show", key)["tokens"] == 180
+    assert line.loaded[-2:] == [False, False]
 
 
 def test_chats(line: Line, tmp_path: Path) -> None:

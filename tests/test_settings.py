@@ -23,9 +23,10 @@ def test_order_is_defaults_toml_environment_flags(tmp_path: Path):
         ("BUDGET_TOKENS", "1e9", "is not a whole number"),
         ("DISK_BUDGET_GB", "much", "is not a number"),
         ("DOWNLOAD", "maybe", "is not yes or no"),
-        ("THREADS", "0", "at least 1"),
-        ("POLICY", "x", "keep-all, streaming, full"),
-        ("DISK_BUDGET_GB", "nan", "must be positive and finite"),
+        ("THREADS", "0", "^LECTERN_THREADS=0: must be at least 1"),
+        ("POLICY", "x", "^LECTERN_POLICY=x: not known; choose one of keep-all, .*full"),
+        ("BUDGET_TOKENS", "-5", "^LECTERN_BUDGET_TOKENS=-5: must be positive"),
+        ("DISK_BUDGET_GB", "nan", "^LECTERN_DISK_BUDGET_GB=nan: must be positive and finite"),
         ("DISK_BUDGET_GB", "inf", "must be positive and finite"),
         ("DISK_BUDGET_GB", "-1", "must be positive and finite"),
     ],
@@ -33,6 +34,11 @@ def test_order_is_defaults_toml_environment_flags(tmp_path: Path):
 def test_nonsense_in_the_environment_is_named(name: str, value: str, message: str):
     with pytest.raises(ConfigError, match=message):
         fill(Settings, environment={f"LECTERN_{name}": value})
+
+
+def test_a_flag_that_wins_over_a_variable_is_named_itself():
+    with pytest.raises(ConfigError, match="^--policy y: not known"):
+        fill(Settings, environment={"LECTERN_POLICY": "x", "LECTERN_DEVICE": "cpu"}, flags={"policy": "y"})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.cli.session import Session
-from app.errors import LecternError
+from app.errors import InputError
 from app.process import peak_bytes
 from app.records import DocumentInfo
 from app.units import duration, size_text
@@ -17,14 +17,26 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 
-def read(session: Session, args: argparse.Namespace) -> None:
-    """Read documents, so that questions cost only their own tokens."""
+def read(session: Session, args: argparse.Namespace) -> int:
+    """Read documents, so that questions cost only their own tokens; one that cannot be read does not keep the others.
+
+    Returns:
+        The exit code: 1 when one of them could not be read.
+    """
     started = time.perf_counter()
     read_now = reused = 0
     documents: list[DocumentInfo] = []
+    failed: dict[str, str] = {}
     with session.chat() as chat:
         for path in args.paths:
-            info, tokens_reused = _read_one(session, chat, path, args.password)
+            try:
+                info, tokens_reused = _read_one(session, chat, path, args.password)
+            except InputError as error:
+                if len(args.paths) == 1:
+                    raise
+                failed[str(path)] = str(error)
+                session.out.say(str(error))
+                continue
             documents.append(info)
             reused += tokens_reused
             read_now += info.tokens - tokens_reused
@@ -38,9 +50,13 @@ def read(session: Session, args: argparse.Namespace) -> None:
         "seconds": round(seconds, 3),
         "peak_bytes": peak_bytes(),
     }
+    if failed:
+        values |= {"failed": failed, "error": "; ".join(failed.values())}
     lines = [f"{info.id}  {info.title}: {info.tokens:,} tokens" for info in documents]
     lines.append(f"{read_now:,} tokens read, {reused:,} reused, {duration(seconds)}")
+    lines += [f"{len(failed)} of {len(args.paths)} could not be read"] if failed else []
     session.out.result(values, "\n".join(lines))
+    return 1 if failed else 0
 
 
 def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str | None) -> tuple[DocumentInfo, int]:
@@ -76,8 +92,7 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
     """List the library."""
     from app.eval.report import table
 
-    with session.chat() as chat:
-        _states_known(session, chat)
+    with session.chat(load=False) as chat:
         documents = chat.documents()
     rows = [[d.id, d.title, d.kind, d.parts, d.tokens, d.state] for d in documents]
     text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
@@ -86,8 +101,7 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
 
 def documents_show(session: Session, args: argparse.Namespace) -> None:
     """Show one document."""
-    with session.chat() as chat:
-        _states_known(session, chat)
+    with session.chat(load=False) as chat:
         document = chat.document(args.id)
     lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
     lines += [f"note: {note}" for note in document.notes]
@@ -95,20 +109,9 @@ def documents_show(session: Session, args: argparse.Namespace) -> None:
     session.out.result(asdict(document), "\n".join(lines))
 
 
-def _states_known(session: Session, chat: "DocumentChat") -> None:
-    """Wait for the model: tokens and state of a document are those for this model and its recipe."""
-    try:
-        session.model_ready(chat)
-    except LecternError as error:
-        session.out.say(f"{error}; without the model nobody knows which documents are read")
-
-
 def documents_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a document and the memory of it."""
-    with session.chat(load=False) as chat:
-        document = chat.document(args.id)
-        chat.delete_document(document.id)
-    session.out.result({"deleted": document.id}, f"Deleted {document.title}.")
+    session.delete(args.id, lambda chat: (chat.document, chat.delete_document))
 
 
 def store_stats(session: Session, args: argparse.Namespace) -> None:

@@ -46,6 +46,14 @@ class Session:
             self.out.progress("Loading the model")
         return chat.engine()
 
+    def delete(self, id: str, of: Callable[["DocumentChat"], tuple[Callable[..., Any], Callable[..., None]]]) -> None:
+        """Delete a document or a chat; `of` gives how the app finds one and how it deletes it."""
+        with self.chat(load=False) as chat:
+            find, delete = of(chat)
+            found = find(id)
+            delete(found.id)
+        self.out.result({"deleted": found.id}, f"Deleted {found.title}.")
+
     def reading(self, reading: Reading) -> None:
         """Show how far the reading of a document is."""
         percent = 100 * reading.tokens_done // max(1, reading.tokens_total)

@@ -100,10 +100,7 @@ def chats_show(session: Session, args: argparse.Namespace) -> None:
 
 def chats_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a chat; its documents stay."""
-    with session.chat(load=False) as chat:
-        info = chat.chat(args.id)
-        chat.delete_chat(info.id)
-    session.out.result({"deleted": info.id}, f"Deleted {info.title}.")
+    session.delete(args.id, lambda chat: (chat.chat, chat.delete_chat))
 
 
 def chats_export(session: Session, args: argparse.Namespace) -> None:

@@ -235,7 +235,7 @@ def _readings(
 
 
 def summary(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Scores from 0 to 100. `refusal_f1` is None when nothing was unanswerable and nothing was refused."""
+    """Scores from 0 to 100, to two places. `refusal_f1` is None with nothing unanswerable or refused."""
     answerable = [a for a in answered if a.question.answers]
     refused = sum(a.refused for a in answered)
     unanswerable = len(answered) - len(answerable)
@@ -243,7 +243,7 @@ def summary(answered: Sequence[Answered]) -> dict[str, Any]:
     return {
         "f1": _mean([a.f1 for a in answerable]),
         "exact": _mean([a.exact for a in answerable]),
-        "refusal_f1": 200 * rightly / (refused + unanswerable) if refused + unanswerable else None,
+        "refusal_f1": round(200 * rightly / (refused + unanswerable), 2) if refused + unanswerable else None,
         "n": len(answered),
         "answerable": len(answerable),
         "unanswerable": unanswerable,
@@ -252,4 +252,4 @@ def summary(answered: Sequence[Answered]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float]) -> float | None:
-    return 100 * sum(values) / len(values) if values else None
+    return round(100 * sum(values) / len(values), 2) if values else None
