@@ -4,48 +4,19 @@ Reading takes whole query groups, a chat's turn takes what there is, decode take
 (app/kernels/ms_attn.py is the oracle).
 """
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from app.kernels.h2o import attention_mass
 from app.kernels.ms_attn import ms_attention
-from app.kernels.regions import best_regions, group_votes, region_scores, sub_means
-from app.kernels.rope import rope_table, rotate
+from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.config import AttentionConfig
+from app.runtime.selection import gather, select
+from app.runtime.spec import AttentionSpec
 
 NAME = "lectern"
 H2O_ROWS = 8  # last queries of each group whose attention is counted
-
-
-@dataclass
-class AttentionSpec:
-    """What every attention layer of one engine shares.
-
-    Attributes:
-        inv_freq: [D/2] of the model's own rotary embedding; `rope_scaling` its attention scaling.
-        policy: `keep-all` scores regions, `streaming` takes the latest, `full` sees everything.
-    """
-
-    attention: AttentionConfig
-    inv_freq: Tensor
-    rope_scaling: float
-    policy: str = "keep-all"
-    _table: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
-
-    @property
-    def budget_tokens(self) -> int:
-        return (1 << 62) if self.policy == "full" else self.attention.budget_tokens
-
-    def rope(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(cos, sin) of at least `positions` positions, [P, D], cached."""
-        if self._table is None or len(self._table[0]) < positions or self._table[0].dtype != like.dtype:
-            size = max(positions, 2048 if self._table is None else 2 * len(self._table[0]))
-            self._table = rope_table(self.inv_freq.to(like.device), size, self.rope_scaling, like.dtype)
-        return self._table
 
 
 def lectern_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -102,10 +73,9 @@ def _dense(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start
     """Queries that see their whole past. Muted regions of the memories leave no gap in the positions."""
     kv_heads, heads = cache.shape.kv_heads, q.shape[0] // cache.shape.kv_heads
     end, region = start + q.shape[1], cache.shape.attention.region_tokens
-    tail = cache.tail.layers[layer]
-    keys = [memory.layers[layer].k[:, : memory.tokens] for memory in cache.memories] + [tail.k[:, :end]]
-    values = [memory.layers[layer].v[:, : memory.tokens] for memory in cache.memories] + [tail.v[:, :end]]
-    k, v = (torch.cat(x, dim=1) if len(x) > 1 else x[0] for x in (keys, values))
+    pairs = [memory.pages.rows(layer, 0, memory.tokens) for memory in cache.memories]
+    pairs.append(cache.tail.pages.rows(layer, 0, end))
+    k, v = (torch.cat(x, dim=1) if len(x) > 1 else x[0] for x in zip(*pairs, strict=True))
     if cache.allowed is not None:
         starts, lengths = cache.table(end)
         kept = (torch.arange(region, device=q.device) < lengths[:, None]).nonzero()
@@ -133,15 +103,15 @@ def _count_dense(
     spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, k: Tensor, start: int, scale: float
 ) -> None:
     """H2O mass of the last rows of each whole group among dense queries [Hkv, heads, T, D] of the tail."""
-    group, region, memory = spec.attention.group_tokens, spec.attention.region_tokens, cache.tail.layers[layer]
+    group, region, tail = spec.attention.group_tokens, spec.attention.region_tokens, cache.tail
     first = -(-start // group) * group
     for end in range(first + group, start + q.shape[2] + 1, group):
         counted = min(H2O_ROWS, group)
         rows = q[:, :, end - start - counted : end - start].flatten(1, 2)
         ends = torch.arange(end - counted, end, device=q.device).repeat(q.shape[1])
         mask = torch.arange(end, device=q.device) <= ends[:, None]
-        memory.mass[:, :end] += attention_mass(rows, k[:, :end], mask, scale)
-        memory.exposure[:, : end // region] += rows.shape[1]
+        tail.mass[layer][:, :end] += attention_mass(rows, k[:, :end], mask, scale)
+        tail.exposure[layer][:, : end // region] += rows.shape[1]
 
 
 def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start: int, scale: float) -> Tensor:
@@ -226,122 +196,3 @@ def _places(starts: Tensor, lengths: Tensor, regions: Tensor, region_tokens: int
     held = lengths[regions]
     held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
     return places, (slots < held[..., None]).flatten(-2)
-
-
-def select(
-    spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, firsts: Tensor, own: int, lengths: Tensor
-) -> Tensor:
-    """Choose the regions of each query group (MSA-1 steps 1 to 4).
-
-    Args:
-        q: [G, Hkv, heads, Tg, D] raw queries.
-        firsts: [G] first own region of each group; `own` regions each.
-        lengths: [R] tokens of every region, 0 for muted ones.
-
-    Returns:
-        [G, Hkv, K] regions in text order, K at most the budget.
-    """
-    a = spec.attention
-    groups, kv_heads, heads = q.shape[:3]
-    local = torch.arange(-a.local_regions, own, device=q.device) + firsts[:, None]  # [G, own + local]
-    forced = torch.cat([torch.zeros_like(firsts)[:, None], local.clamp(min=0)], dim=1)
-    count = a.budget_regions - forced.shape[1]
-    total = int(firsts[-1]) - a.local_regions  # regions that any group may choose from
-    index = torch.arange(total, device=q.device)
-    eligible = (index >= 1) & (index < firsts[:, None] - a.local_regions) & (lengths[:total] > 0)  # [G, R]
-    if spec.policy == "streaming":
-        votes = torch.where(eligible, index.float(), float("-inf"))[:, None].expand(-1, kv_heads, -1)
-        picked = best_regions(votes, min(count, total))
-    else:
-        picked = _best_scored(a, cache, layer, q, eligible, min(count, total))
-    fixed = forced[:, None].expand(-1, kv_heads, -1)
-    return torch.cat([picked, fixed], dim=-1).sort(-1).values
-
-
-def _best_scored(a: AttentionConfig, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int) -> Tensor:
-    """The `count` best regions [G, Hkv, count]: a coarse cut in the cache's dtype, then fine scores in fp32."""
-    groups, kv_heads, heads, rows, dim = q.shape
-    total, query_sub = eligible.shape[-1], min(a.query_sub, rows)
-    means = sub_means(q, query_sub) * dim**-0.5  # [G, Hkv, heads, Q, D]
-    per_region = a.region_tokens // a.query_sub
-    candidates = None
-    if total > a.candidates:
-        # A single query can afford the fine means at once; groups cut with the coarse ones.
-        name, sub = ("fine", a.key_sub) if rows == 1 else ("coarse", a.coarse_sub)
-        folded = means.permute(1, 0, 2, 3, 4).reshape(kv_heads, -1, dim).to(cache.shape.dtype)
-        means_by_store = _summaries(cache, layer, name, a.region_tokens // sub, total)
-        scores = torch.cat([region_scores(folded, part) for part in means_by_store], dim=-1)  # [Hkv, G * heads * Q, R]
-        scores = scores.view(kv_heads, groups, -1, total).transpose(0, 1)
-        votes = group_votes(scores, eligible, heads, per_region)
-        candidates = best_regions(votes, max(a.candidates, count))  # [G, Hkv, C]
-    fine = _gather_rows(cache, layer, "fine", a.region_tokens // a.key_sub, candidates, groups, total)
-    queries = means.flatten(2, 3)  # [G, Hkv, heads * Q, D]
-    scores = region_scores(queries, fine.float())  # [G, Hkv, heads * Q, C]
-    if candidates is None:
-        votes = group_votes(scores, eligible, heads, per_region)
-        return best_regions(votes, count)
-    allowed = eligible[:, None].expand(-1, kv_heads, -1).gather(-1, candidates)
-    votes = _votes_per_head(scores, allowed, heads, per_region)
-    return candidates.gather(-1, best_regions(votes, count))
-
-
-def _votes_per_head(scores: Tensor, eligible: Tensor, heads: int, per_region: int) -> Tensor:
-    """group_votes when each KV head has candidates of its own. eligible: [G, Hkv, C]."""
-    folded = scores.flatten(0, 1)[:, None]  # [G * Hkv, 1, heads * Q, C]
-    return group_votes(folded, eligible.flatten(0, 1), heads, per_region).view(eligible.shape)
-
-
-def _summaries(cache: RegionCache, layer: int, name: str, per_region: int, total: int) -> list[Tensor]:
-    """[Hkv, R, F, D] key means of the first `total` regions, memory by memory; spare room is left out."""
-    stores = cache.stores(layer)
-    ends = [offset for offset, _ in stores[1:]] + [total]
-    return [
-        getattr(store, name).unflatten(1, (-1, per_region))[:, : min(end, total) - offset]
-        for (offset, store), end in zip(stores, ends, strict=True)
-        if offset < total
-    ]
-
-
-def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw keys and values of the chosen regions.
-
-    Args:
-        regions: [G, Hkv, K].
-
-    Returns:
-        (k, v), each [G, Hkv, K * L, D], in the cache's dtype.
-    """
-    size = cache.shape.attention.region_tokens
-    k = _gather_rows(cache, layer, "k", size, regions).flatten(2, 3)
-    v = _gather_rows(cache, layer, "v", size, regions).flatten(2, 3)
-    return k, v
-
-
-def _gather_rows(
-    cache: RegionCache,
-    layer: int,
-    name: str,
-    per_region: int,
-    regions: Tensor | None,
-    groups: int = 1,
-    total: int = 0,
-) -> Tensor:
-    """Rows of one tensor of the layer by region, [G, Hkv, K, per_region, D]; regions None means the first `total`."""
-    if regions is None:
-        parts = _summaries(cache, layer, name, per_region, total)
-        return torch.cat(parts, dim=1).expand(groups, -1, -1, -1, -1)
-    stores = cache.stores(layer)
-    dim = cache.shape.head_dim
-    head = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None]
-    if len(stores) == 1:
-        tensor = getattr(stores[0][1], name)
-        rows = (head * (tensor.shape[1] // per_region) + regions).flatten()
-        return tensor.view(-1, per_region * dim).index_select(0, rows).view(*regions.shape, per_region, dim)
-    out = torch.empty(*regions.shape, per_region * dim, dtype=cache.shape.dtype, device=regions.device)
-    ends = [offset for offset, _ in stores[1:]] + [1 << 62]
-    for (offset, store), end in zip(stores, ends, strict=True):
-        tensor = getattr(store, name)
-        here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
-        rows = here[1] * (tensor.shape[1] // per_region) + regions[here] - offset
-        out[here] = tensor.view(-1, per_region * dim).index_select(0, rows)
-    return out.unflatten(-1, (per_region, dim))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from app.runtime.memory import LayerMemory, MemoryShape, RegionMemory
+from app.runtime.memory import RegionMemory
+from app.runtime.shape import MemoryShape
 
 SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
 
@@ -92,10 +93,11 @@ class RegionCache(Cache):
         """Tokens seen, not kept."""
         return self.layers[layer_idx].get_seq_length()
 
-    def stores(self, layer: int) -> list[tuple[int, LayerMemory]]:
-        """(first region, tensors) of each memory and of the tail."""
-        pairs = [(offset, memory.layers[layer]) for offset, memory in zip(self.offsets, self.memories, strict=True)]
-        return [*pairs, (self.base_regions, self.tail.layers[layer])]
+    def stores(self) -> list[tuple[int, int, RegionMemory]]:
+        """(first region, region after the last, memory) of each memory and of the tail, which has no end."""
+        starts = [*self.offsets, self.base_regions]
+        ends = [*starts[1:], 1 << 62]
+        return list(zip(starts, ends, [*self.memories, self.tail], strict=True))
 
     def table(self, tail_tokens: int) -> tuple[Tensor, Tensor]:
         """Start (absolute token) and length of every region when the tail holds `tail_tokens`.
@@ -124,7 +126,7 @@ class RegionCache(Cache):
             sinks = mass[..., :SINK_TOKENS].sum(-1) * (regions == 0)
             self.evidence.index_add_(0, regions[far], (mass.sum(-1) - sinks)[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
-        tail, size = self.tail.layers[layer], self.shape.attention.region_tokens
-        places = own[0] * (tail.mass.shape[1] // size) + regions[own] - self.base_regions
-        tail.mass.view(-1, size).index_add_(0, places, mass[own])
-        tail.exposure.view(-1).index_add_(0, places, torch.full_like(places, rows, dtype=torch.float32))
+        tail_mass, size = self.tail.mass[layer], self.shape.attention.region_tokens
+        places = own[0] * (tail_mass.shape[1] // size) + regions[own] - self.base_regions
+        tail_mass.view(-1, size).index_add_(0, places, mass[own])
+        self.tail.exposure[layer].view(-1).index_add_(0, places, torch.full_like(places, rows, dtype=torch.float32))

@@ -22,8 +22,10 @@ from app.runtime import attention, checkpoint
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
-from app.runtime.memory import MemoryShape, RegionMemory
+from app.runtime.memory import RegionMemory
 from app.runtime.sampling import sample
+from app.runtime.shape import MemoryShape
+from app.runtime.spec import AttentionSpec
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class IdentityRotary(nn.Module):
         return one, torch.zeros_like(one)
 
 
-def install(model, spec: attention.AttentionSpec) -> None:
+def install(model, spec: AttentionSpec) -> None:
     """Put region attention into a model through its public seams: attention name and rotary module."""
     AttentionInterface.register(attention.NAME, attention.lectern_attention)
     model.set_attn_implementation(attention.NAME)
@@ -74,7 +76,7 @@ class Engine:
         config = model.config
         device, dtype = model.device, model.dtype
         rotary = model.model.rotary_emb
-        self.spec = attention.AttentionSpec(
+        self.spec = AttentionSpec(
             recipe.attention, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy
         )
         install(model, self.spec)

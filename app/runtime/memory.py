@@ -1,59 +1,11 @@
-"""RegionMemory: raw keys and values of one text, region by region, with the summaries that find them again."""
-
-from dataclasses import dataclass
+"""RegionMemory: what one text left behind: keys, values, what finds them again, and what they were worth."""
 
 import torch
 from torch import Tensor
 
-from app.kernels.regions import sub_means
-from app.runtime.config import AttentionConfig
-
-MAX_ROW_BYTES = 1 << 20  # of one stored row
-
-
-@dataclass(frozen=True)
-class MemoryShape:
-    """What the tensors of a memory look like; equal for all memories of one engine."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    attention: AttentionConfig
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of keys and values per token, all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
-
-    @property
-    def bundle_layers(self) -> int:
-        """Layers whose K and V of one group share a stored row of at most 1 MiB."""
-        layer = self.token_bytes // self.layers * self.attention.group_tokens
-        return max(1, min(self.layers, MAX_ROW_BYTES // layer))
-
-
-@dataclass
-class LayerMemory:
-    """One layer's tensors. The second axis runs over tokens, sub-blocks or regions and has spare room at its end.
-
-    Attributes:
-        k, v: [Hkv, capacity, D] raw (un-rotated) keys, and values.
-        fine, coarse: [Hkv, capacity / sub, D] means of `key_sub` and `coarse_sub` neighbouring keys.
-        mass: [Hkv, capacity] float32, attention mass received from sampled queries (H2O).
-        exposure: [Hkv, capacity / L] float32, sampled query rows that saw the region.
-    """
-
-    k: Tensor
-    v: Tensor
-    fine: Tensor
-    coarse: Tensor
-    mass: Tensor
-    exposure: Tensor
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.k, self.v, self.fine, self.coarse, self.mass, self.exposure
+from app.runtime.index import RegionIndex
+from app.runtime.pages import KVPages
+from app.runtime.shape import MemoryShape, from_bytes, to_bytes
 
 
 class RegionMemory:
@@ -61,6 +13,12 @@ class RegionMemory:
 
     Regions lie at multiples of `region_tokens` from the memory's own start, so a memory means the same wherever it is
     attached.
+
+    Attributes:
+        pages: keys and values. index: key means.
+        mass: of each layer, [Hkv, capacity] float32: attention mass received from sampled queries (H2O).
+        exposure: of each layer, [Hkv, capacity / L] float32: sampled query rows that saw the region.
+        filled: slots that each layer holds.
     """
 
     def __init__(self, shape: MemoryShape, capacity_tokens: int = 0) -> None:
@@ -68,8 +26,13 @@ class RegionMemory:
         self.token_ids: list[int] = []
         self.filled = [0] * shape.layers
         self.capacity = 0
-        self.layers = [self._empty_layer(0) for _ in range(shape.layers)]
+        self.pages, self.index = KVPages(shape), RegionIndex(shape)
+        self.mass = [self._floats(0) for _ in range(shape.layers)]
+        self.exposure = [self._floats(0) for _ in range(shape.layers)]
         self.reserve(capacity_tokens)
+
+    def _floats(self, count: int) -> Tensor:
+        return torch.zeros(self.shape.kv_heads, count, device=self.shape.device)
 
     @property
     def tokens(self) -> int:
@@ -88,22 +51,8 @@ class RegionMemory:
     @property
     def size_bytes(self) -> int:
         """Bytes held, spare room included."""
-        return sum(t.numel() * t.itemsize for layer in self.layers for t in layer.tensors())
-
-    def _empty_layer(self, tokens: int) -> LayerMemory:
-        s, a = self.shape, self.shape.attention
-
-        def zeros(count: int, *rest: int, dtype: torch.dtype = s.dtype) -> Tensor:
-            return torch.zeros(s.kv_heads, count, *rest, dtype=dtype, device=s.device)
-
-        return LayerMemory(
-            k=zeros(tokens, s.head_dim),
-            v=zeros(tokens, s.head_dim),
-            fine=zeros(tokens // a.key_sub, s.head_dim),
-            coarse=zeros(tokens // a.coarse_sub, s.head_dim),
-            mass=zeros(tokens, dtype=torch.float32),
-            exposure=zeros(tokens // a.region_tokens, dtype=torch.float32),
-        )
+        floats = sum(t.numel() * t.itemsize for t in (*self.mass, *self.exposure))
+        return self.pages.size_bytes + self.index.size_bytes + floats
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens in all; doubles at least, so that growth costs a constant per token."""
@@ -111,11 +60,12 @@ class RegionMemory:
         if tokens <= self.capacity:
             return
         tokens = -(-max(tokens, 2 * self.capacity if self.capacity else tokens) // region) * region
-        for i, old in enumerate(self.layers):
-            new = self._empty_layer(tokens)
-            for source, target in zip(old.tensors(), new.tensors(), strict=True):
-                target[:, : source.shape[1]] = source
-            self.layers[i] = new
+        self.pages.reserve(tokens)
+        self.index.reserve(tokens)
+        for layers, count in ((self.mass, tokens), (self.exposure, tokens // region)):
+            for i, old in enumerate(layers):
+                layers[i] = self._floats(count)
+                layers[i][:, : old.shape[1]] = old
         self.capacity = tokens
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -123,42 +73,35 @@ class RegionMemory:
         start = self.filled[layer]
         end = start + keys.shape[1]
         self.reserve(end)
-        memory, attention = self.layers[layer], self.shape.attention
-        memory.k[:, start:end] = keys
-        memory.v[:, start:end] = values
-        for means, sub in ((memory.fine, attention.key_sub), (memory.coarse, attention.coarse_sub)):
-            first = start // sub
-            means[:, first : -(-end // sub)] = sub_means(memory.k[:, first * sub : end], sub).to(means.dtype)
+        self.pages.append(layer, start, keys, values)
+        first = self.index.first_changed(start)
+        self.index.update(layer, first, self.pages.rows(layer, first, end)[0])
         self.filled[layer] = end
 
     def freeze(self) -> "RegionMemory":
-        """End the text: the short last region's missing key means repeat its last one, so that a max ignores them."""
-        attention = self.shape.attention
-        for layer in self.layers:
-            for means, sub in ((layer.fine, attention.key_sub), (layer.coarse, attention.coarse_sub)):
-                used = -(-self.tokens // sub)
-                means[:, used : self.regions * attention.region_tokens // sub] = means[:, used - 1 : used]
+        """End the text; nothing is appended afterwards."""
+        self.index.freeze(self.tokens)
         return self
 
     def truncate(self, tokens: int) -> None:
         """Forget everything after the first `tokens` tokens; what is left is as if no more had come."""
-        attention = self.shape.attention
-        for memory in self.layers:
-            memory.mass[:, tokens:] = 0
-            memory.exposure[:, -(-tokens // attention.region_tokens) :] = 0
-            for means, sub in ((memory.fine, attention.key_sub), (memory.coarse, attention.coarse_sub)):
-                first = tokens // sub
-                if tokens % sub:
-                    means[:, first : first + 1] = sub_means(memory.k[:, first * sub : tokens], sub).to(means.dtype)
+        region = self.shape.attention.region_tokens
+        first = self.index.first_changed(tokens)
+        for layer in range(self.shape.layers):
+            self.mass[layer][:, tokens:] = 0
+            self.exposure[layer][:, -(-tokens // region) :] = 0
+            if first < tokens:
+                self.index.update(layer, first, self.pages.rows(layer, first, tokens)[0])
         self.filled = [tokens] * self.shape.layers
         del self.token_ids[tokens:]
 
     def copy(self) -> "RegionMemory":
         """An independent copy, for an answer that must not change the chat."""
         twin = RegionMemory(self.shape, self.capacity)
-        for source, target in zip(self.layers, twin.layers, strict=True):
-            for a, b in zip(source.tensors(), target.tensors(), strict=True):
-                b.copy_(a)
+        twin.pages.copy_from(self.pages)
+        twin.index.copy_from(self.index)
+        for source, target in zip((*self.mass, *self.exposure), (*twin.mass, *twin.exposure), strict=True):
+            target.copy_(source)
         twin.token_ids, twin.filled = list(self.token_ids), list(self.filled)
         return twin
 
@@ -168,22 +111,9 @@ class RegionMemory:
         return group * size, min((group + 1) * size, self.tokens)
 
     def export_group(self, group: int) -> tuple[bytes, list[bytes]]:
-        """The bytes of one sealed group.
-
-        Returns:
-            (index, kv): the key means of all layers, and rows of at most 1 MiB: each holds K, then V, of a bundle of
-            layers, or a piece of one layer where that is larger.
-        """
+        """The bytes of one sealed group: (index, K/V rows of at most 1 MiB)."""
         start, end = self.group_range(group)
-        attention, bundle = self.shape.attention, self.shape.bundle_layers
-        index = b"".join(
-            _to_bytes(means[:, start // sub : -(-end // sub)])
-            for layer in self.layers
-            for means, sub in ((layer.fine, attention.key_sub), (layer.coarse, attention.coarse_sub))
-        )
-        rows = [_to_bytes(torch.stack([layer.k[:, start:end], layer.v[:, start:end]])) for layer in self.layers]
-        bundles = [b"".join(rows[i : i + bundle]) for i in range(0, len(rows), bundle)]
-        return index, [b[i : i + MAX_ROW_BYTES] for b in bundles for i in range(0, len(b), MAX_ROW_BYTES)]
+        return self.index.export_rows(start, end), self.pages.export_rows(start, end)
 
     def import_group(self, token_ids: list[int], index: bytes, kv: list[bytes]) -> None:
         """Append a group that `export_group` made; the memory must stand at a group boundary.
@@ -194,49 +124,22 @@ class RegionMemory:
         start, tokens, s = self.tokens, len(token_ids), self.shape
         assert start % s.attention.group_tokens == 0, "groups are imported in order"
         self.reserve(start + tokens)
-        shape = (s.layers, 2, s.kv_heads, tokens, s.head_dim)
-        pairs = _from_bytes(b"".join(kv), s.dtype, shape).to(s.device)
-        offset = 0
-        for number, layer in enumerate(self.layers):
-            layer.k[:, start : start + tokens], layer.v[:, start : start + tokens] = pairs[number]
-            for means, sub in ((layer.fine, s.attention.key_sub), (layer.coarse, s.attention.coarse_sub)):
-                count = -(-tokens // sub)
-                size = s.kv_heads * count * s.head_dim * s.dtype.itemsize
-                part = _from_bytes(index[offset : offset + size], s.dtype, (s.kv_heads, count, s.head_dim))
-                means[:, start // sub : start // sub + count] = part.to(s.device)
-                offset += size
-        if offset != len(index):
-            raise ValueError(f"index of {len(index)} bytes, expected {offset}")
+        self.pages.import_rows(start, tokens, kv)
+        self.index.import_rows(start, tokens, index)
         self.filled = [start + tokens] * s.layers
         self.token_ids += token_ids
 
     def export_mass(self) -> bytes:
         """H2O mass and exposure of all tokens read, float32."""
-        region = self.shape.attention.region_tokens
-        return b"".join(
-            _to_bytes(layer.mass[:, : self.tokens]) + _to_bytes(layer.exposure[:, : -(-self.tokens // region)])
-            for layer in self.layers
-        )
+        layers = zip(self.mass, self.exposure, strict=True)
+        return b"".join(to_bytes(mass[:, : self.tokens]) + to_bytes(seen[:, : self.regions]) for mass, seen in layers)
 
     def import_mass(self, data: bytes) -> None:
         """Put back what `export_mass` gave."""
         s, offset = self.shape, 0
-        for layer in self.layers:
-            for target, count in ((layer.mass, self.tokens), (layer.exposure, self.regions)):
+        for mass, exposure in zip(self.mass, self.exposure, strict=True):
+            for target, count in ((mass, self.tokens), (exposure, self.regions)):
                 size = s.kv_heads * count * 4
-                part = _from_bytes(data[offset : offset + size], torch.float32, (s.kv_heads, count))
+                part = from_bytes(data[offset : offset + size], torch.float32, (s.kv_heads, count))
                 target[:, :count] = part.to(s.device)
                 offset += size
-
-
-def _to_bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-
-
-def _from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    count = 1
-    for size in shape:
-        count *= size
-    if len(data) != count * dtype.itemsize:
-        raise ValueError(f"{len(data)} bytes, expected {count * dtype.itemsize}")
-    return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)

@@ -60,6 +60,7 @@ class PretrainConfig:
 
     Attributes:
         induction: start from weights that can already copy (app/train/induction.py), not from noise.
+        start: folder of a checkpoint to go on from instead; its architecture is taken over.
     """
 
     hidden: int = 256
@@ -69,6 +70,7 @@ class PretrainConfig:
     kv_heads: int = 2
     rope_theta: float = 100_000.0
     induction: bool = True
+    start: str = ""
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -204,8 +206,10 @@ class Report(TrainerCallback):
 
 
 def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
-    """A fresh Llama with grouped heads and tied embeddings."""
+    """A Llama with grouped heads and tied embeddings: fresh, or the one that the recipe starts from."""
     torch.manual_seed(config.seed)
+    if config.start:
+        return LlamaForCausalLM.from_pretrained(config.start, dtype=torch.float32)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

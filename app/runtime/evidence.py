@@ -1,0 +1,58 @@
+"""Where an answer looked: the attention mass that each region of the memories received, token by token."""
+
+import torch
+from torch import Tensor
+
+SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
+MOST_PER_TOKEN = 4  # regions told of one token of the answer
+
+
+class AnswerEvidence:
+    """Gathers while an answer is generated.
+
+    Attributes:
+        density: [R] float32, mass per token of each region of the memories, summed over the answer's tokens, heads and
+            the layers that were told of. The first tokens of every memory (its sinks) are left out.
+    """
+
+    def __init__(self, lengths: Tensor, firsts: Tensor) -> None:
+        """
+        Args:
+            lengths: [R] tokens of each region of the memories.
+            firsts: [M] the regions with which memories begin.
+        """
+        begins = torch.zeros(len(lengths), dtype=torch.bool, device=lengths.device)
+        begins[firsts] = True
+        self._begins = begins
+        self._lengths = (lengths - SINK_TOKENS * begins).clamp(min=1).float()
+        self._step = torch.zeros(len(lengths), device=lengths.device)
+        self._best: list[tuple[Tensor, Tensor]] = []
+        self.density = torch.zeros_like(self._step)
+
+    def add(self, regions: Tensor, mass: Tensor) -> None:
+        """Count mass of the query whose answer token comes next.
+
+        Args:
+            regions: [N] of the memories; one may stand there several times.
+            mass: [N, L] per token.
+        """
+        sinks = mass[:, :SINK_TOKENS].sum(-1) * self._begins[regions]
+        self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
+
+    def take(self) -> None:
+        """The next token is part of the answer: what was counted since the last one belongs to it."""
+        density = self._step / self._lengths
+        self._step.zero_()
+        self.density += density
+        best = density.topk(min(MOST_PER_TOKEN, len(density)))
+        self._best.append((best.indices, best.values / density.sum().clamp(min=1e-30)))
+
+    def looks(self) -> list[list[tuple[int, float]]]:
+        """Per token of the answer its best regions, each with its share of that token's density; best first."""
+        if not self._best:
+            return []
+        regions, shares = (torch.stack(parts).tolist() for parts in zip(*self._best, strict=True))
+        return [
+            [(region, share) for region, share in zip(*pair, strict=True) if share > 0]
+            for pair in zip(regions, shares, strict=True)
+        ]
