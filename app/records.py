@@ -129,7 +129,11 @@ class Message:
 
 @dataclass(frozen=True)
 class ChatInfo:
-    """A chat as the list shows it."""
+    """A chat as the list shows it.
+
+    Attributes:
+        parent: id of the chat that it was forked from, which may be deleted since.
+    """
 
     id: str
     title: str
@@ -137,6 +141,7 @@ class ChatInfo:
     messages: int
     model: str
     updated: str
+    parent: str | None = None
 
 
 @dataclass(frozen=True)

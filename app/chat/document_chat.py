@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.chat.branches import Branches
 from app.chat.focus import Sight
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.process import memory_bytes
@@ -35,7 +36,7 @@ CLOSE_WAIT_S = 5
 KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
 
 
-class DocumentChat:
+class DocumentChat(Branches):
     """Documents, chats and the model of one data folder. One reading or answer runs at a time.
 
     Attributes:
@@ -336,8 +337,8 @@ class DocumentChat:
         with self.claim("answering") as job:
             session = yield from sessions.open(self.chat(chat).id, job)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
-            question = sessions.drop_last_turn(session)
-            yield from sessions.answer(session, question, generation, job)
+            question, after = self.question(session.chat)
+            yield from sessions.answer(session, question, generation, job, after=after)
 
     def answer_without(
         self, evidence: str, *, generation: GenerationConfig = GenerationConfig()

@@ -104,6 +104,7 @@ class Sessions:
         else:
             reader.bring_groups(tail.keys, tail.token_ids, cache.tail)
             if cache.tail.tokens == len(tail.token_ids):
+                cache.tail.truncate(tail.turns[-1])  # a fork's last block may reach into what was not taken over
                 session.turns = list(tail.turns)
                 session.keys = list(tail.keys)[: cache.tail.tokens // reader.group_tokens]
                 session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
@@ -133,9 +134,19 @@ class Sessions:
         question: str,
         generation: GenerationConfig,
         job: Job,
+        *,
+        after: int | None = None,
     ) -> Iterator[Delta | Done]:
-        """Generate and save one turn, also when it is stopped half way."""
+        """Generate and save one turn, also when it is stopped half way.
+
+        Args:
+            after: the turn comes after the first so many; those beyond stay until it is saved in their place.
+        """
         history = self.store.messages(session.chat)
+        if after is not None:
+            self._take_back(session, after)
+            history = history[: turn_starts(history)[after]]
+            self.session = None  # until it is saved, the chat is the one that is stored
         run = self.generate(session, history, question, generation, job)
         done: Done | None = None
         try:
@@ -149,13 +160,15 @@ class Sessions:
             for event in run:
                 done = event if isinstance(event, Done) else done
             if done and done.answer:
-                self._save(session, question, done, first=not history)
+                self._save(session, question, done, history, after)
             raise
         assert done is not None
         stopped_early = done.stats.stopped and not done.answer
-        yield done if stopped_early else self._save(session, question, done, first=not history)
+        yield done if stopped_early else self._save(session, question, done, history, after)
 
-    def _save(self, session: Session, question: str, done: Done, *, first: bool) -> Done:
+    def _save(
+        self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None
+    ) -> Done:
         """Store the turn; the chat's memory before the message that needs it."""
         session.turns.append(session.cache.tail.tokens)
         stats = done.stats
@@ -163,17 +176,18 @@ class Sessions:
             tail = self.keep_tail(session)
         except StoreError as error:
             tail, stats = None, replace(stats, note=f"{error}. This turn is kept without its memory.")
-        _, answered = self.store.save_turn(session.chat, question, done.answer, stats.as_dict(), done.evidence, tail)
-        if first and self.store.chat(session.chat).title == "New chat":
+        turn = question, done.answer, stats.as_dict(), done.evidence, tail
+        _, answered = self.store.save_turn(session.chat, *turn, after=after)
+        self.session = session
+        if not history and self.store.chat(session.chat).title == "New chat":
             self.store.rename_chat(session.chat, _title(question))
         return replace(done, evidence=answered.evidence, stats=stats)
 
-    def drop_last_turn(self, session: Session) -> str:
-        """Take the session and the stored chat back before the last question, which is returned."""
-        session.turns = session.turns[:-1]
+    def _take_back(self, session: Session, turns: int) -> None:
+        """Let the session stand after its first turns; the stored chat stays as it is."""
+        session.turns = session.turns[:turns]
         session.cache.tail.truncate(session.turns[-1] if session.turns else 0)
         session.keys = session.keys[: session.cache.tail.tokens // self.reader.group_tokens]
-        return self.store.drop_last_turn(session.chat, self.keep_tail(session))
 
     def before(self, session: Session, message: int) -> tuple[Session, list[Message], Message]:
         """A twin of the session as it stood before the turn that ends in `message`, on a copy of the tail.
@@ -289,6 +303,11 @@ class Sessions:
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:
     return [memory for document in documents for memory in document.memories]
+
+
+def turn_starts(messages: Sequence[Message]) -> list[int]:
+    """Places of the questions: where each turn begins."""
+    return [place for place, message in enumerate(messages) if message.role == "user"]
 
 
 def _memory_names(documents: Sequence[ReadDocument]) -> tuple[tuple[str, int], ...]:

@@ -179,6 +179,13 @@ class BlockStore:
             data.append(found[place].data)
         return data
 
+    def tokens_in(self, key: str) -> int | None:
+        """How many tokens a block holds; None when it is not stored."""
+        query = "SELECT length(i.tokens) / 4 FROM block b JOIN block_index i ON i.block = b.id WHERE b.key = ?"
+        with self._read() as db:
+            row = db.execute(query, [key]).fetchone()
+        return row[0] if row else None
+
     def hold(self, keys: Iterable[str]) -> None:
         """Keep blocks from eviction while a memory in use still reads from them; each call needs its `release`."""
         with self._holding:

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ _INFO = """
     SELECT c.id, c.title,
            (SELECT json_group_array(document) FROM
                (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position)),
-           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated
+           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated, c.parent
     FROM chat c
 """
 _FOUND = """
@@ -82,6 +82,39 @@ class Chats:
             for id, role, content, stats in rows
         ]
 
+    def fork_chat(self, chat: str, turns: int, group_tokens: Callable[[str], int | None]) -> str:
+        """A new chat that begins with the first turns of another; the memory behind them is shared, not copied.
+
+        Args:
+            turns: questions with their answers that go over; 0 leaves the documents, just read.
+            group_tokens: how many tokens a stored block holds; None when it is gone.
+
+        Returns:
+            the new chat's id.
+
+        Raises:
+            NotFoundError: the chat has fewer turns.
+        """
+        id, moment = secrets.token_hex(6), now()
+        with self._library.write() as db:
+            _require(db, chat)
+            messages = _turns(db, chat)[:turns]
+            if turns > len(messages):
+                raise NotFoundError(f"chat {chat!r}: has {len(messages)} turns; turn {turns} is not there")
+            title = f"{db.execute('SELECT title FROM chat WHERE id = ?', [chat]).fetchone()[0]} (fork)"
+            db.execute(
+                "INSERT INTO chat (id, title, model, created, updated, parent) "
+                "SELECT ?, ?, model, ?, ?, id FROM chat WHERE id = ?",
+                [id, title if turns else "New chat", moment, moment, chat],
+            )
+            documents = "INSERT INTO chat_document SELECT ?, position, document FROM chat_document WHERE chat = ?"
+            db.execute(documents, [id, chat])
+            for message in (message for turn in messages for message in turn):
+                _copy_message(db, message, id)
+            tail = _tail(db, chat)
+            _replace_tail(db, id, tail and cut(tail, turns, group_tokens))
+        return id
+
     def rename_chat(self, chat: str, title: str) -> None:
         """Give a chat another title."""
         with self._library.write() as db:
@@ -109,14 +142,21 @@ class Chats:
         stats: dict[str, Any],
         evidence: Sequence[Evidence],
         tail: Tail | None,
+        *,
+        after: int | None = None,
     ) -> tuple[Message, Message]:
         """Keep a question, its answer and the tail after them, all or nothing.
+
+        Args:
+            after: keep the first so many turns and put this one in the place of the others.
 
         Returns:
             the two messages; the answer's evidence has the ids under which it is kept.
         """
         with self._library.write() as db:
             _require(db, chat)
+            for message in (m for turn in _turns(db, chat)[after:] for m in turn) if after is not None else ():
+                db.execute("DELETE FROM message WHERE id = ?", [message])
             asked = _insert_message(db, chat, "user", question, {})
             answered = _insert_message(db, chat, "assistant", answer, stats)
             kept = tuple(replace(item, id=f"e{answered.id}-{n}") for n, item in enumerate(evidence, start=1))
@@ -126,38 +166,12 @@ class Chats:
             db.execute("UPDATE chat SET updated = ? WHERE id = ?", [now(), chat])
         return asked, replace(answered, evidence=kept)
 
-    def drop_last_turn(self, chat: str, tail: Tail | None) -> str:
-        """Take back the last question and its answer; `tail` is the one before them. Returns the question."""
-        with self._library.write() as db:
-            _require(db, chat)
-            last = db.execute(
-                "SELECT id, content FROM message WHERE chat = ? AND role = 'user' ORDER BY id DESC LIMIT 1", [chat]
-            ).fetchone()
-            if last is None:
-                raise NotFoundError(f"chat {chat!r}: has no question yet")
-            db.execute("DELETE FROM message WHERE chat = ? AND id >= ?", [chat, last[0]])
-            _replace_tail(db, chat, tail)
-        return last[1]
-
     def tail(self, chat: str) -> Tail | None:
         """The tail kept with the last turn."""
         with self._library.read() as db:
             _require(db, chat)
             with db.atomic():
-                rows = db.execute(
-                    "SELECT recipe, token_ids, turns, memories FROM tail WHERE chat = ?", [chat]
-                ).fetchall()
-                keys = db.execute("SELECT key FROM tail_block WHERE chat = ? ORDER BY position", [chat]).fetchall()
-        if not rows:
-            return None
-        recipe, token_ids, turns, memories = rows[0]
-        return Tail(
-            recipe=recipe,
-            token_ids=tuple(unpack(token_ids)),
-            keys=tuple(key for (key,) in keys),
-            turns=tuple(json.loads(turns)),
-            memories=tuple((document, number) for document, number in json.loads(memories)),
-        )
+                return _tail(db, chat)
 
     def evidence(self, id: str) -> tuple[Evidence, str, int]:
         """A passage by its id, with its chat and the message it stands under."""
@@ -168,6 +182,24 @@ class Chats:
                 raise NotFoundError(f"evidence {id!r}: not known; ids look like e12-1 and stand under an answer")
             chat = db.execute("SELECT chat FROM message WHERE id = ?", [row[0]]).fetchone()[0]
         return _evidence(row), chat, row[0]
+
+
+def cut(tail: Tail, turns: int, group_tokens: Callable[[str], int | None]) -> Tail | None:
+    """The tail as it was after its first turns, on the blocks of the whole one.
+
+    Its last block may reach beyond them; what is too much is forgotten when the chat is opened.
+
+    Returns:
+        None when the memory of that moment is not stored.
+    """
+    if turns == 0 or len(tail.turns) < turns or not tail.turns[turns - 1]:
+        return None
+    kept = tail.turns[:turns]
+    size = group_tokens(tail.keys[0]) if len(tail.keys) > 1 else len(tail.token_ids)
+    if not size:
+        return None
+    groups = -(-kept[-1] // size)
+    return replace(tail, token_ids=tail.token_ids[: groups * size], keys=tail.keys[:groups], turns=kept)
 
 
 def _require(db: Database, chat: str) -> None:
@@ -189,6 +221,28 @@ def _insert_message(db: Database, chat: str, role: str, content: str, stats: dic
     return Message(id, role, content, stats)
 
 
+def _turns(db: Database, chat: str) -> list[list[int]]:
+    """Message ids of each turn: a question and what was said to it."""
+    turns: list[list[int]] = []
+    for id, role in db.execute("SELECT id, role FROM message WHERE chat = ? ORDER BY id", [chat]):
+        if role == "user" or not turns:
+            turns.append([])
+        turns[-1].append(id)
+    return turns
+
+
+def _copy_message(db: Database, message: int, chat: str) -> None:
+    """Put a message with its evidence under another chat."""
+    columns = "role, content, stats, created"
+    copy = f"INSERT INTO message (chat, {columns}) SELECT ?, {columns} FROM message WHERE id = ?"
+    twin = db.execute(copy, [chat, message]).lastrowid
+    columns = "number, document, title, label, part, char_start, char_end, text, weight, regions"
+    db.execute(
+        f"INSERT INTO evidence (message, {columns}) SELECT ?, {columns} FROM evidence WHERE message = ?",
+        [twin, message],
+    )
+
+
 def _insert_evidence(db: Database, message: int, number: int, item: Evidence) -> None:
     row = [message, number, item.document, storable(item.title), storable(item.label), item.part]
     row += [item.char_start, item.char_end, storable(item.text), item.weight, json.dumps(item.regions)]
@@ -199,6 +253,21 @@ def _evidence(row: tuple[Any, ...]) -> Evidence:
     message, number, *plain, regions = row
     pairs = tuple((memory, region) for memory, region in json.loads(regions))
     return Evidence(f"e{message}-{number}", *plain, regions=pairs)
+
+
+def _tail(db: Database, chat: str) -> Tail | None:
+    row = db.execute("SELECT recipe, token_ids, turns, memories FROM tail WHERE chat = ?", [chat]).fetchone()
+    if row is None:
+        return None
+    keys = db.execute("SELECT key FROM tail_block WHERE chat = ? ORDER BY position", [chat]).fetchall()
+    recipe, token_ids, turns, memories = row
+    return Tail(
+        recipe=recipe,
+        token_ids=tuple(unpack(token_ids)),
+        keys=tuple(key for (key,) in keys),
+        turns=tuple(json.loads(turns)),
+        memories=tuple((document, number) for document, number in json.loads(memories)),
+    )
 
 
 def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
@@ -212,5 +281,5 @@ def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
 
 
 def _info(row: tuple[Any, ...]) -> ChatInfo:
-    id, title, documents, messages, model, updated = row
-    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated)
+    id, title, documents, messages, model, updated, parent = row
+    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated, parent)

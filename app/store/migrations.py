@@ -182,6 +182,29 @@ def library_0001(db: Database) -> None:
         db.table(table).enable_fts([column], create_triggers=True, tokenize="unicode61 remove_diacritics 2")
 
 
+@_library(name="0002")
+def library_0002(db: Database) -> None:
+    """Where a chat was forked from, what each recipe digest stands for, and which documents' memory must stay.
+
+    The parent is no foreign key: a fork outlives it.
+    """
+    db.executescript(
+        """
+        ALTER TABLE chat ADD COLUMN parent TEXT;
+
+        CREATE TABLE recipe (
+            digest TEXT PRIMARY KEY,
+            parts TEXT NOT NULL,
+            created TEXT NOT NULL
+        ) STRICT;
+
+        CREATE TABLE pin (
+            document TEXT PRIMARY KEY REFERENCES document ON DELETE CASCADE
+        ) STRICT, WITHOUT ROWID;
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

@@ -75,16 +75,23 @@ class Store(Documents, Chats):
         stats: dict[str, Any],
         evidence: Sequence[Evidence],
         tail: Tail | None,
+        *,
+        after: int | None = None,
     ) -> tuple[Message, Message]:
-        messages = super().save_turn(chat, question, answer, stats, evidence, tail)
+        messages = super().save_turn(chat, question, answer, stats, evidence, tail, after=after)
         self.blocks.settle(tail.keys if tail else ())
+        if after is not None:
+            self._later(self.collect_garbage)
         self._later(self._back_up_when_due)
         return messages
 
-    def drop_last_turn(self, chat: str, tail: Tail | None) -> str:
-        question = super().drop_last_turn(chat, tail)
-        self._later(self.collect_garbage)
-        return question
+    def fork(self, chat: str, turns: int) -> str:
+        """A new chat that begins with the first turns of another. Costs a few rows, whatever was read.
+
+        Raises:
+            NotFoundError: the chat is not there, or has fewer turns.
+        """
+        return self.fork_chat(chat, turns, self.blocks.tokens_in)
 
     def delete_chat(self, chat: str) -> None:
         super().delete_chat(chat)

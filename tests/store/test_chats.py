@@ -58,19 +58,88 @@ def test_a_turn_is_kept_whole_or_not_at_all(store: Store) -> None:
     assert store.tail(chat) == TAIL
 
 
-def test_the_last_turn_can_be_dropped_until_none_is_left(store: Store) -> None:
+def test_a_turn_can_take_the_place_of_earlier_ones(store: Store) -> None:
     chat = store.create_chat([], "m")
     store.save_turn(chat, "one", "1", {}, [], TAIL)
     _, answered = store.save_turn(chat, "two", "2", {}, [EVIDENCE], replace(TAIL, keys=("k1", "k2", "k3")))
-    assert store.drop_last_turn(chat, TAIL) == "two"
-    assert [m.content for m in store.messages(chat)] == ["one", "1"] and store.tail(chat) == TAIL
+    store.save_turn(chat, "two!", "2!", {}, [], TAIL, after=1)
+    assert [m.content for m in store.messages(chat)] == ["one", "1", "two!", "2!"] and store.tail(chat) == TAIL
     with pytest.raises(NotFoundError):
         store.evidence(f"e{answered.id}-1")
-    assert store.drop_last_turn(chat, None) == "one"
-    assert store.tail(chat) is None
-    with pytest.raises(NotFoundError, match="no question"):
-        store.drop_last_turn(chat, None)
-    assert store.save_turn(chat, "three", "3", {}, [], None)[1].id > answered.id
+    _, again = store.save_turn(chat, "three", "3", {}, [], None, after=0)
+    assert [m.content for m in store.messages(chat)] == ["three", "3"] and store.tail(chat) is None
+    assert again.id > answered.id and store.chats("two") == []
+
+
+def turns(store: Store) -> str:
+    """A chat of three turns with 10, 20 and 30 tokens on blocks of 8."""
+    chat = store.create_chat(["d0c"], "m", "Emma")
+    keys = tuple(f"k{n}" for n in range(4))
+    for number, name in enumerate(keys):
+        store.blocks.put(name, list(range(8 * number, min(30, 8 * number + 8))), b"", [], "raw")
+    for n in (1, 2, 3):
+        tail = Tail(
+            "aa", tuple(range(10 * n)), keys[: -(-10 * n // 8)], tuple(range(10, 10 * n + 1, 10)), (("d0c", 0),)
+        )
+        store.save_turn(chat, f"q{n}", f"a{n}", {"n": n}, [EVIDENCE], tail)
+    store.blocks.flush()
+    return chat
+
+
+def test_a_fork_takes_over_turns_and_shares_their_blocks(store: Store) -> None:
+    chat = turns(store)
+    fork = store.fork(chat, 2)
+    info = store.chat(fork)
+    assert (info.title, info.documents, info.messages, info.parent) == ("Emma (fork)", ("d0c",), 4, chat)
+    taken = store.messages(fork)
+    assert [m.content for m in taken] == ["q1", "a1", "q2", "a2"] and taken[3].stats == {"n": 2}
+    assert replace(taken[1].evidence[0], id="") == EVIDENCE
+    assert store.evidence(taken[1].evidence[0].id)[1] == fork
+    tail = store.tail(fork)
+    assert tail.turns == (10, 20) and tail.keys == ("k0", "k1", "k2") and tail.token_ids == tuple(range(24))
+    assert store.tail(store.fork(chat, 3)) == store.tail(chat)
+    assert len(store.messages(chat)) == 6
+    assert {c.id for c in store.chats("q2")} == {chat, fork, *(c.id for c in store.chats() if c.messages == 6)}
+
+
+def test_a_fork_from_just_read_holds_the_documents_alone(store: Store) -> None:
+    fork = store.fork(turns(store), 0)
+    assert store.chat(fork).documents == ("d0c",) and store.chat(fork).title == "New chat"
+    assert store.messages(fork) == [] and store.tail(fork) is None
+
+
+def test_a_fork_of_turns_whose_memory_is_gone_keeps_the_text(store: Store) -> None:
+    chat = turns(store)
+    store.blocks.delete(["k0"])
+    store.blocks.flush()
+    fork = store.fork(chat, 1)
+    assert store.tail(fork) is None and len(store.messages(fork)) == 2
+
+
+def test_a_turn_that_is_not_there_cannot_be_forked_from(store: Store) -> None:
+    chat = turns(store)
+    with pytest.raises(NotFoundError, match="3 turns; turn 4"):
+        store.fork(chat, 4)
+    with pytest.raises(NotFoundError):
+        store.fork("none", 0)
+    assert len(store.chats()) == 1
+
+
+def test_children_stay_whole_when_the_parent_is_deleted(store: Store) -> None:
+    chat = turns(store)
+    fork, other = store.fork(chat, 1), store.fork(chat, 3)
+    tail, messages = store.tail(other), store.messages(other)
+    store.delete_chat(chat)
+    store.collect_garbage()
+    assert store.blocks.known_prefix(["k0", "k1", "k2", "k3"]) == 4
+    assert (store.tail(other), store.messages(other)) == (tail, messages)
+    assert store.chat(fork).parent == chat
+    store.delete_chat(other)
+    store.collect_garbage()
+    assert store.blocks.known_prefix(["k0", "k1"]) == 2 and store.blocks.known_prefix(["k2"]) == 0
+    store.delete_chat(fork)
+    store.collect_garbage()
+    assert store.stats()["blocks"] == 0
 
 
 def test_chats_are_listed_last_used_first(store: Store) -> None:

@@ -1,0 +1,147 @@
+"""Forks and edited questions: nothing is read for them, nothing is lost by them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from app.chat import DocumentChat
+from app.errors import InputError, LecternError, NotFoundError
+from app.runtime.config import GenerationConfig
+from tests.chat.opened import SHORT, Open, finish, open_chat, write
+
+__all__ = ["open_chat"]
+
+
+def begun(chat: DocumentChat, folder: Path, words: int = 200) -> str:
+    """A chat of three turns over a book."""
+    document = chat.add_document(write(folder, words=words))
+    id = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
+    for question in ("and what then?", "why?"):
+        finish(chat.ask(question, chat=id, generation=SHORT))
+    return id
+
+
+def test_a_fork_goes_on_as_the_chat_would_have(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    for turn in (1, 2, 3):
+        expected = finish(chat.ask("next?", chat=first, generation=SHORT)) if turn == 3 else None
+        fork = chat.fork(first, turn)
+        done = finish(chat.ask("next?", chat=fork, generation=SHORT))
+        assert done.stats.tokens_read < 40 and done.stats.note == ""
+        if expected:
+            assert done.answer == expected.answer
+    texts = [m.content for m in chat.messages(chat.chats()[0].id)]
+    assert texts[:2] == [m.content for m in chat.messages(first)][:2]
+
+
+def test_a_fork_at_an_early_turn_answers_as_that_turn_did(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    chat = open_chat()  # from the store, not from RAM
+    fork = chat.fork(first, 1)
+    done = finish(chat.ask("and what then?", chat=fork, generation=SHORT))
+    assert done.answer == chat.messages(first)[3].content
+    assert done.stats.tokens_read < 40 and done.stats.note == ""
+
+
+def test_ten_forks_cost_under_a_hundredth(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path, words=1_500)
+    chat.store.blocks.flush()
+    blocks = chat.store.stats()["blocks"]
+    chat = open_chat()
+    before = _bytes(tmp_path / "home")
+    started = time.perf_counter()
+    forks = [chat.fork(first, turn % 4) for turn in range(10)]
+    elapsed_s = time.perf_counter() - started
+    assert chat.store.stats()["blocks"] == blocks
+    chat = open_chat()
+    assert _bytes(tmp_path / "home") < before * 1.01, elapsed_s
+    assert len(set(forks)) == 10
+
+
+def _bytes(home: Path) -> int:
+    return sum((home / name).stat().st_size for name in ("library.db", "kv.db"))
+
+
+def test_deleting_the_parent_leaves_the_child_whole(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    fork, twin = chat.fork(first), chat.fork(first)
+    expected = finish(chat.ask("next?", chat=twin, generation=SHORT))
+    chat.delete_chat(first)
+    chat.delete_chat(twin)
+    chat.store.collect_garbage()
+    chat = open_chat()
+    done = finish(chat.ask("next?", chat=fork, generation=SHORT))
+    assert done.answer == expected.answer and done.stats.note == ""
+    assert done.stats.tokens_read == expected.stats.tokens_read < 40
+
+
+def test_a_fork_from_just_read_reads_nothing(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    fork = chat.fork(first, 0)
+    done = finish(chat.ask("who is it?", chat=fork, generation=SHORT))
+    assert done.answer == chat.messages(first)[1].content and done.stats.tokens_read < 40
+    assert chat.chat(fork).title == "who is it?"
+
+
+def test_a_fork_that_cannot_be_is_refused_by_value(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    with pytest.raises(InputError, match="turn -1"):
+        chat.fork(first, -1)
+    with pytest.raises(NotFoundError, match="turn 9"):
+        chat.fork(first, 9)
+
+
+def test_an_early_question_is_edited_without_reading_the_documents(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    fresh = finish(chat.ask("where?", chat=chat.fork(first, 1), generation=SHORT))
+    chat = open_chat()
+    done = finish(chat.edit(first, 2, " where? ", generation=SHORT))
+    assert done.answer == fresh.answer and done.stats.tokens_read == fresh.stats.tokens_read < 40
+    texts = [m.content for m in chat.messages(first)]
+    assert texts[0] == "who is it?" and texts[2:] == ["where?", fresh.answer]
+    chat = open_chat()
+    assert finish(chat.ask("and?", chat=first, generation=SHORT)).stats.tokens_read < 40
+    edited = finish(chat.edit(first, 1, "where?", generation=SHORT))
+    assert edited.stats.tokens_read < 40 and len(chat.messages(first)) == 2
+
+
+def test_turns_stay_until_the_edited_one_is_answered(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    before = chat.messages(first)
+    events = chat.edit(first, 1, "a long question " * 20, generation=GenerationConfig(max_new_tokens=50))
+    next(events)
+    chat.stop()
+    list(events)
+    if len(chat.messages(first)) == 6:
+        assert chat.messages(first) == before
+        assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
+    with pytest.raises(InputError, match="empty"):
+        list(chat.edit(first, 1, "  "))
+    with pytest.raises(NotFoundError, match="question 7"):
+        list(chat.edit(first, 7, "x"))
+
+
+def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, tmp_path: Path, monkeypatch) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    before = chat.messages(first)
+    with monkeypatch.context() as broken:
+        broken.setattr(chat.store, "save_turn", lambda *_, **__: _raise(LecternError("no")))
+        with pytest.raises(LecternError, match="no"):
+            list(chat.retry(first, generation=SHORT))
+    assert chat.messages(first) == before
+    again = finish(chat.retry(first, generation=SHORT))
+    assert again.answer == before[-1].content and len(chat.messages(first)) == 6
+
+
+def _raise(error: Exception) -> None:
+    raise error
