@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from app.runtime.evidence import AnswerEvidence
 from app.runtime.memory import RegionMemory
 from app.runtime.shape import MemoryShape
 
@@ -57,8 +58,7 @@ class RegionCache(Cache):
         memories: frozen memories, in the order their texts are seen.
         tail: memory of everything after them.
         allowed: [regions of the memories] bool, False for muted ones; None when all may be seen.
-        evidence: [regions of the memories] float32 while an answer is generated, else None: attention mass received,
-            that of the sinks left out.
+        evidence: where the answer that is generated, or was generated last, looked in the memories.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RegionCache(Cache):
         self.memories = tuple(memories)
         self.tail = RegionMemory(shape) if tail is None else tail
         self.allowed: Tensor | None = None
-        self.evidence: Tensor | None = None
+        self.evidence: AnswerEvidence | None = None
         region = shape.attention.region_tokens
         starts, lengths = [], []
         self.base_tokens = self.base_regions = 0
@@ -88,6 +88,23 @@ class RegionCache(Cache):
     def allow(self, regions: Sequence[bool] | None) -> None:
         """Mute the regions of the memories that are False here; None lifts it."""
         self.allowed = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
+
+    def watch(self) -> AnswerEvidence:
+        """Gather evidence of an answer from now on."""
+        firsts = [first for first, memory in zip(self.offsets, self.memories, strict=True) if memory.regions]
+        self.evidence = AnswerEvidence(self._lengths, firsts, SINK_TOKENS)
+        return self.evidence
+
+    def fork(self) -> "RegionCache":
+        """A cache that can go on by itself: the memories are shared, the tail is copied, what is muted stays so."""
+        twin = RegionCache(self.shape, self.memories, self.tail.copy())
+        twin.allowed = self.allowed
+        return twin
+
+    def counts(self) -> dict[str, int]:
+        """What became of the tokens of the memories and the tail, by the names of AnswerStats."""
+        parts = [memory.counts() for memory in (*self.memories, self.tail)]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens seen, not kept."""
@@ -123,8 +140,7 @@ class RegionCache(Cache):
         """
         if self.evidence is not None and layer >= self.shape.layers // 2:
             far = regions < self.base_regions
-            sinks = mass[..., :SINK_TOKENS].sum(-1) * (regions == 0)
-            self.evidence.index_add_(0, regions[far], (mass.sum(-1) - sinks)[far])
+            self.evidence.add(regions[far], mass[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
         tail_mass, size = self.tail.mass[layer], self.shape.attention.region_tokens
         places = own[0] * (tail_mass.shape[1] // size) + regions[own] - self.base_regions

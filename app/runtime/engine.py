@@ -34,6 +34,7 @@ FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment
 LOGIT_ROWS = 1024
+NEIGHBOURS = 8  # tokens before one that decide how it is spelt
 CONTENT_MARK = re.compile(r"\x02(\d+)\x03")
 
 
@@ -265,7 +266,8 @@ class Engine:
     ) -> Iterator[int]:
         """Run a prompt, then yield token after token; the stop token is run but not yielded.
 
-        While it answers, `cache.evidence` gathers the attention mass of each region of the memories.
+        `cache.evidence` gathers where each token of the answer looked. The prompt's last token is run by itself: it is
+        the query that predicts the first one.
 
         Args:
             token_ids: the turn, as `encode_turn` gives it; at least one token.
@@ -274,16 +276,18 @@ class Engine:
         with self._running():
             cache.evidence, before = None, cache.tail.tokens
             try:
-                for _, _, hidden in self._run(cache, token_ids, cancelled):
-                    last = hidden[-1]
+                for _ in self._run(cache, token_ids[:-1], cancelled):
+                    pass
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return
-            cache.evidence = torch.zeros(cache.base_regions, device=self.model.device)
+            evidence = cache.watch()
+            last = self._forward(cache, [token_ids[-1]])[-1]
             for _ in range(config.max_new_tokens):
                 token = sample(self._logits(last), config, generator)
                 stop = token in self.stop_ids
                 if not stop:
+                    evidence.take()
                     yield token
                 last = self._forward(cache, [token])[-1]
                 if stop or (cancelled and cancelled()):
@@ -300,9 +304,32 @@ class Engine:
         Returns:
             [T - max(1, counted_from)], float32, on the CPU.
         """
-        counted_from = max(1, counted_from)
         memory = RegionMemory(self.shape, len(token_ids))
-        cache, parts = RegionCache(self.shape, tail=memory), []
+        return self._scored(RegionCache(self.shape, tail=memory), token_ids, max(1, counted_from), cancelled)
+
+    def score(
+        self,
+        cache: RegionCache,
+        token_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Tensor:
+        """Log-probability of each token of a given answer after a given turn, in one pass; `cache` stays as it is.
+
+        Args:
+            token_ids: the turn, as `encode_turn` gives it; at least one token.
+
+        Returns:
+            [len(answer_ids)], float32, on the CPU.
+        """
+        return self._scored(cache.fork(), [*token_ids, *answer_ids], len(token_ids), cancelled)
+
+    def _scored(
+        self, cache: RegionCache, token_ids: Sequence[int], counted_from: int, cancelled: Callable[[], bool] | None
+    ) -> Tensor:
+        """Run tokens and return the log-probabilities of those from `counted_from` (at least 1) on."""
+        parts = []
         with self._running():
             for start, end, hidden in self._run(cache, token_ids, cancelled):
                 for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
@@ -314,6 +341,12 @@ class Engine:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+
+    def pieces(self, token_ids: Sequence[int]) -> list[str]:
+        """The text that each token adds to the ones before it."""
+        ids = list(token_ids)
+        starts = [max(0, i - NEIGHBOURS) for i in range(len(ids))]
+        return [self.decode(ids[start : i + 1])[len(self.decode(ids[start:i])) :] for i, start in enumerate(starts)]
 
     def stream_text(self, tokens: Iterator[int], stop: Sequence[str] = ()) -> Iterator[str]:
         """Text of a token stream, piece by piece; ends before the first stop string. Half characters wait."""

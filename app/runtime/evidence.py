@@ -1,9 +1,10 @@
 """Where an answer looked: the attention mass that each region of the memories received, token by token."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
 MOST_PER_TOKEN = 4  # regions told of one token of the answer
 
 
@@ -12,19 +13,20 @@ class AnswerEvidence:
 
     Attributes:
         density: [R] float32, mass per token of each region of the memories, summed over the answer's tokens, heads and
-            the layers that were told of. The first tokens of every memory (its sinks) are left out.
+            the layers that were told of. The sinks, the first tokens of every memory, are left out.
     """
 
-    def __init__(self, lengths: Tensor, firsts: Tensor) -> None:
+    def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
         """
         Args:
             lengths: [R] tokens of each region of the memories.
-            firsts: [M] the regions with which memories begin.
+            firsts: the regions with which memories begin.
+            sinks: tokens at the beginning of a memory that do not count.
         """
         begins = torch.zeros(len(lengths), dtype=torch.bool, device=lengths.device)
-        begins[firsts] = True
-        self._begins = begins
-        self._lengths = (lengths - SINK_TOKENS * begins).clamp(min=1).float()
+        begins[list(firsts)] = True
+        self._begins, self._sinks = begins, sinks
+        self._lengths = (lengths - sinks * begins).clamp(min=1).float()
         self._step = torch.zeros(len(lengths), device=lengths.device)
         self._best: list[tuple[Tensor, Tensor]] = []
         self.density = torch.zeros_like(self._step)
@@ -36,7 +38,7 @@ class AnswerEvidence:
             regions: [N] of the memories; one may stand there several times.
             mass: [N, L] per token.
         """
-        sinks = mass[:, :SINK_TOKENS].sum(-1) * self._begins[regions]
+        sinks = mass[:, : self._sinks].sum(-1) * self._begins[regions]
         self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
 
     def take(self) -> None:

@@ -54,6 +54,15 @@ class RegionMemory:
         floats = sum(t.numel() * t.itemsize for t in (*self.mass, *self.exposure))
         return self.pages.size_bytes + self.index.size_bytes + floats
 
+    def counts(self) -> dict[str, int]:
+        """What became of the tokens, by the names of AnswerStats; kept, compressed and evicted make up all of them."""
+        return {
+            "tokens_kept": self.tokens,
+            "tokens_compressed": 0,
+            "tokens_evicted": 0,
+            "tokens_quantized": 0,
+        }
+
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens in all; doubles at least, so that growth costs a constant per token."""
         region = self.shape.attention.region_tokens

@@ -1,0 +1,140 @@
+"""Where answers look, and how likely they are when it is taken away."""
+
+import pytest
+import torch
+
+from app.runtime.cache import SINK_TOKENS
+from app.runtime.config import GenerationConfig
+from app.runtime.evidence import MOST_PER_TOKEN
+from tests import tiny
+
+LONG, REGION = 300, 8
+TURN = tiny.token_ids(12, seed=4)[1:]
+
+
+def answer(engine, cache, count=5):
+    engine.stop_ids = frozenset()
+    return list(engine.generate(cache, TURN, GenerationConfig(max_new_tokens=count)))
+
+
+def stock_mass(ids, first, count):
+    """Attention of transformers' own model in the later layer, summed over heads: [count queries, keys]."""
+    model = tiny.model()
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        attention = model(torch.tensor([ids]), output_attentions=True).attentions[1][0]
+    return attention.sum(0)[first : first + count]
+
+
+def test_evidence_is_the_attention_of_the_queries_that_predict_the_answer():
+    """Everything fits the budget, so the stock model's attention is the truth."""
+    engine, text = tiny.engine(), tiny.token_ids(30)
+    cache = engine.open_chat([engine.read(text)])
+    said = answer(engine, cache)
+    mass = stock_mass([*text, *TURN, *said], len(text) + len(TURN) - 1, len(said))[:, : len(text)]
+    mass[:, :SINK_TOKENS] = 0
+    lengths = torch.tensor([REGION - SINK_TOKENS, REGION, REGION, 6])
+    expected = torch.stack([part.sum(-1) for part in mass.split(REGION, dim=-1)], dim=-1) / lengths
+    torch.testing.assert_close(cache.evidence.density, expected.sum(0), atol=1e-5, rtol=1e-4)
+    looks = cache.evidence.looks()
+    assert len(looks) == len(said)
+    for look, row in zip(looks, expected, strict=True):
+        assert look[0][0] == int(row.argmax()) and len(look) == MOST_PER_TOKEN
+        assert look[0][1] == pytest.approx(float(row.max() / row.sum()), abs=1e-4)
+
+
+def test_the_sinks_of_every_memory_are_no_evidence():
+    engine = tiny.engine()
+    memories = [engine.read(tiny.token_ids(2)), engine.read(tiny.token_ids(SINK_TOKENS, seed=1))]
+    cache = engine.open_chat(memories)
+    answer(engine, cache)
+    assert cache.evidence.density.abs().max() < 1e-5
+
+
+def test_evidence_of_a_long_text_is_shared_out():
+    engine = tiny.engine()
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG)), engine.read(tiny.token_ids(LONG, seed=2))])
+    said = answer(engine, cache)
+    looks = cache.evidence.looks()
+    assert len(looks) == len(said)
+    for look in looks:
+        shares = [share for _, share in look]
+        assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-6
+        assert len({region for region, _ in look}) == len(look)
+
+
+def test_a_plain_chat_has_no_evidence():
+    engine = tiny.engine()
+    cache = engine.open_chat()
+    assert len(answer(engine, cache)) == 5
+    assert cache.evidence.looks() == [[]] * 5 and len(cache.evidence.density) == 0
+
+
+@pytest.mark.parametrize("tokens", [30, LONG])
+def test_a_score_is_that_of_the_answer_and_changes_nothing(tokens):
+    engine, text = tiny.engine(), tiny.token_ids(tokens)
+    cache = engine.open_chat([engine.read(text)])
+    before, said = cache.tail.tokens, [40, 90, 200, 7]
+    scores = engine.score(cache, TURN, said)
+    assert cache.tail.tokens == before and torch.equal(scores, engine.score(cache, TURN, said))
+    if tokens == 30:  # fits: the stock model is the truth
+        with torch.inference_mode():
+            logits = tiny.model()(torch.tensor([[*text, *TURN, *said]])).logits[0]
+        rows = torch.log_softmax(logits[-len(said) - 1 : -1], -1)
+        torch.testing.assert_close(scores, rows.gather(-1, torch.tensor(said)[:, None])[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_score_follows_a_turn_that_stands_already():
+    engine = tiny.engine()
+    cache, whole = engine.open_chat(), engine.open_chat()
+    engine._forward(cache, TURN)
+    torch.testing.assert_close(
+        engine.score(cache, [9, 8], [7, 6]), engine.score(whole, [*TURN, 9, 8], [7, 6]), atol=1e-5, rtol=1e-5
+    )
+    assert cache.tail.token_ids == TURN
+
+
+@pytest.mark.parametrize("tokens", [40, LONG])
+def test_a_muted_region_does_not_reach_the_score(tokens):
+    """Whatever stands in it, dense (40 tokens) and selecting; and unmuted it does reach it."""
+    engine = tiny.engine()
+    scores = {}
+    for poison in (1.0, -1.0):
+        memory = engine.read(tiny.token_ids(tokens))
+        for layer in range(engine.shape.layers):
+            for rows in memory.pages.rows(layer, 16, 32):
+                rows.fill_(poison)
+        cache = engine.open_chat([memory])
+        scores[poison, False] = engine.score(cache, TURN, [40, 90])
+        cache.allow([region not in (2, 3) for region in range(memory.regions)])
+        scores[poison, True] = engine.score(cache, TURN, [40, 90])
+    assert torch.equal(scores[1.0, True], scores[-1.0, True])
+    if tokens == 40:
+        assert not torch.allclose(scores[1.0, False], scores[-1.0, False], atol=1e-3)
+
+
+def test_a_fork_goes_on_by_itself():
+    engine = tiny.engine()
+    cache = engine.open_chat([engine.read(tiny.token_ids(40))])
+    cache.allow([region != 2 for region in range(cache.base_regions)])
+    engine._forward(cache, TURN)
+    fork = cache.fork()
+    engine._forward(fork, [5, 6])
+    assert cache.tail.tokens == len(TURN) and fork.tail.tokens == len(TURN) + 2
+    torch.testing.assert_close(engine._forward(cache.fork(), [5, 6]), engine._forward(cache, [5, 6]))
+
+
+def test_nothing_is_lost_by_keep_all():
+    engine = tiny.engine()
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG)), engine.read(tiny.token_ids(40))])
+    engine._forward(cache, TURN)
+    counts = cache.counts()
+    assert counts.pop("tokens_kept") == LONG + 40 + len(TURN)
+    assert set(counts) == {"tokens_compressed", "tokens_evicted", "tokens_quantized"} and not any(counts.values())
+
+
+def test_pieces_spell_the_text():
+    engine = tiny.engine()
+    ids = engine.tokenizer("Grüße, plain words", add_special_tokens=False)["input_ids"]
+    pieces = engine.pieces(ids)
+    assert len(pieces) == len(ids) and pieces[0] == "G" and pieces[-1] == "s"
