@@ -35,6 +35,7 @@ class Reader:
 
     def __init__(self, store: Store, engine: Engine, keep_bytes: int) -> None:
         self.store, self.engine, self.keep_bytes = store, engine, keep_bytes
+        store.keep_recipe(engine.recipe, engine.recipe_parts)
         self._kept: OrderedDict[str, ReadDocument] = OrderedDict()
         self.notes: list[str] = []
 
@@ -75,6 +76,9 @@ class Reader:
         engine, store = self.engine, self.store
         texts = self.texts(document)
         info = store.document(document, engine.recipe)
+        if info.state != "read" and (other := store.other_recipe(document, engine.recipe)):
+            made = store.difference(other, engine.recipe)
+            self.notes.append(f"the memory of {info.title} was made with {made}, so it does not serve here")
         total = sum(len(text.token_ids) for text in texts)
         progress = _Progress(info, total, store.parts(document), texts)
         memories: list[RegionMemory] = []

@@ -98,7 +98,8 @@ class Sessions:
         if tail is None:
             session.note = "the chat's memory is not stored; its turns are read again" if turns else ""
         elif tail.recipe != engine.recipe:
-            session.note = "the chat's memory was made by another model or recipe; its turns are read again"
+            made = self.store.difference(tail.recipe, engine.recipe)
+            session.note = f"the chat's memory was made with {made}; its turns are read again"
         elif not self._may_stay(tail.token_ids, documents):
             session.note = "the chat has no document any more; its turns are read again"
         else:

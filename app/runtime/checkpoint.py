@@ -301,10 +301,15 @@ def fingerprint(paths: list[Path], known: MutableMapping[str, str]) -> str:
     return total.hexdigest()
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files that decide which token ids a text has."""
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+    return [folder / name for name in names if (folder / name).exists()]
+
+
 def model_files(folder: Path, adapter: str | None) -> list[Path]:
-    """The files that decide what a text's memory looks like: config, weights, tokenizer, adapter."""
-    names = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-    files = [folder / name for name in names if (folder / name).exists()] + weight_files(folder)
+    """The files that make the model: config, weights, adapter."""
+    files = [folder / "config.json", *weight_files(folder)]
     if adapter:
         parts = Path(adapter).expanduser().absolute().iterdir()
         files += sorted(part for part in parts if part.suffix in (".json", ".safetensors", ".bin"))

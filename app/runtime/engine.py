@@ -59,7 +59,8 @@ class Engine:
     """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
 
     Attributes:
-        recipe: hex digest of everything that decides what a text's memory looks like.
+        recipe_parts: everything that decides what a text's memory looks like, by name.
+        recipe: hex digest of them.
         text_tokenizer: tokenizers.Tokenizer that takes markers inside a text as plain characters.
     """
 
@@ -72,6 +73,7 @@ class Engine:
         policy: str = "keep-all",
         name: str = "",
         weights: str = "",
+        vocabulary: str = "",
         kv_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         config = model.config
@@ -93,7 +95,8 @@ class Engine:
             dtype=kv_dtype,
             device=device,
         )
-        self.recipe = self._recipe_digest(weights, dtype, policy)
+        self.recipe_parts = self._recipe_parts(weights, vocabulary)
+        self.recipe = hashlib.sha256(json.dumps(self.recipe_parts, sort_keys=True).encode()).hexdigest()
         backend = tokenizer.backend_tokenizer
         self.text_tokenizer = type(backend).from_str(backend.to_str())
         self.text_tokenizer.encode_special_tokens = True
@@ -102,17 +105,17 @@ class Engine:
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, recipe.attention.group_tokens)
         self.lock = threading.Lock()
 
-    def _recipe_digest(self, weights: str, dtype: torch.dtype, policy: str) -> str:
-        parts = {
+    def _recipe_parts(self, weights: str, vocabulary: str) -> dict[str, Any]:
+        return {
             "format": MEMORY_FORMAT,
             "weights": weights,
+            "tokenizer": vocabulary,
             "attention": asdict(self.spec.attention),
-            "policy": policy,
+            "policy": self.policy,
             "rope": [round(float(f), 12) for f in self.spec.inv_freq] + [self.spec.rope_scaling],
-            "dtype": [str(dtype), str(self.shape.dtype)],
+            "dtype": [str(self.model.dtype), str(self.shape.dtype)],
             "codec": "raw",
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def policy(self) -> str:
@@ -444,6 +447,8 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
     model = checkpoint.load_model(folder, settings, device, dtype)
-    weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), {} if known is None else known)
+    known = {} if known is None else known
+    weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), known)
+    vocabulary = checkpoint.fingerprint(checkpoint.tokenizer_files(folder), known)
     name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
-    return Engine(model, tokenizer, recipe, policy=settings.policy, name=name, weights=weights)
+    return Engine(model, tokenizer, recipe, policy=settings.policy, name=name, weights=weights, vocabulary=vocabulary)

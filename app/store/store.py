@@ -16,6 +16,7 @@ from app.store.chats import Chats
 from app.store.database import SqliteFile
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
+from app.store.recipes import Recipes
 from app.store.text import now
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ BACKUP_NAME = "library.backup.db"
 BACKUP_AFTER_S = 24 * 3600
 
 
-class Store(Documents, Chats):
+class Store(Documents, Chats, Recipes):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
@@ -44,6 +45,7 @@ class Store(Documents, Chats):
         library = SqliteFile(home / "library.db", LIBRARY)
         Documents.__init__(self, library)
         Chats.__init__(self, library)
+        Recipes.__init__(self, library)
         self.home = home
         self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
         self._notes: list[str] = []

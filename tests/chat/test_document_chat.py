@@ -281,7 +281,8 @@ def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):
     chat = restart(chat, open_chat, policy="streaming")
     assert chat.document(document.id).state == "new"
     again, _ = finish(chat.ask("who?", chat=done.chat, generation=SHORT))
-    assert "another model or recipe" in again.stats.note
+    assert "the chat's memory was made with policy keep-all (now streaming)" in again.stats.note
+    assert "the memory of book was made with policy keep-all" in again.stats.note
     assert again.stats.tokens_read > chat.document(document.id).tokens
 
 
