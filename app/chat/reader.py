@@ -190,7 +190,7 @@ class Reader:
 
     def _enforce_budget(self, pinned: set[str]) -> None:
         """Make room on the disk; what was just read stays."""
-        freed = self.store.blocks.enforce_budget(pinned)
+        freed = self.store.enforce_budget(pinned)
         if freed:
             self.notes.append(f"{freed / 2**20:.0f} MiB of memories not used lately made room on the disk")
 

@@ -40,6 +40,15 @@ class VerifyReport:
     damaged: list[str]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one block takes."""
+
+    codec: str
+    tokens: int
+    size_bytes: int
+
+
 class BlockStore:
     """Memory blocks in kv.db: one writer thread, readers in any thread.
 
@@ -226,30 +235,42 @@ class BlockStore:
             some = keys[start : start + DELETE_KEYS]
             self._writer.submit(partial(_delete, keys=some, private=private), BATCH_BYTES // 4)
 
-    def enforce_budget(self, pinned: set[str]) -> int:
+    def enforce_budget(self, pinned: set[str]) -> dict[str, int]:
         """Delete least recently used blocks beyond the disk budget; within one hour, the ends of memories first.
 
         Args:
             pinned: keys that stay, whatever they cost.
 
         Returns:
-            bytes deleted.
+            bytes of each block deleted, by key.
         """
         self.flush()
         with self._read() as db:
             rows = db.execute("SELECT key, CAST(bytes AS INTEGER) FROM block ORDER BY last_used, id DESC").fetchall()
         excess = sum(size for _, size in rows) - self.disk_budget_bytes
-        evicted = []
+        evicted: dict[str, int] = {}
         freed = 0
         for key, size in rows:
             if freed >= excess:
                 break
             if text(key) not in pinned and text(key) not in self._held:
-                evicted.append(text(key))
+                evicted[text(key)] = size
                 freed += size
-        self.delete(evicted)
+        self.delete(list(evicted))
         self.flush()
-        return freed
+        return evicted
+
+    def costs(self) -> dict[str, Cost]:
+        """Codec, tokens and bytes of every block; none when the file turns out to be broken."""
+        query = (
+            "SELECT b.key, b.codec, CAST(length(i.tokens) / 4 AS INTEGER), CAST(b.bytes AS INTEGER) "
+            "FROM block b JOIN block_index i ON i.block = b.id"
+        )
+        try:
+            with self._read() as db:
+                return {text(key): Cost(text(codec), tokens, size) for key, codec, tokens, size in db.execute(query)}
+        except DamagedBlock:
+            return {}
 
     def shrink(self) -> None:
         """Give the pages of deleted blocks back to the file system, a few MiB in each transaction."""
@@ -260,6 +281,11 @@ class BlockStore:
             before, left = left, self._free_pages()
             if left >= before:
                 break
+
+    def compact(self) -> None:
+        """Give free pages back and fold the write-ahead log into the file."""
+        self.shrink()
+        self._file.compact([])
 
     def verify(self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False) -> VerifyReport:
         """Check the structure of the file and every block in it.

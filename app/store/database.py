@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -131,6 +131,15 @@ class SqliteFile:
             return [error.reason]
         lines = [line.decode("utf-8", "replace") if isinstance(line, bytes) else line for line in found]
         return [] if lines == ["ok"] else lines
+
+    def compact(self, fts: Sequence[str]) -> None:
+        """Merge these search indexes, return free pages and fold the log into the file."""
+        with self.write() as db:
+            for name in fts:
+                db.execute(f"INSERT INTO {name} ({name}) VALUES ('optimize')")
+        with self._writing, self._explained():
+            self._writer.execute("PRAGMA incremental_vacuum").fetchall()
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def copy_to(self, target: Path) -> None:
         """Write a consistent copy, replacing an older one only when it is complete."""

@@ -16,7 +16,7 @@ from app.store.chats import Chats
 from app.store.database import SqliteFile
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
-from app.store.recipes import Recipes
+from app.store.space import Space
 from app.store.text import now
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ BACKUP_NAME = "library.backup.db"
 BACKUP_AFTER_S = 24 * 3600
 
 
-class Store(Documents, Chats, Recipes):
+class Store(Documents, Chats, Space):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
@@ -45,7 +45,7 @@ class Store(Documents, Chats, Recipes):
         library = SqliteFile(home / "library.db", LIBRARY)
         Documents.__init__(self, library)
         Chats.__init__(self, library)
-        Recipes.__init__(self, library)
+        Space.__init__(self, library)
         self.home = home
         self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
         self._notes: list[str] = []
@@ -68,6 +68,19 @@ class Store(Documents, Chats, Recipes):
     def delete_document(self, id: str) -> None:
         super().delete_document(id)
         self._later(self.collect_garbage)
+
+    def evict(self, document: str) -> None:
+        """Delete what was read of a document, in the background; the document stays and can be read again."""
+        self.unname(document)
+        self._later(self.collect_garbage)
+
+    def compact(self) -> tuple[int, int]:
+        """Delete garbage, merge the search indexes and give free pages back; returns bytes (before, after)."""
+        before = self.blocks.stats()["kv_bytes"] + self._library.size_bytes()
+        self.collect_garbage()
+        self._library.compact([f"{table}_fts" for table in ("part", "chat", "message")])
+        self.blocks.compact()
+        return before, self.blocks.stats()["kv_bytes"] + self._library.size_bytes()
 
     def save_turn(
         self,
