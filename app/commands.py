@@ -11,6 +11,7 @@ COMMANDS: dict[str, str] = {
     "read": "read documents: PDF, text, Markdown, a folder or .zip of code",
     "text": "show what ingestion makes of a file; nothing is stored",
     "ask": "ask a question, about documents or in a chat",
+    "evidence": "test how much an answer rests on a passage that it looked at",
     "documents": "list, show or delete documents",
     "chats": "list, show or delete chats",
     "store": "stats: what the store holds; verify: check every stored block",

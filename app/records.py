@@ -181,6 +181,10 @@ class AnswerStats:
         note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
         focus, mute: places of the documents that alone could be seen, or could not be seen.
         without: id of a passage that could not be seen.
+        tokens_kept: tokens that can be attended whole, of documents and chat.
+        tokens_compressed: tokens of which a part is kept (some heads only, or merged with others).
+        tokens_evicted: tokens that can no longer be attended; these three make up all that was read.
+        tokens_quantized: tokens held as int8 or int4, of those kept or compressed.
     """
 
     tokens_read: int = 0
@@ -195,9 +199,27 @@ class AnswerStats:
     focus: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()
     without: str = ""
+    tokens_kept: int = 0
+    tokens_compressed: int = 0
+    tokens_evicted: int = 0
+    tokens_quantized: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One token of an answer and where the model looked for it.
+
+    Attributes:
+        text: the token.
+        places: (document, memory of the document, region, share) of the regions that drew most, best first; the share
+            is of the token's attention on far regions.
+    """
+
+    text: str
+    places: tuple[tuple[str, int, int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -208,6 +230,32 @@ class Done:
     chat: str
     evidence: tuple[Evidence, ...]
     stats: AnswerStats
+    looks: tuple[Look, ...] = ()
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How likely an answer is with and without a passage, in nats.
+
+    Attributes:
+        evidence: id of the passage.
+        pieces: the answer, token by token.
+        before, after: log-probability of each piece, with the passage and with it masked.
+        control: median fall when as many other regions are masked; None where there are no others.
+        controls: how many others were tried.
+    """
+
+    evidence: str
+    pieces: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    control: float | None = None
+    controls: int = 0
+
+    @property
+    def fall(self) -> float:
+        """By how much the answer's log-probability falls without the passage."""
+        return sum(self.before) - sum(self.after)
 
 
 @dataclass(frozen=True)
@@ -228,7 +276,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class MemoryLine:
-    """What the memory of a chat holds, for the panel under the answers."""
+    """What the memory of a chat holds, for the panel under the answers; see AnswerStats for the last four."""
 
     tokens: int
     regions: int
@@ -238,6 +286,10 @@ class MemoryLine:
     policy: str
     positions: str
     backend: str
+    tokens_kept: int = 0
+    tokens_compressed: int = 0
+    tokens_evicted: int = 0
+    tokens_quantized: int = 0
 
 
 @dataclass(frozen=True)

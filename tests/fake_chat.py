@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from app.chat.focus import Sight, choices
 from app.errors import CancelledError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
@@ -20,11 +21,13 @@ from app.records import (
     DocumentInfo,
     Done,
     Evidence,
+    Look,
     MemoryLine,
     Message,
     ModelState,
     Part,
     Reading,
+    Removal,
 )
 from app.runtime.config import GenerationConfig
 from app.settings import Settings
@@ -282,7 +285,8 @@ class FakeDocumentChat:
         mute: Sequence[str] = (),
         without: str | None = None,
     ) -> Iterator[Reading | Delta | Done]:
-        self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation})
+        self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation,
+                           "focus": tuple(focus), "mute": tuple(mute), "without": without})  # fmt: skip
         self.engine()
         chat = chat or self.new_chat(documents)
         kept = self._kept(chat)
@@ -293,7 +297,7 @@ class FakeDocumentChat:
             if self.document(key).state != "read":
                 yield from self.read(key)
                 read += self.document(key).tokens
-        yield from self._answer(kept, question, read, generation)
+        yield from self._answer(kept, question, read, generation, self._sight(focus, mute, without or ""))
 
     def retry(
         self,
@@ -306,7 +310,7 @@ class FakeDocumentChat:
         kept = self._kept(chat)
         question = kept.messages[-2].content
         del kept.messages[-2:]
-        yield from self._answer(kept, question, 0, generation)
+        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute))
 
     def answer_without(
         self, evidence_id: str, *, generation: GenerationConfig = GenerationConfig()
@@ -316,11 +320,34 @@ class FakeDocumentChat:
         yield from self._stream(text)
         yield Done(text, chat, (), AnswerStats(tokens_read=9, tokens_reused=100, new_tokens=8, seconds=0.4))
 
+    def removal(self, evidence_id: str) -> Iterator[Reading | Removal]:
+        passage, chat, _ = self.store.evidence(evidence_id)
+        for key in self._kept(chat).info.documents:
+            self.document(key)
+        yield Removal(passage.id, ("The ", "answer"), (-0.25, -0.5), (-2.25, -1.75), 0.125, 5)
+
+    def places(self, documents: Sequence[str]) -> list[tuple[str, str]]:
+        return [choice for key in documents for choice in choices(*self._with_parts(key))]
+
+    def _sight(self, focus: Sequence[str], mute: Sequence[str], without: str = "") -> Sight:
+        """With titles in place of ids, as a real answer tells it."""
+
+        def named(spec: str) -> str:
+            key, sign, place = spec.partition("#")
+            return (self.document(key).title if key in self._documents else key) + sign + place
+
+        return Sight(tuple(map(named, focus)), tuple(map(named, mute)), without)
+
+    def _with_parts(self, key: str) -> tuple[DocumentInfo, Sequence[Part]]:
+        info, document = self._found(key)
+        return info, document.parts
+
     def memory_line(self, chat: str | None = None) -> MemoryLine:
         documents = self._kept(chat).info.documents if chat else ()
         tokens = sum(self._documents[key][0].tokens for key in documents if key in self._documents)
         used = tokens * 2048
-        return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, "keep-all", "compact", "reference")
+        return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, "keep-all", "compact", "reference",
+                          tokens_kept=tokens)  # fmt: skip
 
     def _pause(self, what: str) -> None:
         self._busy = what
@@ -338,7 +365,9 @@ class FakeDocumentChat:
         finally:
             self._busy = None
 
-    def _answer(self, kept: _Chat, question: str, read: int, generation: GenerationConfig) -> Iterator[Delta | Done]:
+    def _answer(
+        self, kept: _Chat, question: str, read: int, generation: GenerationConfig, sight: Sight
+    ) -> Iterator[Delta | Done]:
         documents = [self._documents[key][1] for key in kept.info.documents]
         evidence = tuple(_passages(documents, question, self._next_message + 2))
         text = f"You asked: {question} "
@@ -361,6 +390,10 @@ class FakeDocumentChat:
             peak_bytes=400 << 20,
             stopped=self._stop.is_set(),
             note=self.answer_note,
+            focus=sight.focus,
+            mute=sight.mute,
+            without=sight.without,
+            tokens_kept=reused + read,
         )
         self._next_message += 2
         for passage in evidence:
@@ -368,7 +401,10 @@ class FakeDocumentChat:
         kept.messages.append(Message(self._next_message - 1, "user", question))
         kept.messages.append(Message(self._next_message, "assistant", said.strip(), stats.as_dict(), evidence))
         kept.info = replace(kept.info, messages=len(kept.messages))
-        yield Done(said.strip(), kept.info.id, evidence, stats)
+        looks = tuple(
+            Look(word, ((e.document, 0, e.regions[0][1], 0.5),)) for word in said.split()[:1] for e in evidence
+        )
+        yield Done(said.strip(), kept.info.id, evidence, stats, looks)
 
 
 def _passages(documents: list[Document], question: str, message: int) -> Iterator[Evidence]:

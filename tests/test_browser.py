@@ -146,6 +146,36 @@ def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Pat
     expect(page.locator(".lt-page")).to_be_hidden()
 
 
+def test_places_are_focused_and_muted_and_a_passage_is_tested(visit: Visit, files: dict[str, Path]) -> None:
+    page = visit.page
+    visit.tab("Library")
+    visit.add(*(files[name] for name in ("book.txt", "tool.py") if not visit.row(Path(name).stem).count()))
+    pick(visit, "tool")
+    page.get_by_role("button", name="Where to look").click()
+    page.locator("#focus input").click()
+    page.get_by_role("option", name="tool › src/tool.py").or_(page.get_by_role("option", name="tool")).first.click()
+    page.fill("#mute input", "tool#src/*.md")
+    page.keyboard.press("Enter")
+    visit.ask("Where is harbour defined?")
+    expect(page.locator(".lt-foot .lt-cost")).to_contain_text("looked only in tool")
+    expect(page.locator(".lt-foot .lt-cost")).to_contain_text("did not look in tool#src/*.md")
+    page.locator(".lt-chip").first.click()
+    page.get_by_role("button", name="Answer without this").click()
+    expect(page.locator(".lt-without .lt-fall")).to_contain_text(
+        "falls by 3.25 nats, without another of this size by 0.12"
+    )
+    expect(page.locator(".lt-without .lt-rest").first).to_be_visible()
+    expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
+    page.locator("#picker input").click()
+    page.get_by_role("option", name="book").click()
+    expect(page.locator("#status")).to_contain_text("From the next question on")
+    page.locator("#picker .token", has_text="tool").locator(".token-remove").click()
+    expect(page.locator("#focus .token")).to_have_count(0)
+    visit.ask("And the horse?")
+    expect(page.locator(".lt-foot").last).not_to_contain_text("looked only")
+    expect(page.locator(".lt-foot").last.locator(".lt-chip-title").first).to_have_text("book")
+
+
 def test_code_evidence_has_a_path_and_lines(visit: Visit, files: dict[str, Path]) -> None:
     visit.add(files["tool.py"]) if not visit.row("tool").count() else None
     pick(visit, "tool")

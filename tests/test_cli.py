@@ -133,6 +133,14 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "seconds_to_first_token",
         "tokens_per_s",
         "peak_bytes",
+        "tokens",
+        "focus",
+        "mute",
+        "without",
+        "tokens_kept",
+        "tokens_compressed",
+        "tokens_evicted",
+        "tokens_quantized",
     }
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
@@ -150,6 +158,51 @@ def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Pa
     assert code == 0
     assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
     assert "180 reused" in err and "chat c1" in err and "[e2-1] book, 1" in err
+
+
+def test_ask_tells_where_each_token_looked(line: Line, book: Path) -> None:
+    values = line.json("ask", "-d", line.json("read", book)["document"], "How many ships?")
+    assert values["tokens"][0]["text"] == "You"
+    (looked,) = values["tokens"][0]["looked"]
+    assert looked == {"document": values["evidence"][0]["document"], "memory": 0, "region": 1, "share": 0.5,
+                      "evidence": values["evidence"][0]["id"]}  # fmt: skip
+    assert values["tokens_kept"] == 180 and values["tokens_evicted"] == 0
+
+
+def test_focus_and_mute_reach_the_chat_and_are_told(line: Line, book: Path) -> None:
+    key = line.json("read", book)["document"]
+    words = ["ask", "-d", key, "--focus", f"{key}#Chapter I", "--mute", f"{key}#2", "--mute", key, "How?"]
+    values = line.json(*words)
+    assert (values["focus"], values["mute"], values["without"]) == (["book#Chapter I"], ["book#2", "book"], None)
+    assert line.chat.asked[-1]["focus"] == (f"{key}#Chapter I",) and line.chat.asked[-1]["without"] is None
+    _, _, err = line.run(*words)
+    assert "looked only in book#Chapter I, did not look in book#2; book" in err and "tokens kept" in err
+
+
+def test_evidence_is_tested_by_removal(line: Line, book: Path) -> None:
+    line.json("ask", "-d", line.json("read", book)["document"], "How many ships?")
+    values = line.json("evidence", "e2-1")
+    assert (values["before"], values["after"], values["fall"], values["control"]) == (-0.75, -4.0, 3.25, 0.125)
+    assert values["tokens"][0] == {"text": "The ", "before": -0.25, "after": -2.25} and values["chat"] == "c1"
+    code, out, _ = line.run("evidence", "e2-1")
+    assert code == 0 and "falls by 3.25" in out and "falls by 0.12 (median of 5)" in out
+    code, _, err = line.run("evidence", "e9-9")
+    assert code == 1 and "e9-9" in err
+
+
+def test_documents_are_attached_and_detached(line: Line, book: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("A second book stands here too.", encoding="utf-8")
+    one, two = line.json("read", book, other)["document"]
+    chat = line.json("ask", "-d", one, "How many ships?")["chat"]
+    assert line.json("chats", "attach", chat, two, one)["documents"] == [one, two]
+    assert line.json("chats", "detach", chat, "book") == {"chat": chat, "documents": [two]}
+    code, out, _ = line.run("chats", "attach", chat, one)
+    assert code == 0 and "Documents: other; book. Its earlier turns stay as they were" in out
+    code, _, err = line.run("chats", "detach", chat, "atlas")
+    assert code == 1 and "atlas: not one of the chat's documents (other; book)" in err
+    assert line.json("ask", "--chat", chat, "And?")["tokens_read"] < 10
+    assert line.loaded[-2] is False
 
 
 def test_ask_needs_no_document(line: Line) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.ingest import spans
-from app.records import DocumentInfo, Evidence, MemoryText, Part
+from app.records import DocumentInfo, Evidence, Look, MemoryText, Part
 
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
@@ -22,7 +22,7 @@ class Attached:
 
 
 def evidence(
-    mass: Sequence[float],
+    density: Sequence[float],
     attached: Sequence[Attached],
     part: Callable[[str, int], Part],
     tokenizer,
@@ -30,27 +30,19 @@ def evidence(
 ) -> list[Evidence]:
     """The passages that received most attention, neighbours joined.
 
-    A region's mass is divided by its length (docs/algorithm.md).
-
     Args:
-        mass: [regions of the memories] attention mass over the answer's tokens, sinks left out.
+        density: [regions of the memories] attention mass per token of the region, over the answer's tokens.
         part: gives a document's part by index.
         tokenizer: the one that the memories were encoded with.
     """
-    shares = [0.0] * len(mass)
-    for memory in attached:
-        for region in range(memory.regions):
-            place = memory.first_region + region
-            length = min(region_tokens, len(memory.text.token_ids) - region * region_tokens)
-            shares[place] = mass[place] / length
-    total = sum(shares)
+    total = sum(density)
     if total <= 0:
         return []
-    best = sorted(range(len(shares)), key=shares.__getitem__, reverse=True)[: 2 * MOST]
-    enough = LEAST_SHARE * shares[best[0]]
-    runs = _runs(sorted(place for place in best if shares[place] >= enough), attached)
+    best = sorted(range(len(density)), key=density.__getitem__, reverse=True)[: 2 * MOST]
+    enough = LEAST_SHARE * density[best[0]]
+    runs = _runs(sorted(place for place in best if density[place] >= enough), attached)
     found = [
-        _passage(memory, first, last, sum(shares[memory.first_region + r] for r in range(first, last + 1)) / total,
+        _passage(memory, first, last, sum(density[memory.first_region + r] for r in range(first, last + 1)) / total,
                  part, tokenizer, region_tokens)
         for memory, first, last in runs
     ]  # fmt: skip
@@ -101,6 +93,23 @@ def _passage(
         weight=round(weight, 4),
         regions=tuple((memory.number, region) for region in range(first, last + 1)),
     )
+
+
+def looks(
+    pieces: Sequence[str], seen: Sequence[Sequence[tuple[int, float]]], attached: Sequence[Attached]
+) -> tuple[Look, ...]:
+    """Where each token of an answer looked.
+
+    Args:
+        pieces: the tokens' texts.
+        seen: per token its best regions of the cache and their shares.
+    """
+
+    def place(region: int, share: float) -> tuple[str, int, int, float]:
+        memory = next(m for m in attached if m.first_region <= region < m.first_region + m.regions)
+        return memory.document.id, memory.number, region - memory.first_region, round(share, 4)
+
+    return tuple(Look(text, tuple(place(*pair) for pair in best)) for text, best in zip(pieces, seen, strict=False))
 
 
 def regions_of(evidence: Evidence, attached: Sequence[Attached]) -> set[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.chat.branches import Branches
-from app.chat.focus import Sight
+from app.chat.focus import Sight, choices
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.process import memory_bytes
 from app.records import (
@@ -23,6 +23,7 @@ from app.records import (
     ModelState,
     Part,
     Reading,
+    Removal,
 )
 from app.runtime.config import GenerationConfig
 from app.settings import Settings
@@ -353,6 +354,21 @@ class DocumentChat(Branches):
             session = yield from sessions.open(chat, job)
             yield from sessions.answer_without(session, item, message, generation, job)
 
+    def removal(self, evidence: str) -> Iterator[Reading | Removal]:
+        """How much less likely an answer is with a passage of it masked; the Removal comes last. Nothing is saved."""
+        from app.chat.removal import removal
+
+        sessions = self._sessions()
+        item, chat, message = self.store.evidence(evidence)
+        with self.claim("testing a passage") as job:
+            session = yield from sessions.open(chat, job)
+            yield removal(sessions, session, item, message, job.cancel.is_set)
+
+    def places(self, documents: Sequence[str]) -> list[tuple[str, str]]:
+        """(what a list shows, what `ask` takes) of documents and their chapters, or folders and files."""
+        found = [self.document(id) for id in documents]
+        return [choice for info in found for choice in choices(info, self.store.parts(info.id))]
+
     def memory_line(self, chat: str | None = None) -> MemoryLine:
         """What is held in memory for the open chat, and on disk for all."""
         sessions, engine = self._sessions(), self.engine()
@@ -369,4 +385,5 @@ class DocumentChat(Branches):
             policy=engine.policy,
             positions=engine.description["positions"],
             backend=engine.description["backend"],
+            **(cache.counts() if cache else {}),
         )

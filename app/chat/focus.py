@@ -35,6 +35,14 @@ class Sight:
         """What an earlier answer was allowed to see, from its stats."""
         return cls(tuple(stats.get("focus", ())), tuple(stats.get("mute", ())), stats.get("without", ""))
 
+    @property
+    def words(self) -> str:
+        """What the answer could see, for its user; "" when everything."""
+        facts = [f"looked only in {'; '.join(self.focus)}"] if self.focus else []
+        facts += [f"did not look in {'; '.join(self.mute)}"] if self.mute else []
+        facts += [f"without passage {self.without}"] if self.without else []
+        return ", ".join(facts)
+
     def __bool__(self) -> bool:
         return bool(self.focus or self.mute or self.without)
 

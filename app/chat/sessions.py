@@ -10,7 +10,7 @@ from app.chat.focus import Sight, look
 from app.errors import StoreError
 from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
-from app.records import AnswerStats, Delta, Done, Evidence, Message, Reading, Tail
+from app.records import AnswerStats, Delta, Done, Evidence, Look, Message, Reading, Tail
 from app.runtime.cache import RegionCache
 from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
@@ -41,7 +41,7 @@ class Session:
     Attributes:
         turns: tokens of the tail after each turn.
         keys: stored block keys of the tail's whole groups.
-        sight: what of the documents the next answer may see.
+        sight: what of the documents the next answer may see; `visible` the same by regions of the cache, None for all.
     """
 
     chat: str
@@ -51,6 +51,7 @@ class Session:
     keys: list[str]
     note: str = ""
     sight: Sight = Sight()
+    visible: list[bool] | None = None
 
 
 class Sessions:
@@ -126,8 +127,8 @@ class Sessions:
         """
         hidden = [*items, *([self.store.evidence(sight.without)[0]] if sight.without else ())]
         attached, size = self.reader.attached(session.documents), session.cache.shape.attention.region_tokens
-        session.sight, allowed = look(sight, hidden, attached, self.store.parts, size)
-        session.cache.allow(allowed)
+        session.sight, session.visible = look(sight, hidden, attached, self.store.parts, size)
+        session.cache.allow(session.visible)
 
     def answer(
         self,
@@ -167,9 +168,7 @@ class Sessions:
         stopped_early = done.stats.stopped and not done.answer
         yield done if stopped_early else self._save(session, question, done, history, after)
 
-    def _save(
-        self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None
-    ) -> Done:
+    def _save(self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None) -> Done:
         """Store the turn; the chat's memory before the message that needs it."""
         session.turns.append(session.cache.tail.tokens)
         stats = done.stats
@@ -248,13 +247,13 @@ class Sessions:
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
         first_at = None
-        count = 0
+        said: list[int] = []
 
         def tokens() -> Iterator[int]:
-            nonlocal first_at, count
+            nonlocal first_at
             for token in self.engine.generate(cache, prompt, generation, cancelled=job.cancel.is_set):
                 first_at = first_at or time.monotonic()
-                count += 1
+                said.append(token)
                 yield token
 
         for piece in self.engine.stream_text(tokens(), generation.stop):
@@ -265,18 +264,19 @@ class Sessions:
         stats = AnswerStats(
             tokens_read=read + len(prompt),
             tokens_reused=reused,
-            new_tokens=count,
+            new_tokens=len(said),
             seconds_to_first_token=round(first_at - job.started, 3),
             seconds=round(ended - job.started, 3),
-            tokens_per_s=round(count / (ended - first_at), 1) if ended > first_at else 0.0,
+            tokens_per_s=round(len(said) / (ended - first_at), 1) if ended > first_at else 0.0,
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
             note=session.note,
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
+            **cache.counts(),
         )
-        yield Done("".join(pieces).strip(), session.chat, self._evidence(session), stats)
+        yield Done("".join(pieces).strip(), session.chat, *self._looked(session, said, stats))
 
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
@@ -287,19 +287,17 @@ class Sessions:
         alone = session.cache.get_seq_length() == 0 and engine.bos_id is not None
         return [engine.bos_id, *prompt] if alone else prompt
 
-    def _evidence(self, session: Session) -> tuple[Evidence, ...]:
-        mass = session.cache.evidence
-        if mass is None or not session.documents:
-            return ()
-        engine = self.engine
-        found = citations.evidence(
-            mass.tolist(),
-            self.reader.attached(session.documents),
-            self.store.part,
-            engine.text_tokenizer,
-            engine.shape.attention.region_tokens,
-        )
-        return tuple(found)
+    def _looked(
+        self, session: Session, said: Sequence[int], stats: AnswerStats
+    ) -> tuple[tuple[Evidence, ...], AnswerStats, tuple[Look, ...]]:
+        """The last fields of Done: passages that the answer looked at, its stats, and where each token looked."""
+        engine, seen = self.engine, session.cache.evidence
+        if seen is None or not session.documents:
+            return (), stats, ()
+        attached = self.reader.attached(session.documents)
+        size = engine.shape.attention.region_tokens
+        found = citations.evidence(seen.density.tolist(), attached, self.store.part, engine.text_tokenizer, size)
+        return tuple(found), stats, citations.looks(engine.pieces(said), seen.looks(), attached)
 
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.cli import library, measure, service, talk
+from app.cli import evidence, library, measure, service, talk
 from app.commands import COMMANDS
 from app.errors import ConfigError
 from app.settings import POLICIES
@@ -133,10 +133,15 @@ def _talk(commands: _Commands) -> None:
     ask.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
     ask.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
     ask.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
+    _one(commands.add("evidence", COMMANDS["evidence"], evidence.evidence), "a passage, such as e12-1")
     chats = commands.group("chats", COMMANDS["chats"], talk.chats_list)
     chats.add("list", "list chats", talk.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
     _one(chats.add("show", "show the turns of a chat", talk.chats_show), "a chat")
     _one(chats.add("delete", "delete a chat", talk.chats_delete), "a chat")
+    attach = _one(chats.add("attach", "attach documents to a chat", evidence.attach), "a chat")
+    detach = _one(chats.add("detach", "detach documents from a chat", evidence.detach), "a chat")
+    for command in (attach, detach):
+        command.add_argument("documents", nargs="+", metavar="DOCUMENT", help="document id or title")
     export = _one(chats.add("export", "write a chat as Markdown", talk.chats_export), "a chat")
     export.add_argument("--output", type=Path, metavar="FILE", help="where to; stdout when not given")
 

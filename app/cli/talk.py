@@ -5,9 +5,11 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+from app.chat.focus import Sight
+from app.cli.evidence import answer_values, memory_line
 from app.cli.session import Session
 from app.errors import StoreError
-from app.records import Delta, Done, Evidence, Reading
+from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import fill
 from app.units import duration
@@ -47,35 +49,25 @@ def _answered(session: Session, done: Done) -> None:
     values = {
         "answer": done.answer,
         "chat": done.chat,
-        "evidence": [_evidence(passage) for passage in done.evidence],
         "tokens_read": stats.tokens_read,
         "tokens_reused": stats.tokens_reused,
         "new_tokens": stats.new_tokens,
         "seconds_to_first_token": stats.seconds_to_first_token,
         "tokens_per_s": stats.tokens_per_s,
         "peak_bytes": stats.peak_bytes,
+        **answer_values(done),
     }
-    if stats.note:
-        session.out.say(stats.note)
+    for remark in filter(None, (stats.note, Sight.of(stats.as_dict()).words)):
+        session.out.say(remark)
     if not session.out.json:
         for passage in done.evidence:
             excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
             session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
         session.out.say(
             f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
-            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; chat {done.chat}"
+            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; chat {done.chat}"
         )
     session.out.result(values)
-
-
-def _evidence(passage: Evidence) -> dict[str, str | float]:
-    return {
-        "id": passage.id,
-        "document": passage.document,
-        "label": passage.label,
-        "text": passage.text,
-        "weight": passage.weight,
-    }
 
 
 def chats_list(session: Session, args: argparse.Namespace) -> None:

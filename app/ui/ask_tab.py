@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.chat.focus import Sight
 from app.runtime.config import GenerationConfig
 from app.ui import actions, asking, format, viewer
 from app.ui.asking import View
@@ -73,6 +74,8 @@ class _Parts:
     talk: gr.Chatbot
     status: gr.HTML
     question: gr.Textbox
+    focus: gr.Dropdown
+    mute: gr.Dropdown
     temperature: gr.Slider
     longest: gr.Slider
     memory: gr.HTML
@@ -141,6 +144,10 @@ def _layout() -> _Parts:
                 elem_id="question",
             )
             memory = gr.HTML(elem_id="memory")
+            with gr.Accordion("Where to look", open=False, elem_classes="lt-settings", elem_id="where"):
+                with gr.Row():
+                    focus = _place_list("Only in", "Title#12-20", "focus")
+                    mute = _place_list("Not in", "Title#src/*.py", "mute")
             with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
                 with gr.Row():
                     temperature = gr.Slider(
@@ -152,8 +159,16 @@ def _layout() -> _Parts:
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question,
-        temperature, longest, memory, side, page, compare,
+        focus, mute, temperature, longest, memory, side, page, compare,
     )  # fmt: skip
+
+
+def _place_list(label: str, example: str, name: str) -> gr.Dropdown:
+    """A list of the picked documents' places; others can be typed."""
+    info = f"choose, or type others like {example}"
+    return gr.Dropdown(
+        [], multiselect=True, allow_custom_value=True, label=label, info=info, elem_id=name, min_width=200
+    )
 
 
 def _messages(view: View) -> list[dict[str, Any]]:
@@ -227,14 +242,17 @@ def _running(running: bool) -> dict[str, Any]:
     return update | ({"value": ""} if running else {})
 
 
-def _generation(temperature: float, longest: float) -> GenerationConfig:
-    """A new seed every time: above temperature 0, trying again shall give another answer."""
-    return GenerationConfig(temperature=temperature, max_new_tokens=int(longest), seed=random.randrange(2**31))
+def _settings(
+    focus: list[str] | None, mute: list[str] | None, temperature: float, longest: float
+) -> tuple[GenerationConfig, Sight]:
+    """The controls under the question. A new seed every time: above temperature 0, trying again shall differ."""
+    generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest), seed=random.randrange(2**31))
+    return generation, Sight(tuple(focus or ()), tuple(mute or ()))
 
 
 def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> list[Any]:
     """Returns the events that write into the conversation."""
-    controls = [parts.chat_id, parts.picker, parts.temperature, parts.longest]
+    controls = [parts.chat_id, parts.picker, parts.focus, parts.mute, parts.temperature, parts.longest]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
         busy = chat.busy()
@@ -244,12 +262,11 @@ def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: C
     def example(text: str, chat_id: str | None) -> tuple[str, ...]:
         return text, *announce(chat_id)
 
-    def ask(question: str, chat_id: str | None, picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
-        generation = _generation(temperature, longest)
-        yield from stream(asking.answer(chat, question, chat_id, picked or [], generation))
+    def ask(question: str, chat_id: str | None, picked: list[str], *settings: Any) -> Iterator[Any]:
+        yield from stream(asking.answer(chat, question, chat_id, picked or [], *_settings(*settings)))
 
-    def retry(_id: str, chat_id: str | None, _picked: list[str], temperature: float, longest: int) -> Iterator[Any]:
-        yield from stream(asking.again(chat, chat_id, _generation(temperature, longest)))
+    def retry(_id: str, chat_id: str | None, _picked: list[str], *settings: Any) -> Iterator[Any]:
+        yield from stream(asking.again(chat, chat_id, *_settings(*settings)))
 
     announced = [parts.status, parts.kept]
     asked = [parts.question.submit(announce, parts.chat_id, announced, queue=False, **PRIVATE)]
@@ -272,13 +289,11 @@ def _wire_documents(
     streams: list[Any],
 ) -> None:
     def pick(chat_id: str | None, picked: list[str]) -> tuple[Any, ...]:
-        status = ""
-        if chat_id is not None:
-            try:
-                chat.set_chat_documents(chat_id, picked)
-            except Exception as error:
-                status = format.failure(error)
-        return *refresh(picked), status
+        return *refresh(picked), asking.attach(chat, chat_id, picked)
+
+    def narrow(picked: list[str], focus: list[str], mute: list[str]) -> tuple[Any, ...]:
+        offered, focus, mute = asking.places(chat, picked or [], focus, mute)
+        return gr.update(choices=offered, value=focus), gr.update(choices=offered, value=mute)
 
     def sample() -> Iterator[tuple[Any, ...]]:
         yield *[gr.skip()] * len(library), "", _running(True)
@@ -293,6 +308,8 @@ def _wire_documents(
 
     status = [parts.status]
     parts.picker.input(pick, [parts.chat_id, parts.picker], library + status, queue=False, **PRIVATE)
+    places = [parts.focus, parts.mute]
+    parts.picker.change(narrow, [parts.picker, *places], places, queue=False, **PRIVATE)
     parts.sample.click(sample, None, [*library, parts.status, parts.question], **GPU, **PRIVATE)
     parts.new.click(None, cancels=streams, **PRIVATE)  # first: what is on its way must not be written afterwards
     parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)

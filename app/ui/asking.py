@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from html import escape
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.records import Delta, Done, Reading
+from app.chat.focus import Sight
+from app.records import Delta, Done, Reading, Removal
 from app.runtime.config import GenerationConfig
 from app.settings import ROOT
 from app.ui import format, viewer
@@ -98,6 +99,7 @@ def answer(
     chat_id: str | None,
     documents: Sequence[str],
     generation: GenerationConfig = GenerationConfig(),
+    sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[View]:
     """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost."""
@@ -110,7 +112,14 @@ def answer(
     start = View(asking, chat_id, format.waiting("Thinking"), running=True)
     fallback = View(before, chat_id, draft=question)
     yield start
-    events = chat.ask(question, chat=chat_id, documents=() if chat_id else tuple(documents), generation=generation)
+    events = chat.ask(
+        question,
+        chat=chat_id,
+        documents=() if chat_id else tuple(documents),
+        generation=generation,
+        focus=sight.focus,
+        mute=sight.mute,
+    )
     yield from _follow(chat, events, start, fallback, question, clock)
 
 
@@ -118,6 +127,7 @@ def again(
     chat: "DocumentChat",
     chat_id: str | None,
     generation: GenerationConfig = GenerationConfig(),
+    sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[View]:
     """Answer the last question once more."""
@@ -129,7 +139,8 @@ def again(
     start = View(kept.messages[: questions[-1] + 1], chat_id, format.waiting("Thinking"), running=True)
     yield start
     question = kept.messages[questions[-1]]["text"]
-    yield from _follow(chat, chat.retry(chat_id, generation=generation), start, kept, question, clock)
+    events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute)
+    yield from _follow(chat, events, start, kept, question, clock)
 
 
 def _follow(
@@ -181,22 +192,58 @@ def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) ->
 
 
 def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] = time.monotonic) -> Iterator[str]:
-    """HTML of the answer that the model gives when a passage is hidden from it."""
-    yield viewer.comparison(format.waiting("Answering without this passage"))
-    said, shown_at = "", 0.0
+    """HTML of how much the answer rests on a passage, and of the answer that is given when it is hidden."""
+    yield viewer.comparison(format.waiting("Testing the answer without this passage"))
+    said, shown_at, tested = "", 0.0, ""
     try:
+        with closed_after(chat.removal(evidence_id)) as events:
+            for event in events:
+                if isinstance(event, Removal):
+                    tested = viewer.removal(event)
+        yield viewer.comparison(tested + format.waiting("Answering without this passage"))
         with closed_after(chat.answer_without(evidence_id)) as events:
             for event in events:
                 if isinstance(event, Done):
-                    yield viewer.comparison(viewer.answer(event.answer), format.cost(event.stats.as_dict()))
+                    body = tested + viewer.answer(event.answer)
+                    yield viewer.comparison(body, format.cost(event.stats.as_dict()))
                     return
                 said += event.text if isinstance(event, Delta) else ""
                 if clock() - shown_at >= UPDATE_S:
                     shown_at = clock()
-                    yield viewer.comparison(viewer.answer(said))
-        yield viewer.comparison(viewer.answer(said), "stopped")
+                    yield viewer.comparison(tested + viewer.answer(said))
+        yield viewer.comparison(tested + viewer.answer(said), "stopped")
     except Exception as error:
         yield viewer.comparison(format.failure(error))
+
+
+def places(chat: "DocumentChat", picked: Sequence[str], *chosen: Sequence[str]) -> tuple[Any, ...]:
+    """What focus and mute offer for the picked documents, and what of the chosen still belongs to them.
+
+    Returns:
+        (choices, then what stays of each of `chosen`).
+    """
+    known = {document.id: document.title for document in chat.documents() if document.id in picked}
+    offered = chat.places(list(known))
+    specs = {spec for _, spec in offered}
+
+    def stays(spec: str) -> bool:  # a place that was typed begins with an id or a title
+        return spec in specs or any(spec.startswith((id, title)) for id, title in known.items())
+
+    return offered, *([spec for spec in some or () if stays(spec)] for some in chosen)
+
+
+def attach(chat: "DocumentChat", chat_id: str | None, picked: Sequence[str]) -> str:
+    """Attach these documents and no others to a chat; status HTML."""
+    if chat_id is None:
+        return ""
+    try:
+        before = chat.chat(chat_id)
+        chat.set_chat_documents(chat_id, picked)
+    except Exception as error:
+        return format.failure(error)
+    if not before.messages or before.documents == tuple(picked):
+        return ""
+    return format.notice("From the next question on. The answers above stay as they were given.")
 
 
 def choices(chat: "DocumentChat") -> list[tuple[str, str]]:

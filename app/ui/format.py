@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Literal
 
+from app.chat.focus import Sight
 from app.errors import CancelledError, LecternError
 from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, ModelState, Reading
 from app.units import duration, size_text
 
 log = logging.getLogger(__name__)
 
+LOSSES = ("compressed", "evicted", "quantized")  # what may have happened to tokens
 CALM = "Something went wrong inside Lectern. Your documents and chats are kept; the log has the details."
 
 
@@ -97,6 +99,8 @@ def cost(stats: Mapping[str, Any]) -> str:
         parts.append(duration(stats["seconds"]))
     if stats.get("tokens_per_s"):
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    parts += [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))]
+    parts += [words] if (words := Sight.of(stats).words) else []
     if stats.get("stopped"):
         parts.append("stopped")
     if stats.get("note"):
@@ -145,9 +149,11 @@ def memory(line: MemoryLine) -> str:
     """The memory of a chat in one line; the bytes are those of all that is held."""
     if not line.tokens:
         return ""
+    lost = [f"{count(n)} {word}" for word in LOSSES if (n := getattr(line, f"tokens_{word}"))]
     places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
     facts = [
         f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
+        ", ".join([f"{'all' if line.tokens_kept == line.tokens else count(line.tokens_kept)} kept", *lost]),
         "altogether " + (", ".join(f"{size_text(held)} {where}" for held, where in places if held) or "nothing stored"),
         f"{line.policy}, {line.positions} positions, {line.backend}",
     ]

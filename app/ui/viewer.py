@@ -3,10 +3,11 @@
 import re
 from html import escape
 
-from app.records import DocumentKind, Evidence, Part
+from app.records import DocumentKind, Evidence, Part, Removal
 from app.ui import format
 
 WINDOW_CHARS = 50_000  # a browser shows this at once; more makes it slow
+MARKED_NATS = 3.0  # a token that loses so much is marked fully
 WRAPPED_LINE = re.compile(r"(?<=[^\n]{45})\n(?=[^\s\n])")
 
 
@@ -74,8 +75,8 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
         f"<nav>{_turn(evidence, part.index - 1, parts, '‹ Previous')}<span>{part.index} of {parts}</span>"
         f"{_turn(evidence, part.index + 1, parts, 'Next ›')}</nav>"
         f'<footer><button type="button" class="lt-button" data-do="without" data-id="{escape(evidence.id)}">'
-        "Answer without this</button><p>Asks the same question with this passage hidden from the model. "
-        "Nothing is saved.</p></footer></section>"
+        "Answer without this</button><p>Hides this passage from the model, scores the same answer again and asks for "
+        "a new one. Nothing is saved.</p></footer></section>"
     )
 
 
@@ -105,6 +106,19 @@ def message(body: str) -> str:
 
 def answer(said: str) -> str:
     return f'<div class="lt-prose">{escape(said) or "…"}</div>'
+
+
+def removal(found: Removal) -> str:
+    """How much the answer rests on the passage; its words are marked the more, the more they rest on it."""
+    lost = [(before - after) / MARKED_NATS for before, after in zip(found.before, found.after, strict=True)]
+    words = "".join(
+        f'<span class="lt-rest" style="--f:{min(1.0, max(0.0, share)):.2f}">{escape(text)}</span>'
+        for text, share in zip(found.pieces, lost, strict=True)
+    )
+    fall = f"Without this passage the answer's log-probability falls by <b>{found.fall:.2f} nats</b>"
+    if found.control is not None:
+        fall += f", without another of this size by {found.control:.2f}"
+    return f'<p class="lt-fall">{fall}.</p><div class="lt-prose lt-given">{words}</div>'
 
 
 def comparison(body: str, facts: str = "") -> str:

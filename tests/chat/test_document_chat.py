@@ -249,6 +249,86 @@ def test_evidence_points_into_the_text_and_can_be_removed(open_chat, tmp_path):
     assert again.stats.tokens_reused > 0
 
 
+def test_each_token_of_an_answer_says_where_it_looked(open_chat, tmp_path):
+    chat = open_chat()
+    one, two = chat.add_document(write(tmp_path, "aa.txt", 60)), chat.add_document(write(tmp_path, "bb.txt", 60))
+    done, _ = finish(chat.ask("who?", documents=[one.id, two.id], generation=SHORT))
+    assert len(done.looks) == done.stats.new_tokens and done.answer.startswith(done.looks[0].text.strip())
+    for look in done.looks:
+        assert {document for document, *_ in look.places} <= {one.id, two.id}
+        assert all(number == 0 and 0 <= region < 100 and 0 < share <= 1 for _, number, region, share in look.places)
+    done, _ = finish(chat.ask("who?", chat=done.chat, focus=["bb"], generation=SHORT))
+    assert {document for look in done.looks for document, *_ in look.places} == {two.id}
+
+
+def test_an_answer_says_what_became_of_the_tokens_behind_it(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    line = chat.memory_line(done.chat)
+    assert done.stats.tokens_kept == line.tokens_kept == line.tokens > chat.document(document.id).tokens
+    assert chat.messages(done.chat)[1].stats["tokens_evicted"] == 0 == line.tokens_evicted
+
+
+def test_removal_scores_the_same_answer_without_a_passage(open_chat, tmp_path):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path, words=80))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    second, _ = finish(chat.ask("what?", chat=first.chat, generation=SHORT))
+    before = chat.messages(first.chat), chat.memory_line(first.chat)
+    for done in (first, second):
+        *readings, found = chat.removal(done.evidence[0].id)
+        assert all(isinstance(event, Reading) for event in readings)
+        assert len(found.pieces) == len(found.before) == len(found.after) == done.stats.new_tokens
+        assert found.fall == pytest.approx(sum(found.before) - sum(found.after)) != 0
+        assert found.controls == 5 and found.control != found.fall
+        assert list(chat.removal(done.evidence[0].id))[-1] == found
+    assert (chat.messages(first.chat), chat.memory_line(first.chat)) == before
+    chat = restart(chat, open_chat)
+    *_, resumed = chat.removal(second.evidence[0].id)
+    assert resumed.before == pytest.approx(found.before) and resumed.after == pytest.approx(found.after)
+
+
+def test_removal_keeps_what_the_answer_could_not_see(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    one, two = chat.add_document(write(tmp_path, "aa.txt", 60)), chat.add_document(write(tmp_path, "bb.txt", 60))
+    done, _ = finish(chat.ask("who?", documents=[one.id, two.id], mute=["aa"], generation=SHORT))
+    masks, score = [], chat.engine().score
+    monkeypatch.setattr(
+        chat.engine(), "score", lambda cache, *ids: (masks.append(cache.allowed.tolist()), score(cache, *ids))[1]
+    )
+    list(chat.removal(done.evidence[0].id))
+    seen, hidden, *others = masks
+    assert not any(seen[: chat.document(one.id).tokens // 8]) and any(seen)
+    assert sum(seen) - sum(hidden) == len(done.evidence[0].regions) and len(others) == 5
+    assert all(sum(mask) == sum(hidden) for mask in others)  # only what could be seen is worth hiding
+    without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
+    assert {item.document for item in without.evidence} <= {two.id}
+    assert (without.stats.mute, without.stats.without) == (("aa",), done.evidence[0].id)
+
+
+def test_removal_of_a_detached_document_is_refused(open_chat, tmp_path):
+    chat = open_chat()
+    one, two = chat.add_document(write(tmp_path, "aa.txt", 60)), chat.add_document(write(tmp_path, "bb.txt", 60))
+    done, _ = finish(chat.ask("who?", documents=[one.id], generation=SHORT))
+    chat.set_chat_documents(done.chat, [two.id])
+    with pytest.raises(InputError, match="attach it again"):
+        list(chat.removal(done.evidence[0].id))
+
+
+def test_places_are_offered_as_they_can_be_given(open_chat, tmp_path):
+    chat = open_chat()
+    path = tmp_path / "tales.md"
+    path.write_text("# The Harbour\n\n" + "sea " * 260 + "\n\n# The Hill\n\n" + "wind " * 20, encoding="utf-8")
+    document = chat.add_document(path)
+    offered = chat.places([document.id])
+    assert offered[0] == (document.title, document.id) and len(offered) == 3
+    for _, spec in offered:
+        done, _ = finish(chat.ask("who?", documents=[document.id], focus=[spec], generation=SHORT))
+        assert done.stats.focus[0].startswith(document.title)
+    assert done.stats.focus == (f"{document.title}#The Hill",)
+
+
 def test_focus_and_mute(open_chat, tmp_path):
     chat = open_chat()
     one, two = chat.add_document(write(tmp_path, "aa.txt", 60)), chat.add_document(write(tmp_path, "bb.txt", 60))
@@ -272,6 +352,29 @@ def test_documents_attach_in_any_order_without_reading_again(open_chat, tmp_path
     changed, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
     assert "earlier turns stay" in changed.stats.note
     assert changed.stats.tokens_read < 30
+    chat.set_chat_documents(first.chat, [one.id, two.id, one.id])
+    chat = restart(chat, open_chat)
+    back, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert "earlier turns stay" in back.stats.note and back.stats.tokens_read < 30
+    same, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert same.stats.note == "" and chat.chat(first.chat).documents == (one.id, two.id)
+
+
+def test_turns_are_run_again_when_the_last_document_goes(open_chat, tmp_path):
+    """They would have no BOS before them; a chat that began without documents has its own."""
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    chat.set_chat_documents(first.chat, [])
+    alone, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert "no document any more" in alone.stats.note and alone.stats.tokens_reused == 0
+    assert 20 < alone.stats.tokens_read < 80 < chat.document(document.id).tokens
+    chat.set_chat_documents(first.chat, [document.id])
+    joined, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert joined.stats.tokens_read < 30 and joined.evidence
+    chat.set_chat_documents(first.chat, [])
+    left, _ = finish(chat.ask("and?", chat=first.chat, generation=SHORT))
+    assert "earlier turns stay" in left.stats.note and left.stats.tokens_read < 30
 
 
 def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):

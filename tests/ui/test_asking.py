@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.focus import Sight
 from app.errors import ModelError, StoreError
 from app.records import AnswerStats, Delta, Done
 from app.runtime.config import GenerationConfig
@@ -167,10 +168,43 @@ def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document:
 def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
     shown = list(asking.without(chat, "e2-1", clock=ticking(1.0)))
-    assert "hidden" not in shown[0] and "Answering without" in shown[0]
+    assert "Testing the answer" in shown[0] and "Answering without" in shown[1]
     assert "the answer changes" in shown[-1] and "100 tokens reused, 9 read" in shown[-1]
+    assert "falls by <b>3.25 nats</b>, without another of this size by 0.12." in shown[-1]
     assert len(chat.messages("c1")) == 2
     assert "not known" in list(asking.without(chat, "e99-1"))[-1]
+
+
+def test_focus_and_mute_reach_the_model_and_are_told(chat: FakeDocumentChat, document: str) -> None:
+    view = ask(chat, "Who?", documents=[document], sight=Sight((f"{document}#Chapter I",), (f"{document}#2",)))[-1]
+    assert chat.asked[-1]["focus"] == (f"{document}#Chapter I",) and chat.asked[-1]["mute"] == (f"{document}#2",)
+    line = "looked only in A Quiet Coast#Chapter I, did not look in A Quiet Coast#2"
+    assert line in view.messages[-1]["foot"]
+    again = list(asking.again(chat, view.chat, sight=Sight(mute=(document,)), clock=ticking(1.0)))[-1]
+    assert "did not look in A Quiet Coast<" in again.messages[-1]["foot"].replace(" ·", "<")
+
+
+def test_places_follow_the_picked_documents(chat: FakeDocumentChat, document: str, tmp_path: Path) -> None:
+    code = tmp_path / "tool.zip"
+    code.write_text("def harbour(): ...\n", encoding="utf-8")
+    other = chat.add_document(code).id
+    offered, focus = asking.places(chat, [document], [f"{document}#2", "A Quiet Coast#1-2", other])
+    assert offered == [("A Quiet Coast", document)]  # one chapter holds it all
+    assert focus == [f"{document}#2", "A Quiet Coast#1-2"]
+    offered, *_ = asking.places(chat, [document, other])
+    assert ("tool › src/", f"{other}#src/") in offered
+
+
+def test_documents_change_in_the_middle_of_a_chat(chat: FakeDocumentChat, document: str, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_text("Another text.", encoding="utf-8")
+    other = chat.add_document(more).id
+    assert asking.attach(chat, None, [document]) == ""
+    key = ask(chat, "Who?", documents=[document])[-1].chat
+    assert "From the next question on" in asking.attach(chat, key, [document, other])
+    assert chat.chat(key).documents == (document, other)
+    assert asking.attach(chat, key, [document, other]) == ""
+    assert "not known" in asking.attach(chat, "c9", [])
 
 
 def test_sample_book_is_added_and_read(chat: FakeDocumentChat, book: Path) -> None:
@@ -210,7 +244,7 @@ def test_welcome_names_what_is_asked(chat: FakeDocumentChat, document: str) -> N
 
 
 def test_nothing_answered_gives_the_question_back(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(question, *, chat, documents, generation):
+    def stopped(question, **options):
         yield Done("", "c-gone", (), AnswerStats(stopped=True))
 
     monkeypatch.setattr(chat, "ask", stopped)
@@ -223,7 +257,7 @@ def test_trying_again_and_stopping_at_once_keeps_the_question(
 ) -> None:
     *_, asked = asking.answer(chat, "Who kept the light?", None, [])
 
-    def stopped(key, *, generation):
+    def stopped(key, **options):
         chat._kept(key).messages.clear()
         yield Done("", key, (), AnswerStats(stopped=True))
 

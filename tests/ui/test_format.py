@@ -63,6 +63,8 @@ def test_cost_tells_what_was_read_and_what_was_not() -> None:
     stats = {"tokens_reused": 21_973, "tokens_read": 9, "seconds": 1.42, "tokens_per_s": 31.2, "stopped": True}
     assert format.cost(stats) == "21,973 tokens reused, 9 read · 1.4 s · 31 tokens/s · stopped"
     assert format.cost({}) == "0 tokens reused, 0 read"
+    stats = {"tokens_evicted": 1200, "tokens_quantized": 0, "mute": ["Book#iv"]}
+    assert format.cost(stats).endswith("0 read · 1,200 evicted · did not look in Book#iv")
 
 
 def test_chip_carries_its_evidence_and_facts() -> None:
@@ -147,8 +149,11 @@ def test_notes_of_the_folder_are_shown_as_text() -> None:
 
 
 def test_memory_line() -> None:
-    line = format.memory(MemoryLine(21_973, 344, 1_000_000, 40_000_000, 20_000_000, "keep-all", "compact", "reference"))
+    facts = (21_973, 344, 1_000_000, 40_000_000, 20_000_000, "keep-all", "compact", "reference")
+    assert "· all kept ·" in format.memory(MemoryLine(*facts, tokens_kept=21_973))
+    line = format.memory(MemoryLine(*facts, tokens_kept=21_000, tokens_evicted=973, tokens_quantized=20_000))
     for fact in (
+        "· 21,000 kept, 973 evicted, 20,000 quantized ·",
         "21,973 tokens in 344 regions",
         "altogether 1.0 MB on the GPU",
         "40 MB in memory",

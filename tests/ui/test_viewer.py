@@ -5,7 +5,7 @@ from html import unescape
 
 import pytest
 
-from app.records import Evidence, Part
+from app.records import Evidence, Part, Removal
 from app.ui import viewer
 
 
@@ -69,3 +69,12 @@ def test_page_offers_the_neighbours_and_the_removal() -> None:
 
 def test_turn_target_is_read_back() -> None:
     assert viewer.target("e12-3@45") == ("e12-3", 45)
+
+
+def test_removal_marks_the_words_that_rest_on_the_passage() -> None:
+    found = Removal("e2-1", ("Yes", " <b>"), (-0.1, -0.2), (-0.05, -1.7), 0.25, 5)
+    html = viewer.removal(found)
+    assert [float(share) for share in re.findall(r"--f:([0-9.]+)", html)] == [0.0, 0.5]
+    assert "falls by <b>1.45 nats</b>, without another of this size by 0.25." in html and " &lt;b&gt;" in html
+    alone = viewer.removal(Removal("e2-1", ("Yes",), (-0.1,), (-4.1,)))
+    assert "--f:1.00" in alone and "falls by <b>4.00 nats</b>." in alone

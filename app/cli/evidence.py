@@ -1,0 +1,141 @@
+"""Commands about what answers rest on: evidence, chats attach and detach; and how `ask` tells where it looked."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from app.cli.session import Session
+from app.errors import InputError
+from app.records import AnswerStats, Done, Evidence, Look, Reading, Removal
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+MEMORY = ("tokens_kept", "tokens_compressed", "tokens_evicted", "tokens_quantized")
+
+
+def evidence(session: Session, args: argparse.Namespace) -> None:
+    """Show a passage, and how much less likely its answer is without it."""
+    with session.chat() as chat:
+        passage, key, _ = chat.store.evidence(args.id)
+        session.model_ready(chat)
+        with closing(chat.removal(args.id)) as events:
+            for event in events:
+                if isinstance(event, Reading):
+                    session.reading(event)
+                else:
+                    _removed(session, passage, key, event)
+
+
+def _removed(session: Session, passage: Evidence, chat: str, found: Removal) -> None:
+    values = passage_values(passage) | {
+        "chat": chat,
+        "before": round(sum(found.before), 4),
+        "after": round(sum(found.after), 4),
+        "fall": round(found.fall, 4),
+        "control": None if found.control is None else round(found.control, 4),
+        "controls": found.controls,
+        "tokens": [
+            {"text": text, "before": round(before, 4), "after": round(after, 4)}
+            for text, before, after in zip(found.pieces, found.before, found.after, strict=True)
+        ],
+    }
+    lines = [f"{passage.title}, {passage.label} ({passage.weight:.0%} of the attention)", passage.text, ""]
+    lines.append(
+        f"Log-probability of the answer: {sum(found.before):.2f} nats, without this passage {sum(found.after):.2f}: "
+        f"it falls by {found.fall:.2f}."
+    )
+    if found.control is not None:
+        lines.append(f"Without another passage of this size it falls by {found.control:.2f} (median of "
+                     f"{found.controls}).")  # fmt: skip
+    session.out.result(values, "\n".join(lines))
+
+
+def attach(session: Session, args: argparse.Namespace) -> None:
+    """Attach documents to a chat, after those that it has."""
+    with session.chat(load=False) as chat:
+        info = chat.chat(args.id)
+        wanted = [*info.documents, *(chat.document(name).id for name in args.documents)]
+        chat.set_chat_documents(info.id, list(dict.fromkeys(wanted)))
+        _attached(session, chat, info.id)
+
+
+def detach(session: Session, args: argparse.Namespace) -> None:
+    """Detach documents from a chat; what was read of them is kept."""
+    with session.chat(load=False) as chat:
+        info = chat.chat(args.id)
+        titles = {document.id: document.title for document in chat.documents()}
+        gone = {_one_attached(name, info.documents, titles) for name in args.documents}
+        chat.set_chat_documents(info.id, [id for id in info.documents if id not in gone])
+        _attached(session, chat, info.id)
+
+
+def _one_attached(name: str, documents: Sequence[str], titles: dict[str, str]) -> str:
+    """The attached document of this title, id or beginning of one; it may be deleted from the library."""
+    found = [id for id in documents if titles.get(id) == name] or [
+        id for id in documents if name and id.startswith(name)
+    ]
+    if len(found) != 1:
+        known = "; ".join(titles.get(id, id) for id in documents) or "none"
+        raise InputError(f"{name}: {'names several' if found else 'not one'} of the chat's documents ({known})")
+    return found[0]
+
+
+def _attached(session: Session, chat: "DocumentChat", key: str) -> None:
+    titles = {document.id: document.title for document in chat.documents()}
+    info = chat.chat(key)
+    shown = "; ".join(titles.get(id, f"{id}, deleted") for id in info.documents) or "none"
+    note = " Its earlier turns stay as they were, written beside the documents of then." if info.messages else ""
+    session.out.result({"chat": info.id, "documents": list(info.documents)}, f"Documents: {shown}.{note}")
+
+
+def passage_values(passage: Evidence) -> dict[str, Any]:
+    """A passage for a script."""
+    return {
+        "id": passage.id,
+        "document": passage.document,
+        "label": passage.label,
+        "text": passage.text,
+        "weight": passage.weight,
+    }
+
+
+def look_values(look: Look, evidence: Sequence[Evidence]) -> dict[str, Any]:
+    """One token of an answer and where it looked, for a script; `evidence` names the passage that holds the region."""
+    known = {(item.document, *region): item.id for item in evidence for region in item.regions}
+    return {
+        "text": look.text,
+        "looked": [
+            {
+                "document": document,
+                "memory": memory,
+                "region": region,
+                "share": share,
+                "evidence": known.get((document, memory, region)),
+            }
+            for document, memory, region, share in look.places
+        ],
+    }
+
+
+def answer_values(done: Done) -> dict[str, Any]:
+    """What an answer looked at, could see, and what became of the tokens behind it, for a script."""
+    stats = done.stats
+    return {
+        "evidence": [passage_values(passage) for passage in done.evidence],
+        "tokens": [look_values(look, done.evidence) for look in done.looks],
+        "focus": list(stats.focus),
+        "mute": list(stats.mute),
+        "without": stats.without or None,
+        **{name: getattr(stats, name) for name in MEMORY},
+    }
+
+
+def memory_line(stats: AnswerStats) -> str:
+    """What became of the tokens behind an answer: "2,103 tokens kept, 40 evicted"."""
+    facts = [f"{stats.tokens_kept:,} tokens kept"]
+    for name in MEMORY[1:]:
+        if count := getattr(stats, name):
+            facts.append(f"{count:,} {name.removeprefix('tokens_')}")
+    return ", ".join(facts)
