@@ -1,7 +1,62 @@
-"""Heavy hitters (H2O): the attention mass that each key received."""
+"""Heavy hitters (H2O): the attention mass that each key received, and which keys it says to keep.
+
+Published H2O keeps the newest keys and those with most accumulated mass. Ours divides the mass by the query rows that
+could have given some, so that old keys do not win by age alone, and always keeps the sinks.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from app.errors import ConfigError
+
+SCORES = ("mean", "sum", "decay")
+ROWS = ("last", "all")
+DECAY = 0.98  # per query, of the mass received before it
+GRACE = 16  # newest keys that `decay` never evicts: they have had no time to be seen
+
+
+@dataclass(frozen=True)
+class H2OOptions:
+    """Which keys are kept.
+
+    Attributes:
+        score: `mean` is the mass per query row that saw the key, `sum` all of it (as published), `decay` a sum in which
+            each query counts 0.98 times as much as the next.
+        rows: query rows whose mass counts while a text is read: `last`, some at the end of each group, or `all`.
+        sinks: first keys of the text, always kept.
+        recent: newest keys, always kept; 0 means half of the budget (as published).
+        block: keys evicted together.
+    """
+
+    score: str = "mean"
+    rows: str = "last"
+    sinks: int = 4
+    recent: int = 64
+    block: int = 16
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise ConfigError(f"score = {self.score!r}: not known; choose one of {', '.join(SCORES)}")
+        if self.rows not in ROWS:
+            raise ConfigError(f"rows = {self.rows!r}: not known; choose one of {', '.join(ROWS)}")
+        for name, least in (("sinks", 0), ("recent", 0), ("block", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)}: must be at least {least}")
+
+    def window(self, budget: int) -> int:
+        """Newest keys that are kept whatever they score, within a budget."""
+        recent = self.recent or budget // 2
+        return max(recent, GRACE) if self.score == "decay" else recent
+
+
+PRESETS = {
+    "mean": H2OOptions(),
+    "exact": H2OOptions(rows="all"),
+    "decay": H2OOptions(score="decay"),
+    "published": H2OOptions(score="sum", rows="all", sinks=0, recent=0),
+}
 
 
 def attention_mass(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -19,3 +74,131 @@ def attention_mass(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: fl
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
     return torch.softmax(logits, dim=-1).sum(-2)
+
+
+def causal_mass(
+    queries: Tensor, keys: Tensor, ends: Tensor, scale: float, *, weights: Tensor | None = None, tile: int = 512
+) -> Tensor:
+    """Column sums of the attention of any number of query rows, exact: acc_j = sum_i exp(q_i k_j - lse_i).
+
+    Two passes over tiles: the first finds each row's log-sum-exp, the second adds up. Never more than tile x tile
+    products at once.
+
+    Args:
+        queries: [..., Q, D], rotated.
+        keys: [..., S, D], rotated.
+        ends: [Q], int64: row i sees the first `ends[i]` keys, at least one.
+        weights: [Q] float32, what each row counts; 1 when None.
+
+    Returns:
+        [..., S], float32.
+    """
+    mass = torch.zeros(keys.shape[:-1], dtype=torch.float32, device=keys.device)
+    for row in range(0, queries.shape[-2], tile):
+        q, last = queries[..., row : row + tile, :], ends[row : row + tile]
+        counted = 1.0 if weights is None else weights[row : row + tile, None]
+        columns = range(0, int(last.max()), tile)
+
+        def logits(first: int, q: Tensor = q, last: Tensor = last) -> Tensor:
+            k = keys[..., first : first + tile, :]
+            place = torch.arange(first, first + k.shape[-2], device=k.device)
+            return ((q @ k.transpose(-1, -2)).float() * scale).masked_fill(place >= last[:, None], float("-inf"))
+
+        lse = torch.full(q.shape[:-1], float("-inf"), device=q.device)
+        for first in columns:
+            lse = torch.logaddexp(lse, logits(first).logsumexp(-1))
+        for first in columns:
+            mass[..., first : first + tile] += ((logits(first) - lse[..., None]).exp() * counted).sum(-2)
+    return mass
+
+
+def last_rows_mass(queries: Tensor, keys: Tensor, rows: int, scale: float) -> Tensor:
+    """Mass given by the last `rows` queries of a text alone (SnapKV's choice of rows).
+
+    Args:
+        queries: [..., T, D] of the text's last T tokens, rotated. keys: [..., S, D] of the whole text, rotated.
+
+    Returns:
+        [..., S], float32.
+    """
+    q, size = queries[..., -rows:, :], keys.shape[-2]
+    ends = torch.arange(size - q.shape[-2] + 1, size + 1, device=keys.device)
+    return causal_mass(q, keys, ends, scale)
+
+
+def scores(mass: Tensor, exposure: Tensor, score: str) -> Tensor:
+    """What each key is worth, the same shape, float32.
+
+    Args:
+        mass: mass received; summed over the query heads of a KV head.
+        exposure: query rows that saw the key, float32 of the same shape.
+        score: see H2OOptions; a decaying sum is one already.
+    """
+    return mass / exposure.clamp(min=1) if score == "mean" else mass
+
+
+def add_rows(mass: Tensor, exposure: Tensor, rows_mass: Tensor, rows: float, steps: int, score: str) -> None:
+    """Add what `steps` further queries gave, in place; an older sum decays first.
+
+    Args:
+        mass, exposure: [..., S]. rows_mass: [..., S] mass of `rows` query rows (heads times queries).
+    """
+    if score == "decay":
+        mass *= DECAY**steps
+    mass += rows_mass
+    exposure += rows
+
+
+def heaviest(worth: Tensor, count: int, *, sinks: int = 0, recent: int = 0) -> Tensor:
+    """The keys to keep: the first `sinks`, the last `recent`, and the worthiest between; ties to the later one.
+
+    Args:
+        worth: [..., S], float32.
+        count: keys to keep, at least sinks + recent; all of them when it is S or more.
+
+    Returns:
+        [..., count], int64, ascending.
+
+    Raises:
+        ValueError: `count` is smaller than what is always kept.
+    """
+    size = worth.shape[-1]
+    if count >= size:
+        return torch.arange(size, device=worth.device).expand(*worth.shape[:-1], size)
+    if count < sinks + recent or count < 1:
+        raise ValueError(f"keep {count}: must be positive and hold {sinks} sinks and {recent} recent keys")
+    worth = worth.clone()
+    worth[..., :sinks] = float("inf")
+    worth[..., size - recent :] = float("inf")
+    order = worth.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return (size - 1 - order).sort(-1).values
+
+
+def evict(mass: Tensor, exposure: Tensor, budget: int, new: int, options: H2OOptions) -> Tensor:
+    """The keys to keep so that `new` more fit the budget; they are evicted in blocks.
+
+    Args:
+        mass, exposure: [Hkv, S] of the keys that are held, in text order.
+
+    Returns:
+        [Hkv, K], int64, ascending; K = S when there is room already.
+    """
+    size = mass.shape[-1]
+    excess = size + new - budget
+    if excess <= 0:
+        return heaviest(mass, size)
+    count = max(size - -(-excess // options.block) * options.block, options.sinks + options.window(budget))
+    worth = scores(mass, exposure, options.score)
+    return heaviest(worth, count, sinks=options.sinks, recent=options.window(budget))
+
+
+def published(mass: Tensor, heavy: int, recent: int) -> Tensor:
+    """H2O as published: the last `recent` keys and the `heavy` ones with most mass among the others.
+
+    Args:
+        mass: [..., S], accumulated over all rows so far.
+
+    Returns:
+        [..., min(S, heavy + recent)], int64, ascending.
+    """
+    return heaviest(mass, heavy + recent, recent=recent)

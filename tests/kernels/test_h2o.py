@@ -3,7 +3,19 @@ import math
 import pytest
 import torch
 
-from app.kernels.h2o import attention_mass
+from app.errors import ConfigError
+from app.kernels.h2o import (
+    PRESETS,
+    H2OOptions,
+    add_rows,
+    attention_mass,
+    causal_mass,
+    evict,
+    heaviest,
+    last_rows_mass,
+    published,
+    scores,
+)
 
 
 def naive(queries, keys, seen, scale):
@@ -43,3 +55,58 @@ def test_masked_keys_receive_nothing():
     mass = attention_mass(q, k, mask, 1.0)
     assert mass[1] == mass[3] == 0
     torch.testing.assert_close(mass.sum(), torch.tensor(4.0))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64])
+def test_exact_sums_tile_by_tile(tile):
+    generator = torch.Generator().manual_seed(2)
+    q, k = torch.randn(2, 30, 8, generator=generator), torch.randn(2, 41, 8, generator=generator)
+    ends = torch.arange(12, 42)
+    mask = torch.arange(41) < ends[:, None]
+    torch.testing.assert_close(causal_mass(q, k, ends, 0.3, tile=tile), attention_mass(q, k, mask, 0.3))
+    weights = torch.rand(30, generator=generator)
+    rows = torch.stack([attention_mass(q[:, [i]], k, mask[[i]], 0.3) for i in range(30)])
+    expected = (rows * weights[:, None, None]).sum(0)
+    torch.testing.assert_close(causal_mass(q, k, ends, 0.3, weights=weights, tile=tile), expected)
+    torch.testing.assert_close(last_rows_mass(q, k, 5, 0.3), rows[-5:].sum(0))
+
+
+def test_heaviest_keeps_sinks_and_recent_and_breaks_ties_late():
+    worth = torch.tensor([[0.0, 5, 1, 1, 1, 9, 0, 0]])
+    assert heaviest(worth, 5, sinks=1, recent=2).tolist() == [[0, 1, 5, 6, 7]]
+    assert heaviest(worth, 3).tolist() == [[1, 4, 5]]
+    assert heaviest(worth, 20).tolist() == [list(range(8))]
+    with pytest.raises(ValueError, match="keep 2"):
+        heaviest(worth, 2, sinks=1, recent=2)
+    assert published(torch.tensor([9.0, 0, 3, 1, 0, 0]), heavy=2, recent=2).tolist() == [0, 2, 4, 5]
+
+
+def test_mean_scores_do_not_favour_the_old():
+    """Equal attention from every row: sums grow with age, means do not."""
+    rows = torch.tensor([8.0, 4, 2, 1])
+    assert scores(rows, rows, "sum").argmax() == 0
+    assert scores(rows, rows, "mean").unique().numel() == 1
+
+
+def test_decay_forgets_what_is_long_ago():
+    mass, exposure = torch.tensor([10.0, 0.0]), torch.zeros(2)
+    for _ in range(400):
+        add_rows(mass, exposure, torch.tensor([0.0, 0.1]), 1, 1, "decay")
+    assert mass[1] > mass[0] and exposure.tolist() == [400, 400]
+
+
+def test_evicts_in_blocks_within_the_budget():
+    options = H2OOptions(sinks=1, recent=4, block=16)
+    mass = torch.rand(2, 64, generator=torch.Generator().manual_seed(0))
+    kept = evict(mass, torch.ones_like(mass), 64, 1, options)
+    assert kept.shape == (2, 48) and kept[:, 0].tolist() == [0, 0] and kept[:, -4:].tolist() == [[60, 61, 62, 63]] * 2
+    assert not torch.equal(kept[0], kept[1])
+    assert evict(mass, torch.ones_like(mass), 80, 16, options).shape == (2, 64)
+
+
+def test_presets_and_refusals():
+    assert PRESETS["published"].window(100) == 50 and H2OOptions(score="decay", recent=2).window(100) == 16
+    with pytest.raises(ConfigError, match="score = 'best'"):
+        H2OOptions(score="best")
+    with pytest.raises(ConfigError, match="block = 0"):
+        H2OOptions(block=0)
