@@ -1,107 +1,148 @@
-"""Passkey over lengths and policies: accuracy, time and memory, as a table, one JSON line and one file.
+"""Passkeys at many times the trained length, single and labelled, and the controls that must fail.
 
-    python benchmarks/passkey.py --times-trained 4,16,64 --per-reading 10
+    python benchmarks/passkey.py --file BOOK --file BOOK
+    python benchmarks/passkey.py --only 'single-*' --times 1,4,16,64,256 --trials 59 --device cuda --file BOOK
 
-`streaming` (sinks and window) is the control: it forgets, so it must fail beyond its window.
+Single keys stand in one text through which the key moves (`eval passkey --one-text`); in prose, eight keys of other
+names stand beside it. Labelled keys stand several in a text and are all asked. The controls read labelled keys at the
+same budget of attended tokens: sinks and window, heavy hitters, regions at random.
 """
 
 import argparse
-import json
 import sys
 import time
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import privacy
-from app.eval import passkey, report
+from app.eval import passkey
 from app.eval.passkey import PasskeyConfig
 from app.process import peak_bytes
-from app.settings import Settings, fill
-from benchmarks import machine
+from benchmarks import controls, harness
+from benchmarks.harness import Benchmark, Part, Values
 
-NEEDED = 0.9
+LABELLED = "64:60:10,256:20:5,2048:3:3"
+CONTROL = (64, 20, 10)
+FAILED = 0.5  # a control above this accuracy says that the test is too easy
+DISTRACTORS = 8
 
 
-def main() -> int:
-    """Measure; the exit code is 1, and no speed is told, when the model fails at its trained length."""
-    args = _arguments()
-    privacy.apply()
-    flags = {"model": args.model, "device": args.device, "threads": args.threads}
-    settings = fill(Settings, flags=flags)
-    config = PasskeyConfig(
-        (1,),
-        args.trials,
-        args.per_reading,
-        args.filler,
-        args.filler_file if args.filler == "prose" else None,
-        args.seed,
+def main(argv: list[str] | None = None) -> int:
+    """Measure; nothing is measured when the model fails at its trained length."""
+    args = _arguments(argv)
+    trained = harness.trained_tokens(args)
+    settings = {
+        name: getattr(args, name)
+        for name in ("file", "times", "trials", "labelled", "control", "controls", "seed", "device")
+    }
+    benchmark = Benchmark(
+        "passkey",
+        settings | {"trained_tokens": trained},
+        _parts(args, trained),
+        _table,
+        _finish,
+        check=partial(_check, args, trained),
     )
-    runs: list[dict[str, Any]] = []
-    started = time.monotonic()
-    for policy in args.policies.split(","):
-        from app.runtime.engine import load_engine
-
-        engine = load_engine(replace(settings, policy=policy))
-        if policy == "keep-all":
-            sound = passkey.summary(list(passkey.run(engine, replace(config, lengths=(engine.trained_tokens,)))))
-            if sound["accuracy"] < NEEDED:
-                print(f"accuracy {sound['accuracy']} at the trained length: nothing more is measured", file=sys.stderr)
-                return 1
-        for times in map(int, args.times_trained.split(",")):
-            if time.monotonic() - started > 60 * args.minutes:
-                print(f"{policy}, {times} times: left out, {args.minutes} minutes are over", file=sys.stderr)
-                continue
-            runs.append({"policy": policy, "times": times} | _measure(engine, config, times))
-            print(f"{policy}, {times} times: accuracy {runs[-1]['accuracy']}", file=sys.stderr)
-    result = {"benchmark": "passkey", "model": Path(settings.model).name, "config": _plain(config), "runs": runs}
-    result |= machine.describe()
-    columns = ["policy", "times", "tokens", "accuracy", "lower_bound_95", "seconds", "tokens_per_s", "peak_bytes"]
-    print(report.table(columns, [[run[name] for name in columns] for run in runs]))
-    print(json.dumps(result))
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return harness.main(benchmark, args)
 
 
-def _measure(engine: Any, config: PasskeyConfig, times: int) -> dict[str, Any]:
-    started = time.perf_counter()
-    cells = list(passkey.run(engine, replace(config, lengths=(times * engine.trained_tokens,))))
-    seconds = time.perf_counter() - started
+def _check(args: argparse.Namespace, trained: int) -> str | None:
+    config = PasskeyConfig((args.check_times * trained,), args.check_trials, seed=args.seed)
+    accuracy = passkey.summary(list(passkey.run(harness.engine(args), config)))["accuracy"]
+    return None if accuracy >= args.needed else f"accuracy {accuracy} at the trained length"
+
+
+def _parts(args: argparse.Namespace, trained: int) -> list[Part]:
+    """Single keys, labelled keys, controls."""
+    parts = []
+    for times in args.times:
+        tokens, trials = times * trained, args.trials
+        seconds = harness.reading_s(tokens * (1 + trials / 2)) + trials * harness.ANSWER_S
+        for filler, distractors in (("repeat", 0), ("prose", DISTRACTORS)):
+            config = {"trials": trials, "filler": filler, "distractors": distractors, "one_text": True}
+            run = partial(_measure, args, "keep-all", tokens, config)
+            parts.append(Part(f"single-{filler}-{times}", seconds, run))
+    for times, trials, per_reading in args.labelled:
+        parts.append(_labelled(args, "keep-all", trained, times, trials, per_reading))
+    for policy in args.controls:
+        parts.append(_labelled(args, policy, trained, *args.control))
+    return parts
+
+
+def _labelled(args: argparse.Namespace, policy: str, trained: int, times: int, trials: int, per_reading: int) -> Part:
+    name = f"labelled-{times}" if policy == "keep-all" else f"control-{policy}"
+    seconds = harness.reading_s(times * trained * -(-trials // per_reading)) + trials * harness.ANSWER_S
+    config = {"trials": trials, "filler": "prose", "per_reading": per_reading}
+    return Part(name, seconds, partial(_measure, args, policy, times * trained, config))
+
+
+def _measure(args: argparse.Namespace, policy: str, tokens: int, config: dict[str, Any]) -> Values:
+    """Accuracy, time and memory of one length; `marks` tells how long the first text took up to each power of two."""
+    file = harness.prose(args, args.file) if config["filler"] == "prose" else None
+    chosen = PasskeyConfig((tokens,), **config, filler_file=file, seed=args.seed)
+    engine = controls.engine(args, policy)
+    told, marks, started = harness.progress(f"{policy}, {tokens:,} tokens"), {}, time.perf_counter()
+
+    def on_progress(done: int, total: int) -> None:
+        told(done, total)
+        power = 1 << (done.bit_length() - 1)
+        if done <= tokens and power not in marks:
+            marks[power] = {"tokens": done, "seconds": round(time.perf_counter() - started, 2), "peak": peak_bytes()}
+
+    cells = list(passkey.run(engine, chosen, on_progress=on_progress))
     values = passkey.summary(cells)
     (length,) = values.pop("lengths")
-    tokens = length["document_tokens"] * -(-config.trials // config.per_reading)
     return {
+        "policy": policy,
         "tokens": length["document_tokens"],
+        "budget_tokens": engine.budget_tokens,
+        **config,
         **values,
-        "seconds": round(seconds, 2),
-        "tokens_per_s": round(tokens / seconds, 1),
+        "depths": length["depths"],
+        "seconds": round(time.perf_counter() - started, 1),
         "peak_bytes": peak_bytes(),
+        "marks": [marks[power] for power in sorted(marks)],
     }
 
 
-def _plain(config: PasskeyConfig) -> dict[str, Any]:
-    values = asdict(config) | {"filler_file": config.filler_file and config.filler_file.name}
-    del values["lengths"]
-    return values
+def _table(parts: Mapping[str, Values]) -> tuple[list[str], list[list[Any]]]:
+    columns = ["policy", "tokens", "filler", "right", "trials", "lower_bound_95", "seconds", "peak_bytes"]
+    return ["part", *columns], [[name, *(values[column] for column in columns)] for name, values in parts.items()]
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="checkpoint folder; the small model that ships when not given")
-    parser.add_argument("--times-trained", default="1,4,16", help="lengths as multiples of the trained one")
-    parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--per-reading", type=int, default=10)
-    parser.add_argument("--filler", choices=("repeat", "prose"), default="repeat")
-    parser.add_argument("--filler-file", type=Path)
-    parser.add_argument("--policies", default="keep-all,streaming")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--minutes", type=float, default=9, help="no new length is begun after this")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "passkey.json")
-    return parser.parse_args()
+def _finish(parts: Mapping[str, Values]) -> Values:
+    """Whether every key was found, and whether every control failed."""
+    ours = [values for name, values in parts.items() if not name.startswith("control-")]
+    others = [values for name, values in parts.items() if name.startswith("control-")]
+    return {
+        "all_found": all(values["right"] == values["trials"] for values in ours),
+        "controls_failed": all(values["accuracy"] < FAILED for values in others),
+    }
+
+
+def _triples(text: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(number) for number in word.split(":")) for word in text.split(","))
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = harness.flags(__doc__, "passkey")
+    parser.add_argument("--file", type=Path, action="append", help="a book of the prose filler; several are joined")
+    parser.add_argument("--times", type=harness.numbers, default=(64,), help="single keys: times the trained length")
+    parser.add_argument("--trials", type=int, default=20, help="single keys per length and filler (20)")
+    parser.add_argument(
+        "--labelled", type=_triples, default=_triples(LABELLED), help=f"times:trials:keys in a text ({LABELLED})"
+    )
+    parser.add_argument("--controls", type=lambda text: text.split(","), default=["streaming", "h2o", "random"])
+    parser.add_argument("--needed", type=float, default=0.9, help="least accuracy at the trained length")
+    args = parser.parse_args(argv)
+    args.control, args.check_times, args.check_trials = CONTROL, 1, 10
+    if args.quick:  # texts of bytes, not words: short multiples have no room
+        args.times, args.trials, args.labelled, args.control = (25,), 2, ((30, 2, 2),), (30, 2, 2)
+        args.controls, args.check_times, args.check_trials = ["streaming"], 8, 2
+    return args
 
 
 if __name__ == "__main__":

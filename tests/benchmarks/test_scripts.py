@@ -1,0 +1,178 @@
+"""Each script runs whole at the size of a test, and its figures can come out both ways."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from app.eval import needles, texts
+from benchmarks import attached, evidence, h2o, passkey, perplexity
+from benchmarks import needles as table
+from tests import tiny
+from tests.eval.fake_engine import FakeEngine
+from tests.eval.test_needles import oracle
+
+BOOK = Path(__file__).resolve().parents[1] / "data" / "book.txt"
+
+
+def result(script, flags: list[str], *more: str) -> dict:
+    assert script.main([*flags, "--file", str(BOOK), *more]) == 0
+    return json.loads(Path(flags[flags.index("--output") + 1]).read_text(encoding="utf-8"))
+
+
+def test_passkey(quick: list[str]) -> None:
+    values = result(passkey, quick, "--needed", "0")
+    parts = values["parts"]
+    assert list(parts) == ["single-repeat-25", "single-prose-25", "labelled-30", "control-streaming"]
+    assert values["controls_failed"] and not values["all_found"]
+    assert parts["labelled-30"]["trials"] == 2 and parts["single-prose-25"]["distractors"] == 8
+    assert parts["single-repeat-25"]["marks"][-1]["tokens"] <= 25 * 64
+
+
+def test_passkey_needs_a_model_that_finds_keys_at_all(quick: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert passkey.main([*quick, "--file", str(BOOK)]) == 1
+    assert "at the trained length: nothing is measured" in capsys.readouterr().err
+
+
+def test_passkey_verdicts() -> None:
+    good = {"right": 2, "trials": 2, "accuracy": 1.0}
+    bad = {"right": 0, "trials": 2, "accuracy": 0.0}
+    assert passkey._finish({"single": good, "control-random": bad}) == {"all_found": True, "controls_failed": True}
+    assert passkey._finish({"single": bad, "control-random": good}) == {"all_found": False, "controls_failed": False}
+
+
+def test_needles(quick: list[str]) -> None:
+    values = result(table, quick)
+    assert list(values["parts"]) == ["keep-all-2000", "streaming-2000"]
+    rows = values["parts"]["keep-all-2000"]["rows"]
+    assert [(row["task"], row["trials"], row["second"]["trials"]) for row in rows] == [
+        ("multi-key", 1, 1),
+        ("uuid", 1, 1),
+        ("tracking", 1, 1),
+    ]
+
+
+def test_perplexity(quick: list[str]) -> None:
+    values = result(perplexity, quick)
+    assert set(values["perplexity"]) == {"64", "256"}
+    assert values["over_dense"]["nats"] == pytest.approx(0, abs=1e-3)  # all of it fits
+    assert abs(values["step_over_m2"]["nats"]) < 1 and values["step_over_m2"]["documents"] == 1
+    assert values["made_streaming_over_ours"]["documents"] == 2
+
+
+def test_paired_differences() -> None:
+    ours, theirs = {"a": 1.0, "b": 2.0, "c": 3.0, "x": 9.0}, {"a": 1.1, "b": 2.2, "c": 3.3}
+    found = perplexity.paired(ours, theirs)
+    assert found["documents"] == 3 and found["nats"] == pytest.approx(0.2)
+    assert found["standard_error"] == pytest.approx(0.1 / math.sqrt(3), abs=1e-6)
+    assert found["errors"] == pytest.approx(3.46, abs=0.01) and found["percent"] == pytest.approx(22.14, abs=0.01)
+    assert perplexity.paired(ours, {}) is None
+
+
+def test_steps_of_one_token_are_those_of_a_dense_reading_while_all_fits() -> None:
+    engine, ids = tiny.engine(), tiny.token_ids(60)
+    alone = perplexity.stepwise(engine, ids, 40)
+    assert alone.tolist() == pytest.approx(engine.log_probs(ids, counted_from=40).tolist(), abs=1e-4)
+
+
+def test_a_made_document_repeats_what_stood_far_back() -> None:
+    engine = tiny.engine()
+    ids, repeated = perplexity.make(engine, texts.lines_of(BOOK), 12_000, seed=1)
+    text, end = engine.decode(ids[:repeated]), engine.decode(ids[repeated:])
+    lines = end.strip().splitlines()
+    assert len(lines) == 2 * perplexity.FACTS and all(line in text[: len(text) // 2] for line in lines)
+    assert sum("The value of" in line for line in lines) == perplexity.FACTS
+
+
+def test_attached(quick: list[str]) -> None:
+    values = result(attached, quick)
+    assert values["facts"] == 4 and set(values["points"]) == set(attached.WAYS)
+
+
+def test_attached_tells_a_loss() -> None:
+    lines = ["Another quiet line of a book about the sea."] * 5
+    planted = needles.plan(random.Random(0), ["multi-key"], 6)
+    scores = attached.compare(FakeEngine(oracle), lines, planted, 900, 1)
+    assert all(sum(found) == 6 for found in scores.values())
+    values = {"scores": {"together": [1.0] * 6, "attached": [1.0] * 5 + [0.0], "other_order": [1.0] * 6}}
+    assert not attached._finish({"pair-0": values})["same"]
+
+
+def test_evidence_finds_the_regions_of_a_fact() -> None:
+    engine = tiny.engine()
+    planted = needles.plan(random.Random(0), ["multi-key"], 3)
+    lines = texts.lines_of(BOOK)
+    memory = engine.read(needles.document(engine, lines, planted, 1500, 1))
+    size = engine.shape.attention.region_tokens
+    for place in planted:
+        regions = evidence.regions_of(engine, memory, place.needle.sentences[0])
+        found = engine.decode(memory.token_ids[regions[0] * size : (regions[-1] + 1) * size])
+        assert place.needle.values[0] in found
+    with pytest.raises(ValueError, match="is not in the text"):
+        evidence.regions_of(engine, memory, "No such sentence stands here.")
+
+
+def test_evidence(quick: list[str]) -> None:
+    values = result(evidence, quick)
+    facts = [fact for part in values["parts"].values() for fact in part["facts"]]
+    assert values["facts"] == len(facts) == 4 and any(fact["loss"] != 0 for fact in facts)
+
+
+def test_evidence_verdicts() -> None:
+    facts = [
+        {"right": True, "rank": 1, "loss": 5.0, "most_loss_of_others": 0.2},
+        {"right": True, "rank": 4, "loss": 0.1, "most_loss_of_others": 0.2},
+        {"right": False, "rank": None, "loss": 1.0, "most_loss_of_others": 0.2},
+    ]
+    found = evidence._finish({"reading-0": {"facts": facts}})
+    assert (found["right"], found["top_3"], found["removal_lowers_most"]) == (2, 1, 2)
+
+
+def test_h2o(quick: list[str]) -> None:
+    values = result(h2o, quick)
+    assert len(values["mean"]) == 1 + len(h2o.RULES) * len(h2o.SHARES)
+    assert values["rises_little_at_20"] in (True, False) and values["mean"][0]["kl"] == 0
+
+
+def heavy_first(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -> list:
+    """Which keys a rule keeps in the tiny model."""
+    h2o.RULES["tried"] = rule
+    try:
+        args = h2o.harness.flags("Test.", "h2o").parse_args([])
+        model = tiny.model()
+        h2o.AttentionInterface.register(h2o.NAME, h2o.table_attention)
+        model.set_attn_implementation(h2o.NAME)
+        rows = [h2o.Row("full", 1.0), h2o.Row("tried", budget)]
+        _, keys = h2o.decode(model, tokens[:prompt], tokens[prompt:], rows, args.seed)
+    finally:
+        del h2o.RULES["tried"]
+    return [alive[1].clone() for alive in keys.alive]
+
+
+@pytest.mark.parametrize("name", sorted(h2o.RULES))
+def test_h2o_keeps_its_budget_and_does_not_look_ahead(name: str) -> None:
+    rule, tokens = h2o.RULES[name], tiny.token_ids(80)
+    short = heavy_first(rule, 0.25, tokens[:60], 40)
+    other = heavy_first(rule, 0.25, [*tokens[:59], *tokens[70:71]], 40)
+    for alive, same in zip(short, other, strict=True):
+        assert alive.sum(-1).tolist() == [10, 10] and bool((alive == same).all())
+        assert alive[:, 58].all() and alive[:, : rule.sinks].all()
+    assert heavy_first(rule, 2.0, tokens[:60], 40)[0].sum(-1).tolist() == [59, 59]
+
+
+def test_h2o_keeps_what_is_looked_at() -> None:
+    keys = h2o.Keys([h2o.Row("published", 0.5)], 1, 20, None)
+    q = 10 * h2o.torch.ones(1, 1, 20, 4)
+    k = h2o.torch.zeros(1, 1, 20, 4)
+    k[:, :, 3] = 1.0
+    keys.attend(0, q, k, k, 1.0)
+    assert keys.alive[0][0, 0].tolist()[3] and not keys.alive[0][0, 0].all()
+    assert keys.alive[0].sum() == 10 and keys.alive[0][0, 0, 15:].all()
+
+
+def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    for script in (passkey, table, perplexity, attached, evidence, h2o):
+        assert script.main(["--estimate", "--file", str(BOOK)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("all")
