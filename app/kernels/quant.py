@@ -1,0 +1,109 @@
+"""Packed int8 and int4 keys and values: keys per channel, values per token (KIVI, arXiv 2402.02750, section 3).
+
+Keys have channels that are large for every token, so their scales follow the channel; values have none, so theirs
+follow the token. int8 has one scale for a whole row (a channel of a group, or a token); int4 one scale and one offset
+for every 32 values of a row.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Codec = Literal["int8", "int4"]
+Axis = Literal["channel", "token"]
+
+GROUP = 32  # values that share an int4 scale
+MOST = torch.finfo(torch.float16).max  # of a scale
+
+
+def packed_bytes(codec: Codec, axis: Axis, tokens: int, dim: int) -> int:
+    """Bytes that `quantize` makes of [tokens, dim]."""
+    rows, length = (dim, tokens) if axis == "channel" else (tokens, dim)
+    if codec == "int8":
+        return rows * (length + 2)
+    groups = -(-length // GROUP)
+    return rows * groups * (GROUP // 2 + 4)
+
+
+def quantize(x: Tensor, codec: Codec, axis: Axis) -> Tensor:
+    """Pack; the same values give the same bytes everywhere.
+
+    Args:
+        x: [N, T, D], any floating dtype; NaN counts as 0 and infinities as the largest number.
+        axis: `channel` for keys, `token` for values.
+
+    Returns:
+        [N, packed_bytes], uint8: codes, then float16 scales, then for int4 float16 offsets.
+
+    Raises:
+        ValueError: unknown codec or axis, or nothing to pack.
+    """
+    _check(codec, axis, x.shape[-2], x.shape[-1])
+    x = torch.nan_to_num(x.float())
+    rows = x.transpose(-1, -2) if axis == "channel" else x  # [N, R, C]
+    if codec == "int8":
+        scale = _half(rows.abs().amax(-1, keepdim=True) / 127)
+        codes = (rows / _divisor(scale)).round().clamp(-127, 127).to(torch.int8)
+        return torch.cat([_bytes(codes), _bytes(scale)], dim=1)
+    length = rows.shape[-1]
+    if length % GROUP:  # repeated ends change no smallest or largest value
+        rows = torch.cat([rows, rows[..., -1:].expand(*rows.shape[:-1], -length % GROUP)], dim=-1)
+    groups = rows.unflatten(-1, (-1, GROUP))  # [N, R, C / 32, 32]
+    low = _half(groups.amin(-1, keepdim=True).clamp(-MOST, MOST))
+    scale = _half((groups.amax(-1, keepdim=True) - low.float()) / 15)
+    codes = ((groups - low.float()) / _divisor(scale)).round().clamp(0, 15).to(torch.uint8)
+    packed = codes[..., ::2] | codes[..., 1::2] << 4
+    return torch.cat([_bytes(packed), _bytes(scale), _bytes(low)], dim=1)
+
+
+def dequantize(data: Tensor, codec: Codec, axis: Axis, tokens: int, dim: int) -> Tensor:
+    """What `quantize` packed, float32.
+
+    Args:
+        data: [N, packed_bytes], uint8.
+
+    Returns:
+        [N, tokens, dim]. An int8 value is off by at most half its scale, 1/254 of its row's largest, an int4 value by
+        1/30 of the range of its 32; both plus float16's rounding of the scale, 1/1024 of that largest.
+
+    Raises:
+        ValueError: unknown codec or axis, or `data` has another size.
+    """
+    _check(codec, axis, tokens, dim)
+    if data.shape[-1] != packed_bytes(codec, axis, tokens, dim):
+        raise ValueError(f"{data.shape[-1]} bytes, expected {packed_bytes(codec, axis, tokens, dim)}")
+    rows, length = (dim, tokens) if axis == "channel" else (tokens, dim)
+    if codec == "int8":
+        codes, scale = data.split([rows * length, 2 * rows], dim=1)
+        out = codes.contiguous().view(torch.int8).view(-1, rows, length).float() * _halves(scale, rows, 1)
+    else:
+        groups = -(-length // GROUP)
+        sizes = [rows * groups * GROUP // 2, 2 * rows * groups, 2 * rows * groups]
+        codes, scale, low = data.split(sizes, dim=1)
+        both = torch.stack([codes & 15, codes >> 4], dim=-1).view(-1, rows, groups, GROUP)
+        out = both.float() * _halves(scale, rows, groups, 1) + _halves(low, rows, groups, 1)
+        out = out.flatten(2)[..., :length]
+    return out.transpose(-1, -2) if axis == "channel" else out
+
+
+def _check(codec: str, axis: str, tokens: int, dim: int) -> None:
+    if codec not in ("int8", "int4") or axis not in ("channel", "token") or tokens < 1 or dim < 1:
+        raise ValueError(f"codec {codec!r}, axis {axis!r}, {tokens} tokens of {dim} channels: cannot be packed")
+
+
+def _half(x: Tensor) -> Tensor:
+    return x.clamp(max=MOST).half()
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    """A scale of 0 belongs to values that are all alike, or too small for float16: their codes are 0."""
+    return scale.float().masked_fill(scale == 0, float("inf"))
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return x.contiguous().view(x.shape[0], -1).view(torch.uint8)
+
+
+def _halves(data: Tensor, *shape: int) -> Tensor:
+    return data.contiguous().view(torch.float16).view(-1, *shape).float()
