@@ -25,10 +25,10 @@ def lectern_attention(module, query, key, value, attention_mask, scaling, dropou
     `key` is a cache handle, or, without a cache, the raw keys of a whole text.
     """
     spec: AttentionSpec = module.lectern
+    if attention_mask is not None:
+        raise ValueError("an attention mask of one's own is not supported: region attention masks by position alone")
     if isinstance(key, RegionLayer):
         return attend(spec, key.cache, key.number, query[0], scaling).transpose(0, 1)[None], None
-    if attention_mask is not None:
-        raise ValueError("a padded batch needs a cache-free mask, which region attention does not take; unpad it")
     a = spec.attention
     cos, sin = spec.rope(min(query.shape[2], spec.budget_tokens) + a.region_tokens, query)
     texts = [
@@ -40,6 +40,23 @@ def lectern_attention(module, query, key, value, attention_mask, scaling, dropou
         for q, k, v in zip(query, key, value, strict=True)
     ]  # fmt: skip
     return torch.stack(texts).transpose(1, 2), None
+
+
+def refuse_padding(*args, attention_mask: Tensor | None = None, **kwargs) -> None:
+    """The registered mask function: makes no mask. Without one transformers would drop a padding mask unsaid.
+
+    Args:
+        attention_mask: [B, tokens seen] bool, False for padding.
+
+    Raises:
+        ValueError: something is padding.
+    """
+    if attention_mask is not None and not attention_mask.all():
+        padding = int((~attention_mask.bool()).sum())
+        raise ValueError(
+            f"padding is not supported: attention_mask leaves out {padding} of {attention_mask.numel()} tokens; "
+            "run each text by itself, without padding (a pad token inside a text: pass an attention_mask of ones)"
+        )
 
 
 def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale: float) -> Tensor:

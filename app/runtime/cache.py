@@ -31,7 +31,9 @@ class RegionLayer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
         """Append raw keys and values [1, Hkv, T, D]; returns the handle twice."""
         if key_states.shape[0] != 1:
-            raise ValueError(f"batch of {key_states.shape[0]}: a chat's memory holds one text at a time")
+            raise ValueError(
+                f"batch of {key_states.shape[0]}: a memory holds one text; run texts one by one, with num_beams=1"
+            )
         self.cache.tail.append(self.number, key_states[0], value_states[0])
         return self, self
 

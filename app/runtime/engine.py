@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AutoTokenizer
+from transformers import AttentionInterface, AttentionMaskInterface, AutoTokenizer
 
 from app.errors import CancelledError, ModelError
 from app.runtime import attention, checkpoint
@@ -47,8 +47,9 @@ class IdentityRotary(nn.Module):
 
 
 def install(model, spec: AttentionSpec) -> None:
-    """Put region attention into a model through its public seams: attention name and rotary module."""
+    """Put region attention into a model through its public seams: attention and mask by name, and rotary module."""
     AttentionInterface.register(attention.NAME, attention.lectern_attention)
+    AttentionMaskInterface.register(attention.NAME, attention.refuse_padding)
     model.set_attn_implementation(attention.NAME)
     model.model.rotary_emb = IdentityRotary()
     for layer in model.model.layers:

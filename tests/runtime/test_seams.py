@@ -33,10 +33,38 @@ def test_our_decode_loop_equals_generate_of_transformers():
     assert ours == tiny.model().generate(torch.tensor([ids]), **GREEDY)[0, 30:].tolist()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("with_cache", [True, False])
+def test_padding_is_refused(side, with_cache):
+    engine, ids, mask = tiny.engine(), torch.tensor([tiny.token_ids(20)]), torch.ones(1, 20, dtype=torch.long)
+    mask[0, 0 if side == "left" else -1] = 0
+    cache = engine.open_chat() if with_cache else None
+    with pytest.raises(ValueError, match="padding is not supported: attention_mask leaves out 1 of 20 tokens"):
+        engine.model(ids, attention_mask=mask, past_key_values=cache, use_cache=with_cache)
+    with pytest.raises(ValueError, match="padding is not supported"):
+        engine.model.generate(ids, attention_mask=mask, past_key_values=cache, use_cache=with_cache, **GREEDY)
+
+
+def test_a_mask_of_ones_and_no_mask_are_one():
+    engine, ids = tiny.engine(), torch.tensor([tiny.token_ids(100)])
+    runs = [
+        engine.model(ids, attention_mask=mask, past_key_values=engine.open_chat()).logits
+        for mask in (None, torch.ones_like(ids))
+    ]
+    assert torch.equal(*runs)
+
+
+def test_a_mask_of_ones_own_is_refused():
+    """In four dimensions it would reach the attention function as it is."""
+    engine, mask = tiny.engine(), torch.ones(1, 1, 20, 20, dtype=torch.bool).tril()
+    with pytest.raises(ValueError, match="not supported: region attention masks by position"):
+        engine.model(torch.tensor([tiny.token_ids(20)]), attention_mask=mask, past_key_values=engine.open_chat())
+
+
 @pytest.mark.parametrize("tokens", [10, 100])
 def test_beam_search_is_refused(tokens):
     engine = tiny.engine()
-    with pytest.raises(ValueError, match="a chat's memory holds one text at a time|beam search is not supported"):
+    with pytest.raises(ValueError, match="batch of 2: a memory holds one text; .* num_beams=1"):
         engine.model.generate(
             torch.tensor([tiny.token_ids(tokens)]), past_key_values=engine.open_chat(), num_beams=2, **GREEDY
         )
