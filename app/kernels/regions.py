@@ -5,9 +5,14 @@ a representative here is a set of fine means, reduced by max (algorithm MSA-1 in
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.options import SelectionOptions
+from app.kernels.rope import rotate
+
 FEW_QUERIES = 16
+INFLLM_TOKENS = 4
 
 
 def sub_means(x: Tensor, sub: int) -> Tensor:
@@ -28,6 +33,63 @@ def sub_means(x: Tensor, sub: int) -> Tensor:
         return means
     rest = x[..., whole:, :].float().mean(-2, keepdim=True)
     return torch.cat([means, rest], dim=-2)
+
+
+def query_representatives(means: Tensor, score: str) -> Tensor:
+    """What query means [..., D] are compared with keys by: [..., 2 D] for `minmax`, else themselves."""
+    if score != "minmax":
+        return means
+    return torch.cat([means.clamp(min=0), means.clamp(max=0)], dim=-1)
+
+
+def key_representatives(keys: Tensor, options: SelectionOptions) -> Tensor:
+    """What whole regions are compared by, for the scores that follow from their keys alone.
+
+    Args:
+        keys: [..., R * L, D], raw.
+
+    Returns:
+        [..., R, F, D'], float32: means of `key_sub` keys, or for `minmax` the largest, then the smallest channels, so
+        that the product with `query_representatives` bounds that with any of the keys (Quest).
+    """
+    per_region = options.region_tokens // options.key_sub
+    if options.score != "minmax":
+        blocks = keys.unflatten(-2, (-1, options.key_sub)).float().mean(-2)
+    else:
+        blocks = keys.unflatten(-2, (-1, options.key_sub)).float()
+        blocks = torch.cat([blocks.amax(-2), blocks.amin(-2)], dim=-1)
+    return blocks.unflatten(-2, (-1, per_region))
+
+
+def local_representatives(
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, scale: float, options: SelectionOptions
+) -> Tensor:
+    """InfLLM's representative of each whole region: the mean of the 4 raw keys with most local attention.
+
+    Local attention is that of a group's tokens among themselves: causal, rotated at places within the group, summed
+    over queries and over the query heads of a KV head. So it is final when the group ends.
+
+    Args:
+        q: [Hq, T, D] raw. k: [Hkv, T, D] raw. The text, or a part that starts at a group.
+
+    Returns:
+        [Hkv, R, 1, D], float32.
+    """
+    kv_heads, tokens, dim = k.shape
+    size = options.group_tokens
+    pad = -tokens % size
+    q = F.pad(q, (0, 0, 0, pad)).view(kv_heads, -1, tokens + pad, dim).unflatten(2, (-1, size))
+    padded = F.pad(k, (0, 0, 0, pad)).unflatten(1, (-1, size))  # [Hkv, G, size, D]
+    queries, keys = rotate(q, cos[:size], sin[:size]), rotate(padded, cos[:size], sin[:size])
+    logits = (queries @ keys[:, None].transpose(-1, -2)).float() * scale  # [Hkv, heads, G, size, size]
+    seen = torch.ones(size, size, dtype=torch.bool, device=k.device).tril()
+    rows = (torch.arange(tokens + pad, device=k.device) < tokens).view(-1, size, 1)
+    mass = (logits.masked_fill(~seen, float("-inf")).softmax(-1) * rows).sum((1, -2)).flatten(1)  # [Hkv, T]
+    region = options.region_tokens
+    whole = tokens // region * region
+    best = mass[:, :whole].unflatten(1, (-1, region)).topk(min(INFLLM_TOKENS, region), dim=-1).indices
+    picked = k[:, :whole].unflatten(1, (-1, region)).float().gather(2, best[..., None].expand(-1, -1, -1, dim))
+    return picked.mean(2, keepdim=True)
 
 
 def region_scores(queries: Tensor, fine: Tensor) -> Tensor:
@@ -76,7 +138,7 @@ def best_regions(votes: Tensor, count: int) -> Tensor:
 
     Args:
         votes: [..., R], no NaN.
-        count: at least 1; all regions when it is R or more.
+        count: at least 0; all regions when it is R or more.
 
     Returns:
         [..., count], int64, ascending.
@@ -84,6 +146,8 @@ def best_regions(votes: Tensor, count: int) -> Tensor:
     regions = votes.shape[-1]
     if count >= regions:
         return torch.arange(regions, device=votes.device).expand(*votes.shape[:-1], regions)
+    if count <= 0:
+        return torch.zeros(*votes.shape[:-1], 0, dtype=torch.int64, device=votes.device)
     # topk alone breaks ties as it likes, and coarse scores in bfloat16 have many.
     least = votes.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, equal = votes > least, votes == least

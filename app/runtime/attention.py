@@ -29,17 +29,11 @@ def lectern_attention(module, query, key, value, attention_mask, scaling, dropou
         raise ValueError("an attention mask of one's own is not supported: region attention masks by position alone")
     if isinstance(key, RegionLayer):
         return attend(spec, key.cache, key.number, query[0], scaling).transpose(0, 1)[None], None
-    a = spec.attention
-    cos, sin = spec.rope(min(query.shape[2], spec.budget_tokens) + a.region_tokens, query)
-    texts = [
-        ms_attention(
-            q, k, v, cos, sin,
-            scale=scaling, region_tokens=a.region_tokens, merge=a.merge, budget_tokens=spec.budget_tokens,
-            local_regions=a.local_regions, query_sub=a.query_sub, key_sub=a.key_sub,
-        )
-        for q, k, v in zip(query, key, value, strict=True)
-    ]  # fmt: skip
-    return torch.stack(texts).transpose(1, 2), None
+    options = spec.options(module.layer_idx)
+    tokens = query.shape[2]
+    longest = tokens if options.positions == "original" else min(tokens, options.budget_tokens)
+    cos, sin = spec.rope(longest + spec.attention.group_tokens, query)
+    return ms_attention(query, key, value, cos, sin, scale=scaling, options=options).transpose(1, 2), None
 
 
 def refuse_padding(*args, attention_mask: Tensor | None = None, **kwargs) -> None:
@@ -73,7 +67,7 @@ def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale
     if q.shape[1] == 1:
         return _decode(spec, cache, layer, q, scale)
     group = spec.attention.group_tokens
-    dense_end = min(max(start, spec.budget_tokens - cache.base_tokens), end)
+    dense_end = min(max(start, spec.budget_for(layer) - cache.base_tokens), end)
     pieces = [_dense(spec, cache, layer, q[:, : dense_end - start], start, scale)] if dense_end > start else []
     place = dense_end
     while place < end:
@@ -143,15 +137,13 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
     regions = select(spec, cache, layer, q, firsts, own, lengths)  # [G, Hkv, K]
     k, v = gather(cache, layer, regions)
     begin = cache.base_tokens + start + torch.arange(count, device=q.device) * rows  # [G]
-    if cache.memories:
+    if cache.memories or a.positions != "compact":
         places, valid = _places(starts, lengths, regions, a.region_tokens)
-        positions = (valid.cumsum(-1) - 1).clamp(min=0)
         before = (valid & (places < begin[:, None, None])).sum(-1)  # [G, Hkv]
-        q_positions = before[..., None] + torch.arange(rows, device=q.device)
-        cos, sin = spec.rope(a.budget_tokens + a.region_tokens, q)
-        k = rotate(k.to(q.dtype), cos[positions], sin[positions])
-        q = rotate(q, cos[q_positions][:, :, None], sin[q_positions][:, :, None])
+        q_compact = before[..., None] + torch.arange(rows, device=q.device)
         seen = begin[:, None] + torch.arange(rows, device=q.device)  # [G, Tg]
+        near = regions >= spec.first_near(firsts)[:, None, None]
+        q, k = _turned(spec, q, k, q_compact, seen, places, valid, near)
         mask = valid[:, :, None] & (places[:, :, None] <= seen[:, None, :, None])  # [G, Hkv, Tg, S]
     else:  # every selected region is whole, the group's own stand last
         size = k.shape[-2] - (-(start + rows) % a.region_tokens)
@@ -184,22 +176,63 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     heads = q.shape[0] // kv_heads
     starts, lengths = cache.table(end)
     q = q.view(1, kv_heads, heads, 1, -1)
-    if cache.base_tokens + end <= spec.budget_tokens:
+    fits = cache.base_tokens + end <= spec.budget_for(layer)
+    if fits:
         regions = torch.arange(len(starts), device=q.device).expand(1, kv_heads, -1)
     else:
         first = torch.tensor([(end - 1) // a.region_tokens + cache.base_regions], device=q.device)
         regions = select(spec, cache, layer, q, first, 1, lengths)
     k, v = gather(cache, layer, regions)
-    _, valid = _places(starts, lengths, regions, a.region_tokens)
-    positions = (valid.cumsum(-1) - 1).clamp(min=0)
-    cos, sin = spec.rope(k.shape[-2], q)
-    k = rotate(k.to(q.dtype), cos[positions], sin[positions])[0]
-    last = positions[0, :, -1]
-    q = rotate(q[0, :, :, 0], cos[last][:, None], sin[last][:, None])  # [Hkv, heads, D]
+    places, valid = _places(starts, lengths, regions, a.region_tokens)
+    seen = torch.tensor([[cache.base_tokens + end - 1]], device=q.device)
+    if fits or a.positions == "compact":
+        near = None
+    else:
+        near = regions >= spec.first_near(first)[:, None, None]
+    q, k = _turned(spec, q, k, valid.sum(-1, keepdim=True) - 1, seen, places, valid, near)
+    q, k = q[0, :, :, 0], k[0]  # [Hkv, heads, D], [Hkv, S, D]
     logits = (q @ k.transpose(-1, -2)).float() * scale
     weights = torch.softmax(logits.masked_fill(~valid[0][:, None], float("-inf")), dim=-1)  # [Hkv, heads, S]
     cache.observe(layer, regions[0], weights.sum(1).unflatten(-1, (-1, a.region_tokens)), heads)
     return (weights.to(q.dtype) @ v[0].to(q.dtype)).view(kv_heads * heads, 1, -1)
+
+
+def _turned(
+    spec: AttentionSpec,
+    q: Tensor,
+    k: Tensor,
+    q_compact: Tensor,
+    seen: Tensor,
+    places: Tensor,
+    valid: Tensor,
+    near: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys at the positions that the recipe gives them.
+
+    Args:
+        q: [G, Hkv, heads, Tg, D] raw; `q_compact` [G, Hkv, Tg] their places among the valid keys, `seen` [G, Tg] in the
+            whole text.
+        k: [G, Hkv, S, D] raw, in text order; `places` and `valid` [G, Hkv, S].
+        near: [G, Hkv, K] which regions are own or local; None when everything fits, at true distances.
+
+    Returns:
+        (q, k), twice as wide with `one_distance`: near keys meet the first half of a query, far keys the second.
+    """
+    kind, k = "compact" if near is None else spec.attention.positions, k.to(q.dtype)
+    positions = (valid.cumsum(-1) - 1).clamp(min=0)
+    if kind == "original":
+        positions, q_compact = places.clamp(min=0), seen[:, None].expand_as(q_compact)
+    cos, sin = spec.rope(int(max(positions.max(), q_compact.max())) + 1, q)
+    if kind != "one_distance":
+        turned = rotate(q, cos[q_compact][:, :, None], sin[q_compact][:, :, None])
+        return turned, rotate(k, cos[positions], sin[positions])
+    close = near.repeat_interleave(k.shape[2] // near.shape[2], dim=-1)  # [G, Hkv, S]
+    first = (valid & ~close).sum(-1, keepdim=True)
+    offsets, q_offsets = (positions - first).clamp(min=0), q_compact - first
+    reach = q_offsets[..., -1:]
+    queries = [rotate(q, cos[x][:, :, None], sin[x][:, :, None]) for x in (q_offsets, reach)]
+    close = close[..., None]
+    return torch.cat(queries, dim=-1), torch.cat([rotate(k, cos[offsets], sin[offsets]) * close, k * ~close], dim=-1)
 
 
 def _places(starts: Tensor, lengths: Tensor, regions: Tensor, region_tokens: int) -> tuple[Tensor, Tensor]:

@@ -148,9 +148,11 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
     if unknown or recipe.get("format", 1) != 1:
         raise ModelError(f"{path}: {', '.join(unknown) or 'format'} is not known to this version; update Lectern")
     trained = recipe.get("trained_tokens", config.get("max_position_embeddings", 2048))
+    kinds = {f.name: type(f.default) for f in fields(AttentionConfig)}
     for name, value in {"trained_tokens": trained, **attention}.items():
-        if type(value) is not int:
-            raise ModelError(f"{path if path.exists() else folder}: {name} = {value!r}: must be a whole number")
+        if type(value) is not kinds.get(name, int):
+            kind = "a word" if kinds.get(name) is str else "a whole number"
+            raise ModelError(f"{path if path.exists() else folder}: {name} = {value!r}: must be {kind}")
     limit = min(trained, _window(config) or trained)
     group = AttentionConfig().group_tokens
     budget = settings.budget_tokens or attention.get("budget_tokens") or min(DEFAULT_BUDGET, limit // group * group)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from app.errors import ConfigError
+from app.kernels.options import SelectionOptions
+
+TREES = ("similar", "adjacent", "none")
 
 
 @dataclass(frozen=True)
@@ -27,50 +30,48 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
-    """The attention recipe: MSA-1 of MS-Attn with the choices that are ours, saved in `lectern.json`.
+class AttentionConfig(SelectionOptions):
+    """The attention recipe, saved in `lectern.json`: MSA-1 with its options, and how the runtime finds regions.
 
     Attributes:
-        budget_tokens: tokens one query may attend to; a query whose past fits sees all of it.
-        region_tokens: C_K and C_Q, tokens of one region.
-        merge: m, neighbouring query regions that share one selection in prefill.
-        query_sub: tokens averaged into one query representative (1: every query counts).
-        key_sub: tokens averaged into one key representative.
-        local_regions: regions before a group's own that are always attended.
-        candidates: regions that the coarse cut leaves for the fine score; everything is scored finely below that.
+        candidates: regions that the first cut leaves for the fine score; everything is scored finely below that.
         coarse_sub: tokens averaged into one key representative of the coarse cut.
+        tree: `similar` or `adjacent` clusters of key means, searched by beam; `none` scores every region.
+        tree_from_tokens: a query with at least so many tokens behind it searches the tree; others score every region.
+        tree_beam: nodes of each level of the tree whose children are looked at.
     """
 
-    budget_tokens: int = 4096
-    region_tokens: int = 64
-    merge: int = 2
-    query_sub: int = 4
-    key_sub: int = 4
-    local_regions: int = 1
     candidates: int = 128
     coarse_sub: int = 16
+    tree: str = "similar"
+    tree_from_tokens: int = 65536
+    tree_beam: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("region_tokens", "merge", "query_sub", "key_sub", "candidates", "coarse_sub"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}: must be positive")
-        subs = (self.query_sub, self.key_sub, self.coarse_sub)
-        if any(self.region_tokens % sub for sub in subs) or self.coarse_sub % self.key_sub:
+        super().__post_init__()
+        for name in ("candidates", "coarse_sub", "tree_from_tokens", "tree_beam"):
+            self._at_least(name, 1)
+        if self.tree not in TREES:
+            raise ConfigError(f"tree = {self.tree!r}: not known; choose one of {', '.join(TREES)}")
+        if self.permute != "adjacent":
+            raise ConfigError(f"permute = {self.permute!r}: a memory that grows by segments takes only adjacent")
+        if self.score == "infllm":
             raise ConfigError(
-                f"region_tokens = {self.region_tokens}: must be a multiple of query_sub, key_sub and coarse_sub "
-                f"{subs}, and coarse_sub of key_sub"
+                f"score = {self.score!r}: a memory does not keep the queries it needs; take max or minmax"
             )
-        least = (self.merge + self.local_regions + 2) * self.region_tokens
+        if self.region_tokens % self.coarse_sub or self.coarse_sub % self.key_sub:
+            raise ConfigError(
+                f"coarse_sub = {self.coarse_sub}: must divide region_tokens = {self.region_tokens} and be a "
+                f"multiple of key_sub = {self.key_sub}"
+            )
+        if self.group_tokens % self.region_tokens:
+            raise ConfigError(
+                f"merge = {self.merge}: that many query regions of {self.query_tokens} tokens must fill whole "
+                f"regions of {self.region_tokens}"
+            )
+        kept = self.sink_regions + self.local_regions if self.forced == "all" else 0
+        least = (kept + 1) * self.region_tokens + self.group_tokens
         if self.budget_tokens % self.group_tokens or self.budget_tokens < least:
             raise ConfigError(
                 f"budget_tokens = {self.budget_tokens}: must be a multiple of {self.group_tokens} and at least {least}"
             )
-
-    @property
-    def group_tokens(self) -> int:
-        """Tokens of a merged query group: where selections are anchored and blocks are sealed."""
-        return self.region_tokens * self.merge
-
-    @property
-    def budget_regions(self) -> int:
-        return self.budget_tokens // self.region_tokens

@@ -1,11 +1,14 @@
 """AttentionSpec: the attention recipe at work in one engine."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from torch import Tensor
 
+from app.kernels.options import SelectionOptions
 from app.kernels.rope import rope_table
 from app.runtime.config import AttentionConfig
+
+EVERYTHING = 1 << 62
 
 
 @dataclass
@@ -23,9 +26,20 @@ class AttentionSpec:
     policy: str = "keep-all"
     _table: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
-    @property
-    def budget_tokens(self) -> int:
-        return (1 << 62) if self.policy == "full" else self.attention.budget_tokens
+    def budget_for(self, layer: int) -> int:
+        """Tokens that a query of this layer may attend to."""
+        dense = self.policy == "full" or layer < self.attention.dense_layers
+        return EVERYTHING if dense else self.attention.budget_tokens
+
+    def options(self, layer: int) -> SelectionOptions:
+        """What the oracle needs to know."""
+        values = {f.name: getattr(self.attention, f.name) for f in fields(SelectionOptions)}
+        return SelectionOptions(**{**values, "budget_tokens": self.budget_for(layer)})
+
+    def first_near(self, firsts: Tensor) -> Tensor:
+        """First of the regions that are attended because they are near, of groups whose own ones begin at `firsts`."""
+        a = self.attention
+        return firsts - (a.local_regions if a.forced == "all" else 0)
 
     def rope(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin) of at least `positions` positions, [P, D], cached."""

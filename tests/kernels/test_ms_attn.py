@@ -1,161 +1,166 @@
 """MSA-1 against loops that follow its five steps, and its invariants."""
 
-import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from app.errors import ConfigError
 from app.kernels import ms_attn
-from app.kernels.ms_attn import Selection, ms_attention, select_group
+from app.kernels.ms_attn import forced_regions, ms_attention, query_groups, region_representatives, select_group
+from app.kernels.options import SelectionOptions
 from app.kernels.rope import rope_table
+from tests.kernels import naive_msa
+from tests.kernels.naive_msa import DIM, INV_FREQ, text
 
-DIM, REGION, MERGE, BUDGET = 16, 8, 2, 64
-GROUP = REGION * MERGE
-CHOICE = {"region_tokens": REGION, "budget_tokens": BUDGET, "local_regions": 1, "query_sub": 2, "key_sub": 2}
-INV_FREQ = 10_000.0 ** -(torch.arange(0, DIM, 2) / DIM)
+OPTIONS = SelectionOptions(budget_tokens=64, region_tokens=8, merge=2, query_sub=2, key_sub=2)
+REGION, GROUP, BUDGET = 8, 16, 64
 LENGTHS = [1, 63, 64, 65, 100, 1000]
+VARIANTS = {
+    "plain averages": {"query_sub": 8, "key_sub": 8},
+    "short query regions": {"query_region_tokens": 4, "merge": 4},
+    "long query regions": {"query_region_tokens": 16},
+    "odd query regions": {"query_region_tokens": 6, "merge": 3},
+    "stride": {"permute": "stride", "budget_tokens": 80},
+    "stride of three, own only": {"permute": "stride", "merge": 3, "forced": "own"},
+    "bounds": {"score": "minmax"},
+    "bounds of whole regions": {"score": "minmax", "key_sub": 8},
+    "local attention": {"score": "infllm"},
+    "one angle": {"score_angle": 40},
+    "shared heads": {"heads": "shared"},
+    "raw sum": {"combine": "raw_sum"},
+    "raw sum of stride": {"combine": "raw_sum", "permute": "stride", "heads": "shared"},
+    "own only": {"forced": "own"},
+    "more sinks, no local": {"sink_regions": 2, "local_regions": 0},
+    "original positions": {"positions": "original"},
+    "one distance": {"positions": "one_distance"},
+    "one distance of stride": {"positions": "one_distance", "permute": "stride"},
+    "one query region": {"merge": 1, "query_sub": 1, "key_sub": 1},
+    "token by token": {"merge": 1, "query_region_tokens": 1, "query_sub": 1},
+}
 
 
-def text(tokens, heads=4, kv_heads=2, dtype=torch.float32, seed=0):
-    """Raw q, k, v of a random text. Scaled so that selection and attention are sharp."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = ((heads, 1.5), (kv_heads, 1.5), (kv_heads, 1.0))
-    return [(torch.randn(h, tokens, DIM, generator=generator) * s).to(dtype) for h, s in shapes]
+def run(q, k, v, options=OPTIONS, **changes):
+    size = max(q.shape[-2], options.budget_tokens, options.group_tokens) + REGION
+    cos, sin = rope_table(INV_FREQ, size, 1.0, q.dtype)
+    return ms_attention(q, k, v, cos, sin, scale=DIM**-0.5, options=options, **changes)
 
 
-def run(q, k, v, **changes):
-    options = {**CHOICE, "merge": MERGE, **changes}
-    cos, sin = rope_table(INV_FREQ, min(q.shape[1], options["budget_tokens"]) + REGION, 1.0, q.dtype)
-    return ms_attention(q, k, v, cos, sin, scale=DIM**-0.5, **options)
-
-
-def turn(x, position):
-    """Rotate [..., D] by a position each, in complex numbers."""
-    half = x.shape[-1] // 2
-    angle = torch.as_tensor(position, dtype=torch.float64)[..., None] * INV_FREQ.double()
-    z = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([z.real, z.imag], dim=-1)
-
-
-def dense(q, k, v):
-    """Causal attention in float64, rotated at the original positions, head by head."""
-    tokens, heads = q.shape[1], q.shape[0] // k.shape[0]
-    mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    outputs = []
-    for h in range(q.shape[0]):
-        logits = turn(q[h], torch.arange(tokens)) @ turn(k[h // heads], torch.arange(tokens)).T * DIM**-0.5
-        outputs.append(logits.masked_fill(~mask, -math.inf).softmax(-1) @ v[h // heads].double())
-    return torch.stack(outputs)
-
-
-def naive_choice(q, k, start, end, head):
-    """Steps 1 to 4 for one KV head: the regions that the group [start, end) sees."""
-    if end <= BUDGET:
-        return list(range((end - 1) // REGION + 1))
-    heads, first, last = q.shape[0] // k.shape[0], start // REGION, (end - 1) // REGION
-    forced = {0, *range(first - 1, last + 1)}
-    free = [r for r in range(first) if r not in forced]
-    sub = CHOICE["key_sub"]
-    kbar = torch.stack(
-        [k[head, r * REGION : (r + 1) * REGION].float().view(-1, sub, DIM).mean(1) for r in free]
-    )  # [free, subs, D]
-    total = torch.zeros(len(free))
-    for own in range(first, last + 1):
-        for query_head in range(head * heads, (head + 1) * heads):
-            best = torch.zeros(len(free))
-            stop = min((own + 1) * REGION, end)
-            for t in range(own * REGION, stop, CHOICE["query_sub"]):
-                qbar = q[query_head, t : min(t + CHOICE["query_sub"], stop)].float().mean(0)
-                score = (kbar @ qbar).amax(-1) / math.sqrt(DIM)
-                best = torch.maximum(best, score.softmax(-1))
-            total += best
-    votes = total.tolist()
-    ranked = sorted(range(len(free)), key=lambda i: (votes[i], i), reverse=True)
-    return sorted(forced | {free[i] for i in ranked[: BUDGET // REGION - len(forced)]})
-
-
-def naive(q, k, v):
-    """MSA-1, one query at a time."""
-    tokens, heads = q.shape[1], q.shape[0] // k.shape[0]
-    out = torch.empty(q.shape, dtype=torch.float64)
-    for start in range(0, tokens, GROUP):
-        end = min(start + GROUP, tokens)
-        for head in range(k.shape[0]):
-            regions = naive_choice(q, k, start, end, head)
-            places = [t for r in regions for t in range(r * REGION, min((r + 1) * REGION, end))]
-            keys = turn(k[head, places], torch.arange(len(places)))
-            for t in range(start, end):
-                position = places.index(t)
-                seen = [i for i, place in enumerate(places) if place <= t]
-                for query_head in range(head * heads, (head + 1) * heads):
-                    weights = (keys[seen] @ turn(q[query_head, t], position) * DIM**-0.5).softmax(0)
-                    out[query_head, t] = weights @ v[head, [places[i] for i in seen]].double()
-    return out
+def choose(q, k, group, options=OPTIONS):
+    cos, sin = rope_table(INV_FREQ, BUDGET + REGION, 1.0, q.dtype)
+    representatives = region_representatives(q, k, cos, sin, DIM**-0.5, options)
+    return select_group(q, representatives, group, cos, sin, options)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 1), (2, 2)])
 @pytest.mark.parametrize("tokens", [1, 63, 100, 200])
 def test_equals_a_loop(tokens, heads, kv_heads):
     q, k, v = text(tokens, heads, kv_heads)
-    torch.testing.assert_close(run(q, k, v).double(), naive(q, k, v), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(run(q, k, v).double(), naive_msa.attend(q, k, v, OPTIONS), atol=1e-5, rtol=1e-5)
 
 
-def test_equals_a_loop_on_a_thousand_tokens():
-    q, k, v = text(1000, 2, 1)
-    torch.testing.assert_close(run(q, k, v).double(), naive(q, k, v), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("tokens", [1, 103])
+def test_every_option_equals_a_loop(tokens, name):
+    options = replace(OPTIONS, **VARIANTS[name])
+    q, k, v = text(tokens)
+    torch.testing.assert_close(run(q, k, v, options).double(), naive_msa.attend(q, k, v, options), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_changes_what_it_should(name):
+    """Each variant selects or places otherwise than the default: a name that does nothing would pass the loops."""
+    q, k, v = text(117)
+    assert not torch.allclose(run(q, k, v, replace(OPTIONS, **VARIANTS[name])), run(q, k, v), atol=1e-3)
+
+
+def test_equals_a_loop_on_three_hundred_tokens():
+    q, k, v = text(300, 2, 1)
+    torch.testing.assert_close(run(q, k, v).double(), naive_msa.attend(q, k, v, OPTIONS), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays_near_the_loop(dtype):
     """Scores are float32 whatever the keys are, so the same regions are chosen."""
-    q, k, v = text(200, dtype=dtype)
+    q, k, v = text(120, dtype=dtype)
     out = run(q, k, v)
     assert out.dtype == dtype
     tolerance = 0.01 if dtype == torch.float16 else 0.08
-    torch.testing.assert_close(out.double(), naive(q, k, v), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(out.double(), naive_msa.attend(q, k, v, OPTIONS), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("permute", ["adjacent", "stride"])
 @pytest.mark.parametrize("tokens", LENGTHS)
-def test_a_budget_for_every_region_equals_dense(tokens):
+def test_a_budget_for_every_region_equals_dense(tokens, permute):
+    """Invariant (a)."""
     q, k, v = text(tokens)
-    out = run(q, k, v, budget_tokens=-(-tokens // GROUP) * GROUP)
-    torch.testing.assert_close(out.double(), dense(q, k, v), atol=1e-5, rtol=1e-5)
+    out = run(q, k, v, replace(OPTIONS, budget_tokens=-(-tokens // GROUP) * GROUP, permute=permute))
+    torch.testing.assert_close(out.double(), naive_msa.dense(q, k, v), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 100, 1000])
 def test_choosing_every_region_equals_dense(tokens, monkeypatch):
-    """Through the gathering path, with the choice made outside."""
+    """Invariant (a) through the gathering path, with the choice made outside."""
 
-    def everything(q, k, start, end, **_):
-        return Selection(start, end, torch.arange(-(-end // REGION)).expand(2, -1))
+    def everything(q, representatives, group, cos, sin, options):
+        return torch.arange(-(-group[-1].stop // REGION)).expand(2, -1)
 
     monkeypatch.setattr(ms_attn, "select_group", everything)
     q, k, v = text(tokens)
-    out = run(q, k, v, budget_tokens=10_000)
-    torch.testing.assert_close(out.double(), dense(q, k, v), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(run(q, k, v).double(), naive_msa.dense(q, k, v), atol=1e-5, rtol=1e-5)
+
+
+# Figure 2 of MS-Attn: the picks of each query region, best first, itself (unscored) at the end.
+FIGURE_2 = {5: [3, 4, 2, 5], 6: [5, 4, 2, 6], 7: [3, 5, 4, 7], 8: [5, 4, 7, 8]}
+
+
+@pytest.mark.parametrize(("pair", "expected"), [((6, 8), [4, 5, 6, 8]), ((5, 7), [3, 4, 5, 7])])
+def test_figure_2(pair, expected):
+    """Invariant (b): strided pairs, four regions, only the own ones forced. The figure counts regions from one.
+
+    Regions 1 to 8 hold one token each, keys are unit vectors, and a query prefers its picks in their order.
+    """
+    options = SelectionOptions(
+        budget_tokens=4, region_tokens=1, merge=2, permute="stride", forced="own", query_sub=1, key_sub=1
+    )
+    k = torch.eye(8)[None]
+    q = torch.zeros(1, 8, 8)
+    for region, picks in FIGURE_2.items():
+        for rank, pick in enumerate(picks[:-1]):
+            q[0, region - 1, pick - 1] = 30.0 - 2 * rank
+    group = next(g for g in query_groups(8, options) if g[0].start == pair[0] - 1)
+    assert [part.start + 1 for part in group] == list(pair)
+    cos = sin = torch.zeros(8, 8)
+    representatives = region_representatives(q, k, cos, sin, 1.0, options)
+    assert (select_group(q, representatives, group, cos, sin, options) + 1).tolist() == [expected]
 
 
 def test_gradients_equal_those_of_the_loop():
     inputs = [x.double().requires_grad_() for x in text(100, 2, 1)]
     weight = torch.randn(2, 100, DIM, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     found = torch.autograd.grad((run(*inputs) * weight).sum(), inputs)
-    expected = torch.autograd.grad((naive(*inputs) * weight).sum(), inputs)
+    expected = torch.autograd.grad((naive_msa.attend(*inputs, OPTIONS) * weight).sum(), inputs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", [63, 100])
-def test_no_gradient_from_the_future(tokens):
-    """Exactly zero: of output t with respect to q, k and v of every later token."""
+@pytest.mark.parametrize(
+    "name", [None, "stride", "local attention", "one distance of stride", "raw sum", "original positions"]
+)
+def test_no_gradient_from_the_future(name):
+    """Invariant (c), exactly zero: of output t with respect to q, k and v of every later token."""
+    options = replace(OPTIONS, **VARIANTS[name]) if name else OPTIONS
+    tokens = 100
     inputs = [x.requires_grad_() for x in text(tokens, 2, 1)]
-    out = run(*inputs)
-    for t in range(tokens):
+    out = run(*inputs, options)
+    for t in range(0, tokens, 1 if name is None else 7):
         for gradient in torch.autograd.grad(out[:, t].sum(), inputs, retain_graph=True):
             assert (gradient[:, t + 1 :] == 0).all()
-            assert gradient[:, : t + 1].abs().sum() > 0 or tokens == 1
+            assert gradient[:, : t + 1].abs().sum() > 0
 
 
 def test_permuted_heads_give_permuted_outputs():
+    """Invariant (d)."""
     q, k, v = text(200, 6, 3)
     order = [2, 0, 1]
     query_order = [2 * h + i for h in order for i in (1, 0)]  # inside a KV head, too
@@ -163,57 +168,84 @@ def test_permuted_heads_give_permuted_outputs():
     torch.testing.assert_close(out, run(q, k, v)[query_order], atol=1e-6, rtol=1e-6)
 
 
-def test_later_tokens_move_nothing_before_their_group():
+@pytest.mark.parametrize(("permute", "unmoved"), [("adjacent", 192), ("stride", 192)])
+def test_later_tokens_move_nothing_before_their_group(permute, unmoved):
     """Look-ahead reaches to the end of the own group and no further."""
     q, k, v = text(200)
     longer = text(300, seed=1)
     for short, long in zip((q, k, v), longer, strict=True):
         long[:, :200] = short
-    torch.testing.assert_close(run(*longer)[:, :192], run(q, k, v)[:, :192], atol=1e-6, rtol=1e-6)
+    options = replace(OPTIONS, permute=permute)
+    torch.testing.assert_close(
+        run(*longer, options)[:, :unmoved], run(q, k, v, options)[:, :unmoved], atol=1e-6, rtol=1e-6
+    )
 
 
 def test_with_the_choice_held_appended_tokens_move_nothing(monkeypatch):
-    """Inside a group, too: the token mask stands on original positions."""
+    """Invariant (e), inside a group, too: the token mask stands on original positions."""
     q, k, v = text(188)
     longer = text(192, seed=1)
     for short, long in zip((q, k, v), longer, strict=True):
         long[:, :188] = short
-    held = {}
-    for start in range(0, 192, GROUP):
-        held[start] = select_group(*longer[:2], start, start + GROUP, **CHOICE).regions
-    monkeypatch.setattr(ms_attn, "select_group", lambda q, k, start, end, **_: Selection(start, end, held[start]))
+    held = {group[0].start: choose(*longer[:2], group) for group in query_groups(192, OPTIONS)}
+    monkeypatch.setattr(ms_attn, "select_group", lambda q, representatives, group, *_: held[group[0].start])
     torch.testing.assert_close(run(*longer)[:, :188], run(q, k, v), atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("positions", ["compact", "one_distance"])
 @pytest.mark.parametrize("tokens", [100, 500, 2000])
-def test_what_is_gathered_stays_within_the_budget(tokens, monkeypatch):
-    """Neither the tokens gathered nor the largest position grows with the text."""
-    sizes, positions = [], []
+def test_what_is_gathered_stays_within_the_budget(tokens, positions, monkeypatch):
+    """Invariants (f) and (g): neither the tokens gathered nor the largest position grows with the text."""
+    sizes, used = [], []
     rotate = ms_attn.rotate
     cos, sin = rope_table(INV_FREQ, BUDGET + REGION, 1.0, torch.float32)
     cos[:, 0] = torch.arange(len(cos))  # the first column tells which position was used
 
     def spy(x, cos, sin):
         sizes.append(x.shape[-2])
-        positions.append(int(cos[..., 0].max()))
+        used.append(int(cos[..., 0].max()))
         return rotate(x, cos, sin)
 
     monkeypatch.setattr(ms_attn, "rotate", spy)
     q, k, v = text(tokens)
-    ms_attention(q, k, v, cos, sin, scale=DIM**-0.5, merge=MERGE, **CHOICE)
+    ms_attention(q, k, v, cos, sin, scale=DIM**-0.5, options=replace(OPTIONS, positions=positions))
     assert max(sizes) == BUDGET
-    assert max(positions) == BUDGET - 1
+    assert max(used) == BUDGET - 1
+
+
+def test_original_positions_are_used_where_they_are_asked_for():
+    q, k, v = text(200)
+    cos, sin = rope_table(INV_FREQ, 199, 1.0, torch.float32)
+    with pytest.raises(IndexError):  # token 199 stands at position 199
+        ms_attention(q, k, v, cos, sin, scale=DIM**-0.5, options=replace(OPTIONS, positions="original"))
 
 
 def test_first_own_and_preceding_regions_are_always_kept():
     q, k, _ = text(1000)
-    for start in range(BUDGET, 1000, GROUP):
-        end = min(start + GROUP, 1000)
-        chosen = select_group(q, k, start, end, **CHOICE).regions
-        first, last = start // REGION, (end - 1) // REGION
+    for group in query_groups(1000, OPTIONS):
+        if group[-1].stop <= BUDGET:
+            continue
+        chosen = choose(q, k, group)
+        first, last = group[0].start // REGION, (group[-1].stop - 1) // REGION
         assert chosen.shape == (2, BUDGET // REGION)
         for row in chosen.tolist():
             assert row == sorted(set(row)) and {0, *range(first - 1, last + 1)} <= set(row)
+
+
+@pytest.mark.parametrize("permute", ["adjacent", "stride"])
+def test_more_forced_regions_than_the_budget_are_all_kept(permute):
+    """The budget grows; it never truncates."""
+    tight = replace(OPTIONS, budget_tokens=16, sink_regions=3, local_regions=2, permute=permute)
+    q, k, v = text(300)
+    for group in query_groups(300, tight):
+        if group[-1].stop > 16:
+            assert choose(q, k, group, tight)[0].tolist() == forced_regions(group, tight).nonzero()[:, 0].tolist()
+    torch.testing.assert_close(
+        run(q[:, :60], k[:, :60], v[:, :60], tight).double(),
+        naive_msa.attend(q[:, :60], k[:, :60], v[:, :60], tight),
+        atol=1e-5,
+        rtol=1e-5,
+    )
 
 
 def test_the_region_that_answers_is_found():
@@ -222,4 +254,47 @@ def test_the_region_that_answers_is_found():
     q, k = 0.1 * q, 0.1 * k
     q[1, 905] = 5.0
     k[0, 301] = 5.0
-    assert 301 // REGION in select_group(q, k, 896, 912, **CHOICE).regions[0].tolist()
+    group = [range(896, 904), range(904, 912)]
+    assert 301 // REGION in choose(q, k, group)[0].tolist()
+    plain = replace(OPTIONS, query_sub=8, key_sub=8, combine="raw_sum")
+    q[1, 896:912] -= 0.7  # the others lean away: a mean query asks for nothing
+    assert 301 // REGION in choose(q, k, group)[0].tolist()
+    assert 301 // REGION not in choose(q, k, group, plain)[0].tolist()
+
+
+@pytest.mark.parametrize("name", [None, "stride", "odd query regions"])
+def test_a_batch_is_its_texts_one_by_one_and_padding_is_left_alone(name):
+    options = replace(OPTIONS, **VARIANTS[name]) if name else OPTIONS
+    texts = [text(117, seed=seed) for seed in range(4)]
+    batch = [torch.stack(x) for x in zip(*texts, strict=True)]
+    lengths = [117, 0, 5, 100]
+    for x in batch:
+        for row, length in enumerate(lengths):
+            x[row, :, length:] = float("nan")
+    out = run(*batch, options, lengths=lengths)
+    for row, length in enumerate(lengths):
+        alone = run(*(x[:, :length] for x in texts[row]), options)
+        torch.testing.assert_close(out[row, :, :length], alone)
+        assert (out[row, :, length:] == 0).all()
+    assert run(*(x[:0] for x in batch), options).shape == (0, 4, 117, DIM)
+
+
+@pytest.mark.parametrize("tokens", (1, 7, 8, 9, 15, 16, 17, 24, 31, 39))
+def test_no_length_is_an_error(tokens):
+    for changes in VARIANTS.values():
+        tight = replace(OPTIONS, **{**changes, "budget_tokens": 16, "score_angle": 3})
+        assert run(*text(tokens), tight).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("region_tokens", 0), ("merge", -1), ("query_sub", 0), ("key_sub", 2.0), ("budget_tokens", 0),
+        ("sink_regions", -1), ("local_regions", -1), ("dense_layers", -1), ("score_angle", 64), ("key_sub", 3),
+        ("query_sub", 3), ("permute", "sideways"), ("score", "mean"), ("heads", "all"), ("combine", "max"),
+        ("forced", "none"), ("positions", "relative"), ("query_region_tokens", -8), ("merge", True),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused_by_name_and_value(name, value):
+    with pytest.raises(ConfigError, match=rf"{name} = {value!r}"):
+        replace(OPTIONS, **{name: value})
