@@ -133,6 +133,16 @@ class RegionCache(Cache):
         starts = torch.cat([self._starts, first + self.base_tokens])
         return starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
 
+    def _far_regions(self, layer: int) -> int:
+        """How many regions of the memories lie before the local window, which is looked at for being near.
+
+        A text that is hardly longer than the window counts whole.
+        """
+        attention = self.shape.attention
+        newest = self.base_regions + (self.tail.filled[layer] - 1) // attention.region_tokens
+        far = min(self.base_regions, newest - attention.local_regions)
+        return far if far > 1 else self.base_regions
+
     def observe(self, layer: int, regions: Tensor, mass: Tensor, rows: int) -> None:
         """Record attention mass: as evidence, and for H2O in the tail.
 
@@ -141,7 +151,7 @@ class RegionCache(Cache):
             mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries).
         """
         if self.evidence is not None and layer >= self.shape.layers // 2:
-            far = regions < self.base_regions
+            far = regions < self._far_regions(layer)
             self.evidence.add(regions[far], mass[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
         tail_mass, size = self.tail.mass[layer], self.shape.attention.region_tokens

@@ -9,7 +9,7 @@ from app.runtime.evidence import MOST_PER_TOKEN
 from tests import tiny
 
 LONG, REGION = 300, 8
-TURN = tiny.token_ids(12, seed=4)[1:]
+TURN = tiny.token_ids(6, seed=4)[1:]
 
 
 def answer(engine, cache, count=5):
@@ -33,14 +33,35 @@ def test_evidence_is_the_attention_of_the_queries_that_predict_the_answer():
     said = answer(engine, cache)
     mass = stock_mass([*text, *TURN, *said], len(text) + len(TURN) - 1, len(said))[:, : len(text)]
     mass[:, :SINK_TOKENS] = 0
+    local = torch.arange(len(text)) >= 24  # the region before the tail's own, while the tail is in its first region
+    inside = torch.arange(len(TURN) - 1, len(TURN) - 1 + len(said)) // REGION < 1
+    mass[inside[:, None] & local] = 0
     lengths = torch.tensor([REGION - SINK_TOKENS, REGION, REGION, 6])
     expected = torch.stack([part.sum(-1) for part in mass.split(REGION, dim=-1)], dim=-1) / lengths
     torch.testing.assert_close(cache.evidence.density, expected.sum(0), atol=1e-5, rtol=1e-4)
     looks = cache.evidence.looks()
     assert len(looks) == len(said)
     for look, row in zip(looks, expected, strict=True):
-        assert look[0][0] == int(row.argmax()) and len(look) == MOST_PER_TOKEN
+        assert look[0][0] == int(row.argmax()) and len(look) == min(MOST_PER_TOKEN, int((row > 0).sum()))
         assert look[0][1] == pytest.approx(float(row.max() / row.sum()), abs=1e-4)
+
+
+def test_the_local_window_is_no_evidence_until_the_chat_has_left_it():
+    engine = tiny.engine()
+    cache = engine.open_chat([engine.read(tiny.token_ids(100))])
+    engine.stop_ids = frozenset()
+    list(engine.generate(cache, [9, 8, 7], GenerationConfig(max_new_tokens=3)))
+    assert cache.evidence.density[-1] == 0 < cache.evidence.density[-2]
+    list(engine.generate(cache, [9] * REGION, GenerationConfig(max_new_tokens=3)))
+    assert cache.evidence.density[-1] > 0
+
+
+def test_a_text_as_short_as_the_window_counts_whole():
+    engine = tiny.engine()
+    cache = engine.open_chat([engine.read(tiny.token_ids(12))])
+    engine.stop_ids = frozenset()
+    list(engine.generate(cache, [9, 8, 7], GenerationConfig(max_new_tokens=2)))
+    assert (cache.evidence.density > 0).all()
 
 
 def test_the_sinks_of_every_memory_are_no_evidence():
