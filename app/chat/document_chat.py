@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
+from app.chat.keeping import Keeping
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.process import memory_bytes
 from app.records import (
@@ -37,7 +38,7 @@ CLOSE_WAIT_S = 5
 KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
 
 
-class DocumentChat(Branches):
+class DocumentChat(Branches, Keeping):
     """Documents, chats and the model of one data folder. One reading or answer runs at a time.
 
     Attributes:

@@ -14,6 +14,7 @@ from app.records import DocumentInfo, MemoryText, Part, Reading
 from app.runtime.engine import Engine
 from app.runtime.memory import RegionMemory
 from app.store.store import Store
+from app.store.transfer import Fit
 
 log = logging.getLogger(__name__)
 CODEC = "raw"
@@ -58,6 +59,19 @@ class Reader:
             texts = spans.encode(self.store.parts(document), self.engine.text_tokenizer, self.engine.bos_id)
             self.store.set_memories(document, self.engine.recipe, texts)
         return texts
+
+    def fit(self) -> Fit:
+        """What a memory from elsewhere has to fit."""
+        engine = self.engine
+
+        def keys(token_ids: Sequence[int]) -> list[str]:
+            chain = self.store.blocks.chain_keys(engine.recipe, token_ids, self.group_tokens)
+            return [*chain, _mass_key(chain)]
+
+        def texts(parts: Sequence[Part]) -> list[MemoryText]:
+            return spans.encode(parts, engine.text_tokenizer, engine.bos_id)
+
+        return Fit(engine.recipe, engine.recipe_parts, self.group_tokens, keys, texts)
 
     def read(self, document: str, cancelled: Callable[[], bool]) -> Iterator[Reading]:
         """Read what is not stored yet, telling how far it is; returns a ReadDocument.

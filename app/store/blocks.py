@@ -195,6 +195,12 @@ class BlockStore:
             row = db.execute(query, [key]).fetchone()
         return row[0] if row else None
 
+    def codecs(self, keys: Sequence[str]) -> dict[str, str]:
+        """Codecs of those blocks that are stored."""
+        with self._read() as db:
+            rows = db.execute(f"SELECT key, codec FROM block WHERE {KEY_LISTED}", [json.dumps(keys)]).fetchall()
+        return {text(key): text(codec) for key, codec in rows}
+
     def hold(self, keys: Iterable[str]) -> None:
         """Keep blocks from eviction while a memory in use still reads from them; each call needs its `release`."""
         with self._holding:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from app.errors import NotFoundError
-from app.records import ChatInfo, Evidence, Message, Tail
+from app.records import ChatInfo, Evidence, Message, Role, Tail
 from app.store.database import SqliteFile
 from app.store.documents import find
 from app.store.text import match, now, storable
@@ -115,6 +115,18 @@ class Chats:
             _replace_tail(db, id, tail and cut(tail, turns, group_tokens))
         return id
 
+    def import_messages(
+        self, chat: str, messages: Sequence[tuple[str, str, dict[str, Any], Sequence[Evidence]]], tail: Tail | None
+    ) -> None:
+        """Fill a new chat with (role, content, stats, evidence) in order, and its tail, all or nothing."""
+        with self._library.write() as db:
+            _require(db, chat)
+            for role, content, stats, evidence in messages:
+                message = _insert_message(db, chat, role, content, stats)
+                for number, item in enumerate(evidence, start=1):
+                    _insert_evidence(db, message.id, number, item)
+            _replace_tail(db, chat, tail)
+
     def rename_chat(self, chat: str, title: str) -> None:
         """Give a chat another title."""
         with self._library.write() as db:
@@ -212,7 +224,7 @@ def _attach(db: Database, chat: str, documents: Sequence[str]) -> None:
     db.conn.executemany("INSERT INTO chat_document VALUES (?, ?, ?)", rows)
 
 
-def _insert_message(db: Database, chat: str, role: str, content: str, stats: dict[str, Any]) -> Message:
+def _insert_message(db: Database, chat: str, role: Role, content: str, stats: dict[str, Any]) -> Message:
     content = storable(content)
     id = db.execute(
         "INSERT INTO message (chat, role, content, stats, created) VALUES (?, ?, ?, ?, ?)",

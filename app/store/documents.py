@@ -79,6 +79,12 @@ class Documents:
             found = find(db, "document", id, "SELECT id FROM document WHERE title = ?")
             return _info(db.execute(_INFO + " WHERE d.id = :id", {"recipe": recipe, "id": found}).fetchone())
 
+    def sha256(self, id: str) -> str:
+        """Hex digest of the bytes that a document was made of."""
+        with self._library.read() as db:
+            _require(db, id)
+            return db.execute("SELECT sha256 FROM document WHERE id = ?", [id]).fetchone()[0]
+
     def parts(self, id: str) -> list[Part]:
         """Every part in reading order."""
         with self._library.read() as db:

@@ -1,0 +1,124 @@
+"""What is kept and for how long: sizes, pins, eviction, and chats that leave the library or come into it as files."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.records import ChatInfo, DocumentInfo
+
+if TYPE_CHECKING:
+    from app.chat.sessions import Job, Sessions
+    from app.runtime.engine import Engine
+    from app.store.store import Store
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """What memories take on the disk.
+
+    Attributes:
+        documents: bytes of each document's memories by id, under all models and recipes.
+        expected: bytes that those which are not read yet will take, by id; only where the number of tokens is known.
+        pinned: ids of documents whose memory stays.
+        used_bytes, budget_bytes, free_bytes: of all memories; of the setting; of the disk.
+    """
+
+    documents: dict[str, int]
+    expected: dict[str, int]
+    pinned: set[str]
+    used_bytes: int
+    budget_bytes: int
+    free_bytes: int
+
+
+class Keeping:
+    """Part of DocumentChat."""
+
+    store: "Store"
+    _engine: "Engine | None"
+    _ready: "Sessions | None"
+
+    if TYPE_CHECKING:
+
+        def chat(self, id: str) -> ChatInfo: ...
+        def document(self, id: str) -> DocumentInfo: ...
+        def documents(self) -> list[DocumentInfo]: ...
+        def claim(self, what: str) -> AbstractContextManager["Job"]: ...
+        def engine(self) -> "Engine": ...
+        def _sessions(self) -> "Sessions": ...
+
+        @property
+        def _recipe(self) -> str: ...
+
+    def disk_space(self) -> DiskSpace:
+        """Sizes of what is read and of what would be; never waits for the model."""
+        stats, sizes = self.store.stats(), self.store.sizes()
+        rate = self.token_bytes()
+        expected = {
+            info.id: round(info.tokens * rate)
+            for info in self.documents()
+            if rate and info.tokens and info.state != "read"
+        }
+        return DiskSpace(
+            documents=sizes,
+            expected=expected,
+            pinned=self.store.pinned(),
+            used_bytes=stats["kv_bytes"],
+            budget_bytes=stats["disk_budget_bytes"],
+            free_bytes=stats["free_disk_bytes"],
+        )
+
+    def token_bytes(self) -> float:
+        """Bytes on disk per token read: as measured on what is stored, else what K and V take; 0 before the model."""
+        kept = self.store.kept(self._recipe)
+        if tokens := sum(item.tokens for item in kept):
+            return sum(item.size_bytes for item in kept) / tokens
+        return float(self._engine.shape.token_bytes) if self._engine else 0.0
+
+    def pin(self, document: str, pinned: bool = True) -> DocumentInfo:
+        """Keep the memory of a document whatever the disk budget says, or no longer."""
+        info = self.document(document)
+        self.store.pin(info.id, pinned)
+        return info
+
+    def evict(self, document: str) -> DocumentInfo:
+        """Delete the memory of a document; its text stays, and it is read again when it is asked about."""
+        with self.claim("deleting a memory"):
+            info = self.document(document)
+            if self._ready:
+                self._ready.session = None
+                self._ready.reader.forget(info.id)
+            self.store.evict(info.id)
+        return info
+
+    # --- files
+
+    def export_json(self, chat: str) -> str:
+        """The chat as JSON, passages and costs included; `import_chat` takes it."""
+        from app.store.chat_json import to_json
+
+        return to_json(self.store, self.chat(chat).id)
+
+    def export_file(self, chat: str, path: Path) -> dict[str, int]:
+        """Write the chat with its documents and their memory as one file; returns what went out, counted."""
+        from app.store.transfer import export_chat
+
+        return export_chat(self.store, self.chat(chat).id, path, self._recipe)
+
+    def import_chat(self, path: Path, *, text_only: bool = False) -> str:
+        """Take in a chat that `export_file` or `export_json` wrote; returns its id here.
+
+        Args:
+            text_only: leave the memory out; the documents are read again when asked about.
+
+        Raises:
+            InputError: not such a file, damaged, or its memory does not fit this model: which part differs.
+        """
+        from app.store.chat_json import from_json, is_json
+        from app.store.transfer import import_chat
+
+        with self.claim("importing a chat"):
+            if is_json(path):
+                return from_json(self.store, path)
+            return import_chat(self.store, path, None if text_only else self._sessions().reader.fit())

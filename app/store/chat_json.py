@@ -1,0 +1,69 @@
+"""A chat as JSON text: messages, passages and costs, without documents and memory."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from app.errors import InputError, NotFoundError
+from app.store.store import Store
+from app.store.transfer import read_message
+
+FORMAT, VERSION = "lectern-chat-json", 1
+MAX_BYTES = 256 << 20
+
+
+def to_json(store: Store, chat: str) -> str:
+    """The chat with the titles of its documents."""
+    info = store.chat(chat)
+    documents = []
+    for id in info.documents:
+        try:
+            documents.append({"id": id, "title": store.document(id, "").title})
+        except NotFoundError:
+            documents.append({"id": id, "title": None})
+    value = {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": info.title,
+        "model": info.model,
+        "updated": info.updated,
+        "documents": documents,
+        "messages": [asdict(message) for message in store.messages(chat)],
+    }
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def is_json(path: Path) -> bool:
+    """Whether a file begins like JSON text.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"{"
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; choose another file") from error
+
+
+def from_json(store: Store, path: Path) -> str:
+    """Take in what `to_json` wrote; returns the new chat's id. Documents of the library join it by their ids.
+
+    Raises:
+        InputError: it is something else, or from a newer release.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path.name}: larger than {MAX_BYTES >> 20} MiB; a chat is smaller")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value.get("format") != FORMAT or value.get("version") != VERSION:
+            found = f"{value.get('format')!r:.40} version {value.get('version')!r:.20}"
+            raise InputError(f"{path.name}: {found}, not {FORMAT} version {VERSION}; choose a chat exported as JSON")
+        messages = [read_message(message) for message in value["messages"]]
+        documents = [str(document["id"]) for document in value["documents"]]
+        title, model = str(value["title"]), str(value["model"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+        raise InputError(f"{path.name}: not a chat exported as JSON ({error!r:.100}); choose another file") from error
+    chat = store.create_chat(documents, model, title)
+    store.import_messages(chat, messages, None)
+    return chat

@@ -1,0 +1,267 @@
+"""A chat with its documents and its memory, as one file: out of a library, and into another."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.errors import DamagedBlock, InputError, NotFoundError
+from app.records import Document, Evidence, MemoryText, Part, Role, Skipped, Tail
+from app.store.bundle import BundleReader, BundleWriter, pack_block, reading, unpack_block, writing
+from app.store.documents import ID_DIGITS
+from app.store.recipes import differences
+from app.store.store import Store
+from app.store.tokens import pack, unpack
+
+Record = TypeVar("Record")
+MOST_NUMBER = 2**53
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an importing model expects.
+
+    Attributes:
+        keys: block keys of a document's memory, from its token ids; the H2O scores' key last.
+        texts: token ids and spans of a document's parts.
+    """
+
+    recipe: str
+    parts: Mapping[str, Any]
+    group_tokens: int
+    keys: Callable[[Sequence[int]], list[str]]
+    texts: Callable[[Sequence[Part]], list[MemoryText]]
+
+
+def export_chat(store: Store, chat: str, path: Path, recipe: str) -> dict[str, int]:
+    """Write a chat with its documents and what was read of them.
+
+    Args:
+        recipe: whose memories go out when the chat has none of its own.
+
+    Returns:
+        counts: documents, messages, blocks, and blocks that were missing or damaged.
+    """
+    info, tail = store.chat(chat), store.tail(chat)
+    recipe = tail.recipe if tail else recipe
+    counts = {"documents": 0, "messages": 0, "blocks": 0, "blocks_missing": 0}
+    with writing(path) as bundle:
+        for id in info.documents:
+            try:
+                known = store.document(id, recipe)
+            except NotFoundError:  # deleted since; the chat's text stands without it
+                continue
+            _export_document(store, known.id, recipe, bundle, counts)
+        messages = store.messages(info.id)
+        counts["messages"] = len(messages)
+        value: dict[str, Any] = {"info": asdict(info), "messages": [asdict(message) for message in messages]}
+        if tail:
+            groups = _groups(tail.token_ids, store.blocks.tokens_in(tail.keys[0]) if tail.keys else None)
+            if _export_blocks(store, tail.keys, groups, "chat", bundle, counts):
+                value["tail"] = {k: v for k, v in asdict(tail).items() if k not in ("recipe", "keys")}
+        bundle.add_json("chat.json", value)
+        bundle.finish({"recipe": recipe, "parts": store.recipe_parts(recipe)})
+    return counts
+
+
+def _export_document(store: Store, id: str, recipe: str, bundle: BundleWriter, counts: dict[str, int]) -> None:
+    info = store.document(id, recipe)
+    parts = [asdict(part) for part in store.parts(id)]
+    value: dict[str, Any] = asdict(info) | {"sha256": store.sha256(id), "parts": parts, "memories": 0}
+    counts["documents"] += 1
+    for number, memory in enumerate(store.memories(id, recipe) or ()):
+        value["memories"] += 1
+        bundle.add(f"documents/{id}/{number}.tokens", pack(memory.token_ids))
+        keys = store.manifest(id, recipe, number)
+        groups = _groups(memory.token_ids, store.blocks.tokens_in(keys[0]) if keys else None)
+        groups += [()] * (len(keys) - len(groups))  # blocks of scores belong to no tokens
+        _export_blocks(store, keys, groups[: len(keys)], f"documents/{id}/{number}", bundle, counts)
+    bundle.add_json(f"documents/{id}.json", value)
+
+
+def _groups(token_ids: Sequence[int], size: int | None) -> list[Sequence[int]]:
+    return [token_ids[i : i + size] for i in range(0, len(token_ids), size)] if size else []
+
+
+def _export_blocks(
+    store: Store,
+    keys: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    folder: str,
+    bundle: BundleWriter,
+    counts: dict[str, int],
+) -> bool:
+    """Blocks up to the first that is damaged or gone; returns whether all went out."""
+    costs = store.blocks.codecs(keys)
+    done = 0
+    try:
+        for index, kv in store.blocks.get_many(keys[: len(groups)], groups):
+            data = pack_block(pack(groups[done]), index, kv, costs.get(keys[done], "raw"))
+            bundle.add(f"{folder}/{done}.block", data)
+            done += 1
+    except (DamagedBlock, NotFoundError):
+        pass
+    counts["blocks"] += done
+    counts["blocks_missing"] += len(keys) - done
+    return done == len(keys)
+
+
+def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
+    """Take in a file that `export_chat` wrote; all of it is checked before anything is taken.
+
+    Args:
+        fit: what the memory has to fit; None leaves it out, and the documents are read again when asked.
+
+    Returns:
+        the new chat's id.
+
+    Raises:
+        InputError: not such a file, damaged, or its memory was made by another model or recipe: which part differs.
+    """
+    with reading(path) as bundle:
+        if fit:
+            _refuse_foreign(bundle, path, fit)
+        value = bundle.read_json("chat.json")
+        documents = [name for name in bundle.names if re.fullmatch(r"documents/[0-9a-f]{12}\.json", name)]
+        try:
+            made = [_document(bundle.read_json(name)) for name in documents]
+            messages = [read_message(message) for message in value["messages"]]
+            tail = _tail(value["tail"]) if fit and "tail" in value else None
+            title, attached = str(value["info"]["title"]), [str(id) for id in value["info"]["documents"]]
+            model = str(value["info"]["model"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{path.name}: not a chat of this kind ({error!r}); choose another file") from error
+        texts = [_checked_texts(document, bundle, fit) for document in made] if fit else []
+        for number, document in enumerate(made):
+            id = store.add_document(document)
+            if fit and texts[number] and store.parts(id) == list(document.parts):
+                _import_memories(store, id, texts[number], bundle, fit)
+        chat = store.create_chat(attached, model, title)
+        keys = _import_tail(store, chat, tail, bundle, fit) if tail and fit else None
+        store.import_messages(chat, messages, tail and keys and Tail(**tail | {"keys": keys, "recipe": fit.recipe}))
+    store.blocks.settle(keys or ())
+    return chat
+
+
+def _refuse_foreign(bundle: BundleReader, path: Path, fit: Fit) -> None:
+    if bundle.facts.get("recipe") == fit.recipe or not any(name.endswith(".block") for name in bundle.names):
+        return
+    parts = bundle.facts.get("parts")
+    why = differences(parts, fit.parts) if isinstance(parts, dict) else "another model or recipe"
+    raise InputError(
+        f"{path.name}: its memory was made with {why}; import it with --text-only, the documents are read again then"
+    )
+
+
+def _checked_texts(document: Document, bundle: BundleReader, fit: Fit) -> list[MemoryText]:
+    """The document's token ids, which the file's have to equal; [] when it brings none."""
+    texts = fit.texts(document.parts)
+    names = [f"documents/{document.sha256[:ID_DIGITS]}/{number}.tokens" for number in range(len(texts))]
+    if not set(names) <= set(bundle.names):
+        return []
+    if any(unpack(bundle.read(name)) != text.token_ids for name, text in zip(names, texts, strict=True)):
+        raise InputError(f"{document.title}: its token ids are not those of its text; import it with --text-only")
+    return texts
+
+
+def _import_memories(store: Store, id: str, texts: list[MemoryText], bundle: BundleReader, fit: Fit) -> None:
+    """The blocks of a document."""
+    store.set_memories(id, fit.recipe, texts)
+    whole = True
+    for number, text in enumerate(texts):
+        keys = fit.keys(text.token_ids)
+        groups = [*_groups(text.token_ids, fit.group_tokens), ()]
+        done = _import_blocks(store, keys, groups, f"documents/{id}/{number}", bundle)
+        store.blocks.flush()
+        store.set_manifest(id, fit.recipe, number, keys[:done])
+        whole = whole and done >= len(keys) - 1
+    if whole:
+        store.set_state(id, fit.recipe, "read")
+
+
+def _import_blocks(
+    store: Store, keys: Sequence[str], groups: Sequence[Sequence[int]], folder: str, bundle: BundleReader
+) -> int:
+    """Put the blocks that are in the file, up to the first that is not; returns how many."""
+    names = set(bundle.names)
+    for place, (key, group) in enumerate(zip(keys, groups, strict=True)):
+        name = f"{folder}/{place}.block"
+        if name not in names:
+            return place
+        try:
+            tokens, index, kv, codec = unpack_block(bundle.read(name))
+        except ValueError:
+            return place
+        if tokens != pack(group):
+            return place
+        store.blocks.put(key, group, index, kv, codec)
+    return len(keys)
+
+
+def _import_tail(store: Store, chat: str, tail: dict[str, Any], bundle: BundleReader, fit: Fit) -> tuple[str, ...]:
+    """The chat's own blocks, under keys of this library's making; () when some are missing."""
+    root = f"{fit.recipe}/chat/{chat}/{time.time_ns()}"
+    keys = store.blocks.chain_keys(root, tail["token_ids"], fit.group_tokens)
+    done = _import_blocks(store, keys, _groups(tail["token_ids"], fit.group_tokens), "chat", bundle)
+    store.blocks.flush()
+    return tuple(keys) if done == len(keys) else ()
+
+
+def _record(kind: type[Record], value: Mapping[str, Any], **other: Any) -> Record:
+    """A record from JSON, its plain fields checked by name and type."""
+    checks = {"str": str, "int": int, "float": (int, float), "str | None": (str, type(None)), "Role": str}
+    checks |= {"int | None": (int, type(None)), "DocumentKind": str, "dict[str, Any]": dict}
+    fields = {}
+    for name, field in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
+        if name in other or name not in value:
+            continue
+        word = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        wide = isinstance(value[name], int) and abs(value[name]) > MOST_NUMBER
+        if wide or not isinstance(value[name], checks.get(word, object)):
+            raise ValueError(f"{name} is {value[name]!r:.40}")
+        fields[name] = value[name]
+    return kind(**fields, **other)
+
+
+def _document(value: Mapping[str, Any]) -> Document:
+    sha256, kind = value["sha256"], value["kind"]
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or kind not in ("pdf", "text", "code"):
+        raise ValueError(f"document {sha256!r:.20} of kind {kind!r:.20}")
+    parts = tuple(_record(Part, part) for part in value["parts"])
+    skipped = tuple(_record(Skipped, item) for item in value["skipped"])
+    notes = tuple(str(note) for note in value["notes"])
+    return Document(str(value["title"]), kind, sha256, parts, skipped, notes)
+
+
+def read_message(value: Mapping[str, Any]) -> tuple[Role, str, dict[str, Any], list[Evidence]]:
+    """(role, content, stats, evidence) of a message in JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is something else.
+    """
+    role, content, stats = value["role"], value["content"], value["stats"]
+    if role not in ("user", "assistant") or not isinstance(content, str) or not isinstance(stats, dict):
+        raise ValueError(f"message of {role!r:.20}")
+    return role, content, stats, [_evidence(item) for item in value["evidence"]]
+
+
+def _evidence(value: Mapping[str, Any]) -> Evidence:
+    regions = tuple((int(memory), int(region)) for memory, region in value["regions"])
+    return _record(Evidence, value, regions=regions)
+
+
+def _tail(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "token_ids": _integers(value["token_ids"]),
+        "turns": _integers(value["turns"]),
+        "memories": tuple((str(document), int(number)) for document, number in value["memories"]),
+    }
+
+
+def _integers(values: Iterable[Any]) -> tuple[int, ...]:
+    numbers = tuple(int(value) for value in values)
+    if any(not 0 <= number < 2**31 for number in numbers):
+        raise ValueError("a number is out of range")
+    return numbers
