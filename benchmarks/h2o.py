@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 
 from app.eval import needles, report, texts
 from app.eval.needles import Planted
+from app.kernels.h2o import DECAY, PRESETS, H2OOptions, evict, heaviest
 from app.needles import Needle
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
@@ -36,38 +37,41 @@ if TYPE_CHECKING:
 NAME = "lectern_h2o_table"
 FIGURES = ("nats", "kl", "top_1", "recall")
 SHARES = (1.0, 0.5, 0.2, 0.1, 0.05)
+GROUP_TOKENS, H2O_ROWS = 128, 8  # of each group in a reading, the last queries whose attention counts
+LEAST = 24  # tokens of a budget
 STEP_ROWS_S = 0.06  # one token through all rows
 MOST_RISE = 5.0  # percent of perplexity at 20%
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is kept. A key's score is the attention it received, `random`, or its `place` in the text.
+    """What is kept within a budget.
 
     Attributes:
-        sinks: first tokens that are always kept.
-        recent: share of the budget for the last tokens.
-        decay: what a mass keeps of itself per query.
-        window: last queries of the prompt that count; None for all.
-        normalised: divide the mass by the queries that could have given it (else old keys win).
+        options: of the product's heavy hitters.
+        worth: `mass`, what the options make of the attention received; `place`, the newest; `luck`, at random.
+        window: last queries of the prompt whose attention counts; None for those that the options name.
     """
 
-    score: str = "mass"
-    sinks: int = 4
-    recent: float = 0.5
-    decay: float = 1.0
+    options: H2OOptions = PRESETS["mean"]
+    worth: str = "mass"
     window: int | None = None
-    normalised: bool = False
+
+    def limits(self, budget: int) -> H2OOptions:
+        """The options with no more newest keys than half of a small budget."""
+        return replace(self.options, recent=min(self.options.recent, budget // 2))
 
 
 RULES = {
-    "recent": Rule(score="place"),
-    "random": Rule(score="random"),
-    "published": Rule(sinks=0),
-    "ours": Rule(normalised=True),
-    "ours-decay": Rule(normalised=True, decay=0.98),
-    "last-w": Rule(window=32),
+    "recent": Rule(worth="place"),
+    "random": Rule(worth="luck"),
+    "published": Rule(PRESETS["published"]),
+    "ours": Rule(PRESETS["mean"]),
+    "ours-exact": Rule(PRESETS["exact"]),
+    "ours-decay": Rule(PRESETS["decay"]),
+    "last-w": Rule(H2OOptions(score="sum"), window=32),
 }
+OURS = ("ours", "ours-exact", "ours-decay")
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ class Keys:
         self.luck: list[Tensor] = [torch.empty(0)] * layers
         self.alive: list[Tensor] = [torch.empty(0)] * layers
         self.filled = [0] * layers
-        rules = [row.rule or Rule() for row in rows]
-        self.decay = torch.tensor([rule.decay for rule in rules])[:, None, None]
+        decays = [row.rule is not None and row.rule.options.score == "decay" for row in rows]
+        self.decay = torch.tensor([DECAY if decay else 1.0 for decay in decays])[:, None, None]
         self.exposure = torch.zeros(len(rows), 1, capacity)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -147,38 +151,42 @@ class Keys:
         return out
 
     def _drop(self, layer: int) -> None:
-        """Bring every head down to its budget."""
+        """Make room in every head for one key more within its budget."""
         end = self.filled[layer]
-        places = torch.arange(end)
         for i, row in enumerate(self.rows):
-            rule = row.rule
+            rule, alive = row.rule, self.alive[layer][i, :, :end]
             if rule is None:
                 continue
-            budget = max(rule.sinks + 2, int(row.share * self.prompt_tokens))
-            alive = self.alive[layer][i, :, :end]
-            if int(alive[0].sum()) <= budget:  # all heads keep equally many
+            budget, held = max(LEAST, int(row.share * self.prompt_tokens)), int(alive[0].sum())
+            if held + 1 <= budget:  # all heads keep equally many
                 continue
-            score = self._score(layer, i, rule, end)
-            kept = (places < rule.sinks) | (places >= end - max(1, int(rule.recent * budget)))
-            score = score.masked_fill(kept, float("inf")).masked_fill(~alive, float("-inf"))
-            chosen = score.topk(budget, dim=-1).indices
-            self.alive[layer][i, :, :end] = torch.zeros_like(alive).scatter(-1, chosen, True)
+            places = alive.nonzero()[:, 1].view(-1, held)  # [Hkv, S]
+            kept = places.gather(-1, self._kept(layer, i, places, rule, budget))
+            self.alive[layer][i, :, :end] = torch.zeros_like(alive).scatter(-1, kept, True)
 
-    def _score(self, layer: int, row: int, rule: Rule, end: int) -> Tensor:
-        """[Hkv, end]: the higher, the longer a key is kept."""
-        if rule.score == "place":
-            return torch.arange(end).float().expand(self.alive[layer].shape[1], -1)
-        if rule.score == "random":
-            return self.luck[layer][row, :, :end]
-        mass = self.mass[layer][row, :, :end]
-        return mass / self.exposure[row, :, :end].clamp(min=1e-9) if rule.normalised else mass
+    def _kept(self, layer: int, row: int, places: Tensor, rule: Rule, budget: int) -> Tensor:
+        """Which of the keys at `places` [Hkv, S] stay: indices [Hkv, K]."""
+        limits = rule.limits(budget)
+        mass, exposure = self.mass[layer][row].gather(-1, places), self.exposure[row].expand(len(places), -1)
+        if rule.worth == "mass":
+            return evict(mass, exposure.gather(-1, places), budget, 1, limits)
+        worth = places.float() if rule.worth == "place" else self.luck[layer][row].gather(-1, places)
+        excess = -(-(places.shape[-1] + 1 - budget) // limits.block) * limits.block
+        count = max(places.shape[-1] - excess, limits.sinks + limits.recent)
+        return heaviest(worth, count, sinks=limits.sinks, recent=limits.recent)
 
 
 def _query_weights(rule: Rule, tokens: int) -> Tensor:
     """[T]: how much the attention of each query of the prompt counts."""
-    ages = torch.arange(tokens - 1, -1, -1).float()
-    counted = rule.decay**ages
-    return counted if rule.window is None else counted * (ages < rule.window)
+    places = torch.arange(tokens)
+    ages = tokens - 1 - places
+    if rule.window is not None:
+        return (ages < rule.window).float()
+    if rule.options.score == "decay":
+        return DECAY ** ages.float()
+    if rule.options.rows == "all":
+        return torch.ones(tokens)
+    return (places % GROUP_TOKENS >= GROUP_TOKENS - H2O_ROWS).float()
 
 
 def table_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -311,7 +319,7 @@ def _finish(parts: Mapping[str, Values]) -> Values:
     mean = _mean(parts)
     base = mean["full", 1.0]["nats"]
     rises = {key: round(100 * math.expm1(row["nats"] - base), 3) for key, row in mean.items()}
-    best = min(("ours", "ours-decay"), key=lambda name: rises[name, 0.2])
+    best = min(OURS, key=lambda name: rises[name, 0.2])
     return {
         "rise_percent": [{"rule": rule, "share": share, "percent": rise} for (rule, share), rise in rises.items()],
         "mean": [{"rule": rule, "share": share, **row} for (rule, share), row in mean.items()],

@@ -136,8 +136,8 @@ def test_h2o(quick: list[str]) -> None:
     assert values["rises_little_at_20"] in (True, False) and values["mean"][0]["kl"] == 0
 
 
-def heavy_first(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -> list:
-    """Which keys a rule keeps in the tiny model."""
+def kept_by(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -> list:
+    """Which keys a rule keeps in each layer of the tiny model."""
     h2o.RULES["tried"] = rule
     try:
         args = h2o.harness.flags("Test.", "h2o").parse_args([])
@@ -153,23 +153,24 @@ def heavy_first(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -
 
 @pytest.mark.parametrize("name", sorted(h2o.RULES))
 def test_h2o_keeps_its_budget_and_does_not_look_ahead(name: str) -> None:
-    rule, tokens = h2o.RULES[name], tiny.token_ids(80)
-    short = heavy_first(rule, 0.25, tokens[:60], 40)
-    other = heavy_first(rule, 0.25, [*tokens[:59], *tokens[70:71]], 40)
+    rule, tokens = h2o.RULES[name], tiny.token_ids(180)
+    short = kept_by(rule, 0.25, tokens[:160], 120)
+    other = kept_by(rule, 0.25, [*tokens[:159], *tokens[170:171]], 120)
     for alive, same in zip(short, other, strict=True):
-        assert alive.sum(-1).tolist() == [10, 10] and bool((alive == same).all())
-        assert alive[:, 58].all() and alive[:, : rule.sinks].all()
-    assert heavy_first(rule, 2.0, tokens[:60], 40)[0].sum(-1).tolist() == [59, 59]
+        held = alive.sum(-1).tolist()
+        assert 30 - 16 <= held[0] == held[1] < 30 and bool((alive == same).all())
+        assert alive[:, 158].all() and alive[:, : rule.options.sinks].all()
+    assert kept_by(rule, 2.0, tokens[:160], 120)[0].sum(-1).tolist() == [159, 159]
 
 
 def test_h2o_keeps_what_is_looked_at() -> None:
-    keys = h2o.Keys([h2o.Row("published", 0.5)], 1, 20, None)
-    q = 10 * h2o.torch.ones(1, 1, 20, 4)
-    k = h2o.torch.zeros(1, 1, 20, 4)
+    keys = h2o.Keys([h2o.Row("published", 0.5)], 1, 60, None)
+    q = 10 * h2o.torch.ones(1, 1, 60, 4)
+    k = h2o.torch.zeros(1, 1, 60, 4)
     k[:, :, 3] = 1.0
     keys.attend(0, q, k, k, 1.0)
-    assert keys.alive[0][0, 0].tolist()[3] and not keys.alive[0][0, 0].all()
-    assert keys.alive[0].sum() == 10 and keys.alive[0][0, 0, 15:].all()
+    alive = keys.alive[0][0, 0]
+    assert alive[3] and alive[45:].all() and 14 <= alive.sum() < 30
 
 
 def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
