@@ -150,7 +150,7 @@ class RegionCache(Cache):
             regions: [Hkv, K] attended regions.
             mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries).
         """
-        if self.evidence is not None and layer >= self.shape.layers // 2:
+        if self.evidence is not None:
             far = regions < self._far_regions(layer)
             self.evidence.add(regions[far], mass[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)

@@ -13,7 +13,7 @@ class AnswerEvidence:
 
     Attributes:
         density: [R] float32, mass per token of each region of the memories, summed over the answer's tokens, heads and
-            the layers that were told of. The sinks, the first tokens of every memory, are left out.
+            layers. The sinks, the first tokens of every memory, are left out.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:

@@ -18,12 +18,12 @@ def answer(engine, cache, count=5):
 
 
 def stock_mass(ids, first, count):
-    """Attention of transformers' own model in the later layer, summed over heads: [count queries, keys]."""
+    """Attention of transformers' own model, summed over layers and heads: [count queries, keys]."""
     model = tiny.model()
     model.set_attn_implementation("eager")
     with torch.inference_mode():
-        attention = model(torch.tensor([ids]), output_attentions=True).attentions[1][0]
-    return attention.sum(0)[first : first + count]
+        layers = model(torch.tensor([ids]), output_attentions=True).attentions
+    return torch.cat(layers)[:, :, first : first + count].sum((0, 1))
 
 
 def test_evidence_is_the_attention_of_the_queries_that_predict_the_answer():
