@@ -57,7 +57,9 @@ def engine(
     seed: int = 0,
 ) -> Engine:
     recipe = Recipe(attention=attention, trained_tokens=attention.budget_tokens)
-    made = Engine(model(seed), byte_tokenizer(), recipe, policy=policy, name="tiny", weights="tiny", kv_dtype=kv_dtype)
+    made = Engine(
+        model(seed), byte_tokenizer(), recipe, policy=policy, name="tiny", weights=f"tiny-{seed}", kv_dtype=kv_dtype
+    )
     made.segment_tokens = made.most_segment_tokens = 4 * attention.group_tokens
     return made
 

@@ -24,11 +24,14 @@ from app.ingest.text import MAX_TEXT_BYTES, decode, is_binary
 from app.ingest.tree import walk_folder
 from app.records import Document, Part, Skipped
 
+GROUP_CHARS = 200_000  # about 50,000 tokens
+
 
 def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, cancelled: Cancelled = never) -> Document:
     """Read the source files of a folder or zip archive, one part per file.
 
-    Files of one top-level folder form one group (memory), files beside those folders another.
+    Files of one top-level folder form one group (memory), files beside those folders another. A folder of more than
+    GROUP_CHARS is divided likewise, so that a changed file has little read again after it.
 
     Args:
         progress: called with (files done, files).
@@ -112,14 +115,29 @@ def _reading_order(path: str) -> list[tuple[int, str]]:
 def _parts(texts: dict[str, str]) -> list[Part]:
     """A part per file, headed by its path and language; the header counts as line 0."""
     groups: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
+    for path, text in texts.items():
+        for folder in _folders(path):
+            sizes[folder] += len(text)
     parts = []
     for index, (path, text) in enumerate(texts.items(), start=1):
-        top = path.partition("/")[0] if "/" in path else ""
-        group = groups.setdefault(top, len(groups))
+        group = groups.setdefault(_group_folder(path, sizes), len(groups))
         folder = path.rpartition("/")[0] or None
         header = f"{path} ({language(PurePosixPath(path).name) or 'text'})\n"
         parts.append(Part(index, path, header + text, folder, group, first_line=0))
     return parts
+
+
+def _folders(path: str) -> list[str]:
+    """The folders that a file lies in, outermost first."""
+    names = path.split("/")[:-1]
+    return ["/".join(names[: depth + 1]) for depth in range(len(names))]
+
+
+def _group_folder(path: str, sizes: Counter[str]) -> str:
+    """The outermost folder of a file whose whole text is no more than GROUP_CHARS, else the one it lies in."""
+    folders = _folders(path)
+    return next((folder for folder in folders if sizes[folder] <= GROUP_CHARS), folders[-1] if folders else "")
 
 
 def _notes(skipped: Sequence[Skipped], guessed: Sequence[str]) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Engine:
         kv_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         config = model.config
-        device, dtype = model.device, model.dtype
+        device = model.device
         rotary = model.model.rotary_emb
         self.spec = AttentionSpec(
             recipe.attention, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import CancelledError, InputError
-from app.ingest import spans, tree
+from app.ingest import codebase, spans, tree
 from app.ingest.codebase import language, load_code_file, load_codebase
 from app.ingest.rules import content_reason, name_reason
 
@@ -252,3 +252,19 @@ def test_a_real_repository(shared_data):
         "src/flask/app.py:"
     )
     assert "tests/test_apps/.env" in {item.name for item in document.skipped}
+
+
+def test_large_folders_are_divided(tmp_path, monkeypatch):
+    """So that a changed file has little read again after it."""
+    monkeypatch.setattr(codebase, "GROUP_CHARS", 100)
+    files = {
+        "a.py": "x",
+        "big/top.py": "y" * 90,
+        "big/one/m.py": "z" * 60,
+        "big/one/deep/n.py": "z",
+        "big/two/o.py": "w",
+    }
+    document = load_codebase(write(tmp_path / "p", files | {"small/p.py": "v"}), "p")
+    assert {part.label: part.group for part in document.parts} == {
+        "a.py": 0, "big/top.py": 1, "big/one/m.py": 2, "big/one/deep/n.py": 2, "big/two/o.py": 3, "small/p.py": 4,
+    }  # fmt: skip
