@@ -1,43 +1,117 @@
-"""KVPages: raw (un-rotated) keys and values of one text, found again by region."""
+"""KVPages: raw (un-rotated) keys and values of one text, found again by region, in slots of the engine's tiers."""
+
+import weakref
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from app.kernels.quant import dequantize, packed_bytes, quantize
 from app.runtime.shape import MAX_ROW_BYTES, MemoryShape, from_bytes, to_bytes
+from app.runtime.tiers import PageTable, SlotPool
+
+
+class PageSource(Protocol):
+    """Where whole groups are kept that are in no slot."""
+
+    def fetch(self, groups: Sequence[int], rows: range) -> list[bytes | None]:
+        """Some stored rows of groups, those of one group joined; None for a group that is gone or damaged."""
+
+
+class PagesLost(Exception):
+    """Groups that are in no slot and cannot be fetched: they have to be read again. Never reaches a user."""
+
+    def __init__(self, pages: "KVPages", groups: list[int]) -> None:
+        super().__init__(f"groups {groups} are lost")
+        self.pages, self.groups = pages, groups
 
 
 class KVPages:
-    """K and V of one text, layer by layer: [Hkv, capacity, D] each, with spare room at the end."""
+    """K and V of one text.
+
+    A group of tokens that is whole is packed once by the shape's codec; from then on everybody sees what the packed
+    copy says, whether it comes from memory or from the disk. The end of the text that fills no group stays as it is.
+
+    Attributes:
+        source: where groups come from that are in no slot; None when there are none.
+        scores: [groups] float32, attention mass of each group, which decides between equally old ones.
+    """
 
     def __init__(self, shape: MemoryShape) -> None:
-        self.shape = shape
-        self.k = [self._empty(0) for _ in range(shape.layers)]
-        self.v = [self._empty(0) for _ in range(shape.layers)]
-
-    def _empty(self, tokens: int) -> Tensor:
-        s = self.shape
-        return torch.zeros(s.kv_heads, tokens, s.head_dim, dtype=s.dtype, device=s.device)
+        shape.tiers.open(shape)
+        self.shape, self.groups = shape, 0
+        self.source: PageSource | None = None
+        self.scores: Tensor | None = None
+        self.group_tokens = shape.attention.group_tokens
+        self._hot_pools, self._packed_pools = shape.tiers.hot, shape.tiers.packed
+        self._hot = [_table(self, pool) for pool in self._hot_pools]
+        self._packed = [_table(self, pool) for pool in self._packed_pools]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes held, spare room included."""
-        return sum(t.numel() * t.itemsize for t in (*self.k, *self.v))
+        """Bytes held in slots."""
+        return sum(
+            len(table.held()) * pool.slot_bytes
+            for tables, pools in ((self._hot, self._hot_pools), (self._packed, self._packed_pools))
+            for table, pool in zip(tables, pools, strict=True)
+        )
+
+    def held_groups(self) -> tuple[int, int]:
+        """Groups of which all layers are (hot, packed on the host but not hot)."""
+        hot = torch.stack([table.slots >= 0 for table in self._hot]).all(0).cpu()
+        if not self._packed:
+            return int(hot.sum()), 0
+        packed = torch.stack([table.slots >= 0 for table in self._packed]).all(0)
+        return int(hot.sum()), int((packed & ~hot).sum())
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens, a multiple of `region_tokens`."""
-        for pages in (self.k, self.v):
-            for i, old in enumerate(pages):
-                pages[i] = self._empty(tokens)
-                pages[i][:, : old.shape[1]] = old
+        """Make room for `tokens` tokens."""
+        groups = -(-tokens // self.group_tokens)
+        for tables, pools in ((self._hot, self._hot_pools), (self._packed, self._packed_pools)):
+            for table, pool in zip(tables, pools, strict=True):
+                table.reserve(groups)
+                pool.expect(groups - len(table.held()))
+        self.groups = max(self.groups, groups)
 
     def append(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
-        """Put one segment, [Hkv, T, D] each, behind the first `start` tokens."""
-        self.k[layer][:, start : start + keys.shape[1]] = keys
-        self.v[layer][:, start : start + keys.shape[1]] = values
+        """Put one segment, [Hkv, T, D] each, behind the first `start` tokens; groups that it fills are sealed."""
+        size, end = self.group_tokens, start + keys.shape[1]
+        if start == end:
+            return
+        bundle, place = divmod(layer, self.shape.bundle_layers)
+        groups = torch.arange(start // size, (end - 1) // size + 1)
+        slots = self._writable(bundle, groups, start % size > 0)
+        data = self._hot_pools[bundle].data
+        first, last = -(-start // size) * size, end // size * size  # whole groups
+        for begin, stop in ((start, min(first, end)), (max(last, first), end)):
+            if begin < stop:
+                row, offset = data[slots[(begin - start // size * size) // size], place], begin % size
+                row[0, :, offset : offset + stop - begin] = keys[:, begin - start : stop - start]
+                row[1, :, offset : offset + stop - begin] = values[:, begin - start : stop - start]
+        if first < last:
+            whole = slots[(first // size - start // size) : (last // size - start // size)]
+            for i, x in enumerate((keys, values)):
+                parts = x[:, first - start : last - start].unflatten(1, (-1, size)).transpose(0, 1)
+                data[whole, place, i] = parts.to(data.dtype)
+        full = groups[(groups + 1) * size <= end]
+        if len(full):
+            self._seal(bundle, place, full)
 
     def rows(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
         """(k, v) of consecutive tokens, [Hkv, end - start, D] each."""
-        return self.k[layer][:, start:end], self.v[layer][:, start:end]
+        size = self.group_tokens
+        bundle, place = divmod(layer, self.shape.bundle_layers)
+        groups, parts = torch.arange(start // size, -(-end // size)), []
+        for some in groups.split(self._most(bundle)):
+            slots = self._present(bundle, some)
+            parts.append(self._hot_pools[bundle].data[slots, place].permute(1, 2, 0, 3, 4).flatten(2, 3))
+        if not parts:
+            empty = torch.zeros(self.shape.kv_heads, 0, self.shape.head_dim).to(self.shape.device, self.shape.dtype)
+            return empty, empty
+        both = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+        begin = start - start // size * size
+        return both[0, :, begin : begin + end - start], both[1, :, begin : begin + end - start]
 
     def take(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(k, v) of n regions, each of one KV head: [n, L, D] each; beyond the text's end they hold anything finite.
@@ -45,31 +119,89 @@ class KVPages:
         Args:
             heads, regions: [n], int64.
         """
-        size = self.shape.attention.region_tokens
-        rows = heads * (self.k[layer].shape[1] // size) + regions
+        s, length = self.shape, self.shape.attention.region_tokens
+        per_group = self.group_tokens // length
+        bundle, place = divmod(layer, s.bundle_layers)
+        pool, table = self._hot_pools[bundle], self._hot[bundle]
+        groups, inside = regions // per_group, regions % per_group
+        slots = table.slots[groups]
+        count = len(regions)
 
-        def pick(pages: Tensor) -> Tensor:
-            return pages.view(-1, size * self.shape.head_dim).index_select(0, rows).unflatten(-1, (size, -1))
+        def pick(slots: Tensor, which: Tensor | slice) -> Tensor:
+            rows = (slots * len(s.bundles[bundle]) + place) * 2 * s.kv_heads + heads[which]
+            rows = torch.cat([rows, rows + s.kv_heads]) * per_group + inside[which].repeat(2)
+            return pool.data.view(-1, length * s.head_dim).index_select(0, rows).view(2, -1, length, s.head_dim)
 
-        return pick(self.k[layer]), pick(self.v[layer])
+        if not (slots < 0).any():
+            if pool.limit is not None:
+                pool.tick()
+                pool.touch(slots)
+            k, v = pick(slots, slice(None))
+            return k, v
+        out = torch.empty(2, count, length, s.head_dim, dtype=s.dtype, device=s.device)
+        for some in groups.unique().cpu().split(self._most(bundle)):
+            self._present(bundle, some)
+            here = torch.isin(groups, some.to(groups.device)).nonzero()[:, 0]
+            out[:, here] = pick(table.slots[groups[here]], here)
+        return out[0], out[1]
 
     def keep(self, layer: int, slots: Tensor) -> None:
         """Keep only the given slots of each KV head, [Hkv, S], moved to the front in this order."""
+        bundle, place = divmod(layer, self.shape.bundle_layers)
+        size, count = self.group_tokens, slots.shape[1]
+        held = self._hot[bundle].held().cpu()
+        self._unseal(bundle, held)
         index = slots[..., None].expand(-1, -1, self.shape.head_dim)
-        for pages in (self.k[layer], self.v[layer]):
-            pages[:, : slots.shape[1]] = pages.gather(1, index)
+        pair = self.rows(layer, 0, (int(held[-1]) + 1) * size if len(held) else 0)
+        data = self._hot_pools[bundle].data
+        for i, x in enumerate(pair):
+            kept = torch.nn.functional.pad(x.gather(1, index), (0, 0, 0, -count % size)).unflatten(1, (-1, size))
+            data[self._hot[bundle].slots[: kept.shape[1]], place, i] = kept.transpose(0, 1)
+
+    def settle(self, groups: Sequence[int]) -> None:
+        """Say that whole groups can be fetched from `source` now, so that their slots may be used for others."""
+        for tables, pools in ((self._packed, self._packed_pools) if self._packed else (self._hot, self._hot_pools),):
+            for table, pool in zip(tables, pools, strict=True):
+                slots = table.slots[list(groups)]
+                pool.loose[slots[slots >= 0]] = True
+
+    def warm(self, groups: Sequence[int]) -> None:
+        """Bring groups in at once, as far as there is room; what is lost is left for whoever needs it."""
+        for bundle in range(len(self._hot_pools)):
+            some = torch.tensor(list(groups)[: self._most(bundle)], dtype=torch.int64)
+            try:
+                self._present(bundle, some)
+            except PagesLost:
+                return
 
     def copy_from(self, other: "KVPages") -> None:
         """Take over what another holds; both have the same room."""
-        for mine, theirs in zip((*self.k, *self.v), (*other.k, *other.v), strict=True):
-            mine.copy_(theirs)
+        self.source, self.scores = other.source, other.scores
+        for mine, theirs, pools in (
+            (self._hot, other._hot, self._hot_pools),
+            (self._packed, other._packed, self._packed_pools),
+        ):
+            for table, source, pool in zip(mine, theirs, pools, strict=True):
+                groups = source.held()
+                pool.tick()
+                pool.touch(source.slots[groups])  # they stay while room is made for the copy
+                slots, old = pool.claim(table, groups), source.slots[groups]
+                pool.data[slots], pool.loose[slots] = pool.data[old], pool.loose[old]
 
     def export_rows(self, start: int, end: int) -> list[bytes]:
-        """Stored rows of at most 1 MiB: each holds K, then V, of a bundle of layers, or a piece of one larger layer."""
-        bundle = self.shape.bundle_layers
-        rows = [to_bytes(torch.stack(self.rows(layer, start, end))) for layer in range(self.shape.layers)]
-        bundles = [b"".join(rows[i : i + bundle]) for i in range(0, len(rows), bundle)]
-        return [b[i : i + MAX_ROW_BYTES] for b in bundles for i in range(0, len(b), MAX_ROW_BYTES)]
+        """Stored rows of at most 1 MiB: each holds K, then V, of a bundle of layers, or a piece of one larger layer.
+
+        A whole group is stored by the codec, a shorter one as it is.
+        """
+        group, tokens = torch.tensor([start // self.group_tokens]), end - start
+        rows = []
+        for bundle, pool in enumerate(self._hot_pools):
+            if self._packed and self.shape.codec != "raw" and tokens == self.group_tokens:
+                data = to_bytes(self._packed_pools[bundle].data[self._from_below(bundle, group)])
+            else:
+                data = to_bytes(pool.data[self._present(bundle, group)][0, :, :, :, :tokens])
+            rows += [data[i : i + MAX_ROW_BYTES] for i in range(0, len(data), MAX_ROW_BYTES)]
+        return rows
 
     def import_rows(self, start: int, tokens: int, kv: list[bytes]) -> None:
         """Put back what `export_rows` gave.
@@ -77,7 +209,159 @@ class KVPages:
         Raises:
             ValueError: the bytes do not have the size that the tokens and this memory's shape ask for.
         """
-        s = self.shape
-        pairs = from_bytes(b"".join(kv), s.dtype, (s.layers, 2, s.kv_heads, tokens, s.head_dim)).to(s.device)
-        for layer, (k, v) in enumerate(pairs):
-            self.append(layer, start, k, v)
+        s, data = self.shape, b"".join(kv)
+        whole, group = tokens == self.group_tokens, torch.tensor([start // self.group_tokens])
+        layer = s.packed_layer_bytes if whole else s.token_bytes // s.layers * tokens
+        if len(data) != layer * s.layers:
+            raise ValueError(f"{len(data)} bytes, expected {layer * s.layers}")
+        for bundle, layers in enumerate(s.bundles):
+            part = data[layer * layers.start : layer * layers.stop]
+            if whole:
+                self._fill(bundle, group, [part])
+                continue
+            slots = self._writable(bundle, group, False)
+            row = from_bytes(part, s.dtype, (len(layers), 2, s.kv_heads, tokens, s.head_dim))
+            self._hot_pools[bundle].data[slots[0], :, :, :, :tokens] = row.to(s.device)
+
+    # --- slots
+
+    def _most(self, bundle: int) -> int:
+        """Groups that are surely brought in together."""
+        limit = self._hot_pools[bundle].limit
+        return max(1, len(self._hot[bundle].slots)) if limit is None else max(1, limit // 2)
+
+    def _writable(self, bundle: int, groups: Tensor, begun: bool) -> Tensor:
+        """Hot slots of groups that are about to be written; `begun`: the first holds tokens already."""
+        pool, table = self._hot_pools[bundle], self._hot[bundle]
+        pool.tick()
+        groups = groups.to(table.slots.device)
+        if begun:
+            self._present(bundle, groups[:1].cpu())
+        pool.touch(table.slots[groups][table.slots[groups] >= 0])
+        missing = groups[table.slots[groups] < 0]
+        if len(missing):
+            fresh = pool.claim(table, missing)  # may move the data
+            pool.data[fresh] = 0
+        self._unseal(bundle, groups.cpu())
+        return table.slots[groups]
+
+    def _present(self, bundle: int, groups: Tensor) -> Tensor:
+        """Hot slots of groups [n], fetched where they are missing."""
+        pool, table = self._hot_pools[bundle], self._hot[bundle]
+        groups = groups.to(table.slots.device)
+        slots = table.slots[groups]
+        pool.tick()
+        pool.touch(slots[slots >= 0])
+        missing = groups[slots < 0].cpu()
+        if len(missing):
+            if self._packed:
+                self._unpack(bundle, missing, self._from_below(bundle, missing))
+            else:
+                self._fill(bundle, missing, self._fetch(bundle, missing))
+        return table.slots[groups]
+
+    def _from_below(self, bundle: int, groups: Tensor) -> Tensor:
+        """Packed slots of groups [n], fetched where they are missing."""
+        pool, table = self._packed_pools[bundle], self._packed[bundle]
+        pool.tick()
+        slots = table.slots[groups]
+        pool.touch(slots[slots >= 0])
+        missing = groups[slots < 0]
+        if len(missing):
+            rows = self._fetch(bundle, missing)
+            self._put_packed(bundle, missing, rows)
+        return table.slots[groups]
+
+    def _fetch(self, bundle: int, groups: Tensor) -> list[bytes]:
+        s, first = self.shape, 0
+        pieces = [-(-s.packed_layer_bytes * len(layers) // MAX_ROW_BYTES) for layers in s.bundles]
+        first = sum(pieces[:bundle])
+        wanted = groups.tolist()
+        rows = self.source.fetch(wanted, range(first, first + pieces[bundle])) if self.source else [None] * len(wanted)
+        size = s.packed_layer_bytes * len(s.bundles[bundle])
+        lost = [group for group, row in zip(wanted, rows, strict=True) if row is None or len(row) != size]
+        if lost:
+            raise PagesLost(self, lost)
+        return [row for row in rows if row is not None]
+
+    def _fill(self, bundle: int, groups: Tensor, rows: list[bytes]) -> None:
+        """Put stored rows of whole groups into slots."""
+        if self._packed:
+            self._put_packed(bundle, groups, rows)
+            self._unpack(bundle, groups, self._packed[bundle].slots[groups])
+            return
+        pool, s = self._hot_pools[bundle], self.shape
+        slots = self._claim(self._hot_pools[bundle], self._hot[bundle], groups)
+        pool.data[slots] = from_bytes(b"".join(rows), s.dtype, (len(rows), *pool.row)).to(s.device)
+        pool.loose[slots] = self.source is not None
+
+    def _put_packed(self, bundle: int, groups: Tensor, rows: list[bytes]) -> None:
+        pool = self._packed_pools[bundle]
+        slots = self._claim(pool, self._packed[bundle], groups)
+        pool.data[slots] = from_bytes(b"".join(rows), torch.uint8, (len(rows), *pool.row))
+        pool.loose[slots] = self.source is not None
+
+    def _unpack(self, bundle: int, groups: Tensor, packed: Tensor) -> None:
+        """Make groups hot from their packed slots."""
+        pool = self._hot_pools[bundle]
+        data = self._packed_pools[bundle].data[packed].to(self.shape.device, non_blocking=True)
+        slots = self._claim(pool, self._hot[bundle], groups)
+        pool.data[slots] = self._decoded(data.flatten(0, 1)).unflatten(0, data.shape[:2])
+        pool.loose[slots] = True
+
+    def _claim(self, pool: SlotPool, table: PageTable, groups: Tensor) -> Tensor:
+        """Slots of groups that may have some already."""
+        scores = None if self.scores is None else self.scores.to(pool.device)
+        groups = groups.to(pool.device)
+        missing = groups[table.slots[groups] < 0]
+        if len(missing):
+            pool.claim(table, missing, None if scores is None else scores[missing])
+        return table.slots[groups]
+
+    def _seal(self, bundle: int, place: int, groups: Tensor) -> None:
+        """Pack one layer of groups that are whole now, and go on with what the packed copy says."""
+        if not self._packed:
+            return
+        pool, hot, s = self._packed_pools[bundle], self._hot_pools[bundle], self.shape
+        pool.tick()
+        slots = self._hot[bundle].slots[groups.to(hot.device)]
+        packed = self._claim(pool, self._packed[bundle], groups)
+        data = self._encoded(hot.data[slots, place])
+        pool.data[packed, place] = data.to(pool.device)
+        if s.codec != "raw":
+            hot.data[slots, place] = self._decoded(data)
+        if place == len(s.bundles[bundle]) - 1:
+            hot.loose[slots] = True
+
+    def _unseal(self, bundle: int, groups: Tensor) -> None:
+        """Groups are changed: no lower tier holds them any more."""
+        hot = self._hot_pools[bundle]
+        slots = self._hot[bundle].slots[groups.to(hot.device)]
+        hot.loose[slots] = False
+        if self._packed:
+            self._packed_pools[bundle].release(self._packed[bundle], groups)
+
+    def _encoded(self, kv: Tensor) -> Tensor:
+        """[n, 2, Hkv, T, D] -> [n, packed_layer_bytes] uint8."""
+        if self.shape.codec == "raw":
+            return kv.contiguous().view(len(kv), -1).view(torch.uint8)
+        k, v = (kv[:, i].flatten(0, 1) for i in range(2))
+        packed = quantize(k, self.shape.codec, "channel"), quantize(v, self.shape.codec, "token")
+        return torch.cat([x.view(len(kv), -1) for x in packed], dim=1)
+
+    def _decoded(self, data: Tensor) -> Tensor:
+        """[n, packed_layer_bytes] uint8 -> [n, 2, Hkv, T, D]."""
+        s, size = self.shape, self.group_tokens
+        if s.codec == "raw":
+            return data.contiguous().view(s.dtype).view(len(data), 2, s.kv_heads, size, s.head_dim)
+        keys = s.kv_heads * packed_bytes(s.codec, "channel", size, s.head_dim)
+        parts = ((data[:, :keys], "channel"), (data[:, keys:], "token"))
+        pair = [dequantize(x.reshape(len(data) * s.kv_heads, -1), s.codec, axis, size, s.head_dim) for x, axis in parts]
+        return torch.stack([x.unflatten(0, (len(data), s.kv_heads)) for x in pair], dim=1).to(s.dtype)
+
+
+def _table(pages: KVPages, pool: SlotPool) -> PageTable:
+    """A table of a pool whose slots are given back when the pages are gone."""
+    table = pool.table()
+    weakref.finalize(pages, pool.drop, table)
+    return table

@@ -1,19 +1,32 @@
 """What the tensors of a memory look like, and their bytes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from app.kernels.quant import packed_bytes
 from app.runtime.config import AttentionConfig
+from app.runtime.tiers import Tiers
+
+if TYPE_CHECKING:
+    from app.runtime.slots import Compaction
 
 MAX_ROW_BYTES = 1 << 20  # of one stored row
 
 
 @dataclass(frozen=True)
 class MemoryShape:
-    """What the tensors of a memory look like; equal for all memories of one engine."""
+    """What the tensors of a memory look like; equal for all memories of one engine.
+
+    Attributes:
+        compaction: how a memory stays small; None keeps every token.
+        recipe: of the engine; a memory made by another recipe cannot be used, whatever it looks like.
+        codec: how whole groups are stored: `raw`, `int8` or `int4`.
+        tiers: the slots that hold keys and values.
+    """
 
     layers: int
     kv_heads: int
@@ -21,6 +34,10 @@ class MemoryShape:
     attention: AttentionConfig
     dtype: torch.dtype
     device: torch.device
+    compaction: "Compaction | None" = None
+    recipe: str = ""
+    codec: str = "raw"
+    tiers: Tiers = field(default_factory=Tiers, compare=False, repr=False)
 
     @property
     def token_bytes(self) -> int:
@@ -32,6 +49,21 @@ class MemoryShape:
         """Layers whose K and V of one group share a stored row of at most 1 MiB."""
         layer = self.token_bytes // self.layers * self.attention.group_tokens
         return max(1, min(self.layers, MAX_ROW_BYTES // layer))
+
+    @property
+    def bundles(self) -> list[range]:
+        """The layers of each bundle."""
+        size = self.bundle_layers
+        return [range(i, min(i + size, self.layers)) for i in range(0, self.layers, size)]
+
+    @property
+    def packed_layer_bytes(self) -> int:
+        """Bytes of one layer of a whole group, as it is stored."""
+        group, dim = self.attention.group_tokens, self.head_dim
+        if self.codec == "raw":
+            return self.token_bytes // self.layers * group
+        head = packed_bytes(self.codec, "channel", group, dim) + packed_bytes(self.codec, "token", group, dim)
+        return self.kv_heads * head
 
 
 def to_bytes(tensor: Tensor) -> bytes:

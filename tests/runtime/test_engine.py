@@ -108,7 +108,7 @@ def test_rows_stay_below_their_limit(monkeypatch):
     index, kv = memory.export_group(0)
     assert len(kv) > 2 and max(map(len, kv)) <= 1000
     twin.import_group(ids, index, kv)
-    assert torch.equal(memory.pages.v[1][:, :16], twin.pages.v[1][:, :16])
+    assert torch.equal(memory.pages.rows(1, 0, 16)[1], twin.pages.rows(1, 0, 16)[1])
 
 
 def test_wrong_sized_bytes_are_refused():
@@ -192,8 +192,9 @@ def test_muted_regions_are_never_seen(tokens):
     turn = tiny.token_ids(12, seed=4)[1:]
     answers = []
     for poison in (1e3, -1e3):
-        for keys, values in zip(memory.pages.k, memory.pages.v, strict=True):
-            keys[:, 16:32] = values[:, 16:32] = poison
+        for layer in range(engine.shape.layers):
+            poisoned = torch.full((engine.shape.kv_heads, 16, engine.shape.head_dim), poison)
+            memory.pages.append(layer, 16, poisoned, poisoned)
         cache = engine.open_chat([memory])
         cache.allow([region not in (2, 3) for region in range(memory.regions)])
         answers.append(torch.cat([engine._forward(cache, turn), engine._forward(cache, [7])]))

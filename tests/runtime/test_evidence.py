@@ -123,8 +123,8 @@ def test_a_muted_region_does_not_reach_the_score(tokens):
     for poison in (1.0, -1.0):
         memory = engine.read(tiny.token_ids(tokens))
         for layer in range(engine.shape.layers):
-            for rows in memory.pages.rows(layer, 16, 32):
-                rows.fill_(poison)
+            poisoned = torch.full((engine.shape.kv_heads, 16, engine.shape.head_dim), poison)
+            memory.pages.append(layer, 16, poisoned, poisoned)
         cache = engine.open_chat([memory])
         scores[poison, False] = engine.score(cache, TURN, [40, 90])
         cache.allow([region not in (2, 3) for region in range(memory.regions)])
