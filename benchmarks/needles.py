@@ -21,7 +21,7 @@ from benchmarks import controls, harness
 from benchmarks.harness import Benchmark, Part, Values
 
 TASKS = ("multi-key", "uuid", "tracking")
-LENGTHS = (4096, 16_384, 65_536, 262_144)
+LENGTHS = (4096, 32_768, 262_144)
 POLICIES = "keep-all,bounded,h2o,streaming,infllm,full"
 FULL_MOST = 32_768
 STEPS = {"multi-key": 16, "key-value": 20, "uuid": 80, "multi-value": 32, "tracking": 32}  # of an answer

@@ -236,7 +236,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "perplexity")
     parser.add_argument("--file", type=Path, action="append", help="a book not trained on; repeat for several")
     parser.add_argument("--times", type=harness.numbers, default=TIMES, help="lengths, times the trained one")
-    parser.add_argument("--sample-times", type=harness.numbers, default=(1, 4, 16), help="of m = 1 and streaming")
+    parser.add_argument("--sample-times", type=harness.numbers, default=(1, 16), help="of m = 1 and streaming")
     parser.add_argument("--sample", type=int, default=4, help="books read with m = 1 and token by token (4)")
     parser.add_argument("--counted", type=int, default=1024, help="tokens scored at the end of each reading (1024)")
     parser.add_argument("--stepped", type=int, default=256, help="tokens run one by one (256)")

@@ -3,12 +3,15 @@
 import json
 import math
 import random
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from app.eval import needles, texts
-from benchmarks import attached, evidence, h2o, passkey, perplexity
+from app.runtime.config import AttentionConfig
+from app.settings import Settings
+from benchmarks import attached, controls, evidence, h2o, passkey, perplexity, regions
 from benchmarks import needles as table
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
@@ -25,7 +28,7 @@ def result(script, flags: list[str], *more: str) -> dict:
 def test_passkey(quick: list[str]) -> None:
     values = result(passkey, quick, "--needed", "0")
     parts = values["parts"]
-    assert list(parts) == ["single-repeat-25", "single-prose-25", "labelled-30", "control-streaming"]
+    assert list(parts) == ["single-repeat-25", "single-prose-25", "labelled-30", "control-streaming", "control-random"]
     assert values["controls_failed"] and not values["all_found"]
     assert parts["labelled-30"]["trials"] == 2 and parts["single-prose-25"]["distractors"] == 8
     assert parts["single-repeat-25"]["marks"][-1]["tokens"] <= 25 * 64
@@ -173,7 +176,32 @@ def test_h2o_keeps_what_is_looked_at() -> None:
     assert alive[3] and alive[45:].all() and 14 <= alive.sum() < 30
 
 
+def test_regions(quick: list[str]) -> None:
+    values = result(regions, quick)
+    assert values["over_default_percent"] == {"default": 0, "max-max": pytest.approx(0, abs=50)}
+
+
+@pytest.mark.parametrize("variant", regions.variants().values(), ids=regions.variants())
+def test_every_variant_of_regions_can_be_had(variant: regions.Variant) -> None:
+    changed = AttentionConfig(budget_tokens=2048, **variant.attention)
+    assert changed.group_tokens <= 512 and set(variant.settings) <= {f.name for f in fields(Settings)}
+    Settings(policy=variant.policy, **variant.settings)
+
+
+def test_the_random_control_attends_to_as_much_as_ours_but_not_the_same(quick: list[str]) -> None:
+    args = h2o.harness.flags("Test.", "h2o").parse_args(quick)
+    ours, chance = (controls.engine(args, policy) for policy in ("keep-all", "random"))
+    ids = tiny.token_ids(400)
+    a, b = ours.log_probs(ids), chance.log_probs(ids)
+    assert chance.policy == "random" and ours.policy == "keep-all"
+    assert bool((a[:63] == b[:63]).all())  # all of it fits
+    assert float((a[100:] - b[100:]).abs().mean()) > 0.01
+    assert bool((ours.log_probs(ids) == a).all())
+    longer = chance.log_probs([*ids[:300], *reversed(ids[300:])])
+    assert bool((longer[:63] == a[:63]).all()) and not math.isnan(float(longer.sum()))
+
+
 def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    for script in (passkey, table, perplexity, attached, evidence, h2o):
-        assert script.main(["--estimate", "--file", str(BOOK)]) == 0
+    for script in (passkey, table, perplexity, attached, evidence, h2o, regions):
+        assert script.main(["--estimate", "--model", str(tiny_folder), "--file", str(BOOK)]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("all")
