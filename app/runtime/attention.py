@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.kernels.h2o import attention_mass
+from app.kernels.h2o import attention_mass, causal_mass
 from app.kernels.ms_attn import ms_attention
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
@@ -84,7 +84,7 @@ def _dense(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start
     """Queries that see their whole past. Muted regions of the memories leave no gap in the positions."""
     kv_heads, heads = cache.shape.kv_heads, q.shape[0] // cache.shape.kv_heads
     end, region = start + q.shape[1], cache.shape.attention.region_tokens
-    pairs = [memory.pages.rows(layer, 0, memory.tokens) for memory in cache.memories]
+    pairs = [memory.pages.rows(layer, 0, memory.slots) for memory in cache.memories]
     pairs.append(cache.tail.pages.rows(layer, 0, end))
     k, v = (torch.cat(x, dim=1) if len(x) > 1 else x[0] for x in zip(*pairs, strict=True))
     if cache.allowed is not None:
@@ -105,24 +105,33 @@ def _dense(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start
         is_causal=q.shape[1] == size,
         scale=scale,
     )
-    if not cache.memories:
-        _count_dense(spec, cache, layer, q.view(kv_heads, heads, -1, q.shape[-1]), k, start, scale)
+    _count_dense(spec, cache, layer, q.view(kv_heads, heads, -1, q.shape[-1]), k, start, scale)
     return out.reshape(q.shape)
 
 
 def _count_dense(
     spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, k: Tensor, start: int, scale: float
 ) -> None:
-    """H2O mass of the last rows of each whole group among dense queries [Hkv, heads, T, D] of the tail."""
-    group, region, tail = spec.attention.group_tokens, spec.attention.region_tokens, cache.tail
-    first = -(-start // group) * group
-    for end in range(first + group, start + q.shape[2] + 1, group):
-        counted = min(H2O_ROWS, group)
-        rows = q[:, :, end - start - counted : end - start].flatten(1, 2)
-        ends = torch.arange(end - counted, end, device=q.device).repeat(q.shape[1])
-        mask = torch.arange(end, device=q.device) <= ends[:, None]
-        tail.mass[layer][:, :end] += attention_mass(rows, k[:, :end], mask, scale)
-        tail.exposure[layer][:, : end // region] += rows.shape[1]
+    """H2O mass of the tail: of the last rows of each whole group among dense queries [Hkv, heads, T, D], or of all.
+
+    Args:
+        k: [Hkv, S, D] rotated keys; those of the tail, the queries' own included, stand last.
+    """
+    group, tail, rule = spec.attention.group_tokens, cache.tail, cache.shape.compaction
+    base, stop = k.shape[1] - start - q.shape[2], start + q.shape[2]
+    if rule and rule.options.rows == "all":
+        counted = [(start, stop)]
+    else:
+        ends = range(-(-start // group) * group + group, stop + 1, group)
+        counted = [(end - min(H2O_ROWS, group), end) for end in ends]
+    for first, end in counted:
+        rows = q[:, :, first - start : end - start].flatten(1, 2)
+        seen = (base + torch.arange(first + 1, end + 1, device=q.device)).repeat(q.shape[1])
+        mass = causal_mass(rows, k[:, : base + end], seen, scale)
+        places = torch.arange(end, device=q.device)
+        tail.fade(layer, end - first)
+        tail.mass[layer][:, :end] += mass[:, base:]
+        tail.exposure[layer][:, :end] += q.shape[1] * (end - places.clamp(min=first))
 
 
 def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start: int, scale: float) -> Tensor:
@@ -161,11 +170,12 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
         attn_mask=bias.repeat(1, 1, heads, 1).flatten(0, 1)[:, None].expand(count * kv_heads, -1, -1, -1),
         scale=scale,
     ).view(count, kv_heads, heads, rows, dim)
-    if not cache.memories and rows == a.group_tokens:
+    if rows == a.group_tokens:
         last = q[..., -H2O_ROWS:, :].flatten(2, 3)  # [G, Hkv, heads * rows, D]
         mass = attention_mass(last, k, mask[..., -H2O_ROWS:, :].repeat(1, 1, heads, 1), scale)
         for g in range(count):
-            cache.observe(layer, regions[g], mass[g].unflatten(-1, (-1, a.region_tokens)), last.shape[2])
+            counted = last.shape[2]
+            cache.observe(layer, regions[g], mass[g].unflatten(-1, (-1, a.region_tokens)), counted, counted // heads)
     return out.permute(1, 2, 0, 3, 4).reshape(kv_heads * heads, count * rows, dim)
 
 
@@ -193,7 +203,7 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     q, k = q[0, :, :, 0], k[0]  # [Hkv, heads, D], [Hkv, S, D]
     logits = (q @ k.transpose(-1, -2)).float() * scale
     weights = torch.softmax(logits.masked_fill(~valid[0][:, None], float("-inf")), dim=-1)  # [Hkv, heads, S]
-    cache.observe(layer, regions[0], weights.sum(1).unflatten(-1, (-1, a.region_tokens)), heads)
+    cache.observe(layer, regions[0], weights.sum(1).unflatten(-1, (-1, a.region_tokens)), heads, 1)
     return (weights.to(q.dtype) @ v[0].to(q.dtype)).view(kv_heads * heads, 1, -1)
 
 

@@ -30,6 +30,8 @@ class RegionLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
         """Append raw keys and values [1, Hkv, T, D]; returns the handle twice."""
+        if self.number == 0:  # while all layers still hold the same tokens
+            self.cache.tail.make_room(key_states.shape[2])
         if key_states.shape[0] != 1:
             raise ValueError(
                 f"batch of {key_states.shape[0]}: a memory holds one text; run texts one by one, with num_beams=1"
@@ -38,7 +40,8 @@ class RegionLayer(CacheLayerMixin):
         return self, self
 
     def get_seq_length(self) -> int:
-        return self.cache.base_tokens + self.cache.tail.filled[self.number]
+        cache = self.cache
+        return sum(memory.tokens for memory in cache.memories) + cache.tail.dropped + cache.tail.filled[self.number]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
@@ -73,14 +76,14 @@ class RegionCache(Cache):
         self.evidence: AnswerEvidence | None = None
         region = shape.attention.region_tokens
         starts, lengths = [], []
-        self.base_tokens = self.base_regions = 0
+        self.base_tokens = self.base_regions = 0  # held by the memories
         self.offsets = []  # of each memory, in regions
         for memory in self.memories:
             self.offsets.append(self.base_regions)
             first = torch.arange(memory.regions) * region
             starts.append(first + self.base_tokens)
-            lengths.append((memory.tokens - first).clamp(max=region))
-            self.base_tokens += memory.tokens
+            lengths.append((memory.slots - first).clamp(max=region))
+            self.base_tokens += memory.slots
             self.base_regions += memory.regions
         none = torch.zeros(0, dtype=torch.int64)
         self._starts = torch.cat([none, *starts]).to(shape.device)
@@ -143,18 +146,21 @@ class RegionCache(Cache):
         far = min(self.base_regions, newest - attention.local_regions)
         return far if far > 1 else self.base_regions
 
-    def observe(self, layer: int, regions: Tensor, mass: Tensor, rows: int) -> None:
+    def observe(self, layer: int, regions: Tensor, mass: Tensor, rows: int, steps: int) -> None:
         """Record attention mass: as evidence, and for H2O in the tail.
 
         Args:
             regions: [Hkv, K] attended regions.
-            mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries).
+            mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries, `steps`).
         """
         if self.evidence is not None:
             far = regions < self._far_regions(layer)
             self.evidence.add(regions[far], mass[far])
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
-        tail_mass, size = self.tail.mass[layer], self.shape.attention.region_tokens
-        places = own[0] * (tail_mass.shape[1] // size) + regions[own] - self.base_regions
-        tail_mass.view(-1, size).index_add_(0, places, mass[own])
-        self.tail.exposure[layer].view(-1).index_add_(0, places, torch.full_like(places, rows, dtype=torch.float32))
+        tail, size = self.tail, self.shape.attention.region_tokens
+        places = own[0] * (tail.mass[layer].shape[1] // size) + regions[own] - self.base_regions
+        tail.fade(layer, steps)
+        tail.mass[layer].view(-1, size).index_add_(0, places, mass[own])
+        seen = tail.exposure[layer]
+        seen.view(-1, size).index_add_(0, places, torch.full_like(mass[own], rows))
+        seen[:, tail.filled[layer] :] = 0

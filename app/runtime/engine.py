@@ -173,7 +173,8 @@ class Engine:
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Run tokens in segments that end where groups end, so that results do not depend on their size.
 
-        The size follows the speed of the machine: a stop must not wait for long.
+        The size follows the speed of the machine: a stop must not wait for long. A memory that drops tokens takes one
+        stretch at a time.
 
         Yields:
             (start, end, hidden states [end - start, H]) of each segment, places within `token_ids`.
@@ -181,15 +182,15 @@ class Engine:
         Raises:
             CancelledError: before the next segment.
         """
-        group = self.shape.attention.group_tokens
+        group, rule = self.shape.attention.group_tokens, self.shape.compaction
         first, total = cache.tail.tokens, len(token_ids)
         start = 0
         while start < total:
             if cancelled and cancelled():
                 raise CancelledError(f"stopped after {start:,} of {total:,} tokens")
             began = time.monotonic()
-            groups = (first + start) // group + max(1, self.segment_tokens // group)
-            end = min(groups * group - first, total)
+            unit, most = (rule.stretch_tokens, 1) if rule else (group, max(1, self.segment_tokens // group))
+            end = min(((first + start) // unit + most) * unit - first, total)
             hidden = self._forward(cache, list(token_ids[start:end]))
             if hidden.is_cuda:
                 torch.cuda.synchronize()  # else the time is that of the calls
@@ -216,7 +217,8 @@ class Engine:
             token_ids: BOS, then the text.
             resume: memory of the first groups of this very text, to go on from.
             on_progress: called with (tokens done, tokens in all) after each segment.
-            on_sealed: called with each group number, as soon as its keys and values are final.
+            on_sealed: called with each group number, as soon as its keys and values are final; not of a memory that
+                drops tokens, where nothing is final before the end.
 
         Raises:
             CancelledError: `cancelled` said so; sealed groups stand.
@@ -244,14 +246,14 @@ class Engine:
         memory = resume or RegionMemory(self.shape)
         memory.reserve(len(token_ids))
         cache = RegionCache(self.shape, tail=memory)
-        group = self.shape.attention.group_tokens
+        group, rule = self.shape.attention.group_tokens, self.shape.compaction
         done = memory.tokens
         with self._running():
             for _ in self._run(cache, token_ids[done:], cancelled):
                 first, done = done, memory.tokens
                 if done == len(token_ids):
                     memory.freeze()
-                for number in range(first // group, -(-done // group)) if on_sealed else ():
+                for number in range(first // group, -(-done // group)) if on_sealed and not rule else ():
                     on_sealed(number, memory)
                 yield done
         return memory

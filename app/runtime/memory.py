@@ -1,8 +1,11 @@
 """RegionMemory: what one text left behind: keys, values, what finds them again, and what they were worth."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from app.kernels.h2o import DECAY, scores
 from app.runtime.index import RegionIndex
 from app.runtime.pages import KVPages
 from app.runtime.shape import MemoryShape, from_bytes, to_bytes
@@ -12,13 +15,16 @@ class RegionMemory:
     """Grows while a text is read or a chat goes on; a document's memory is frozen afterwards.
 
     Regions lie at multiples of `region_tokens` from the memory's own start, so a memory means the same wherever it is
-    attached.
+    attached. Where the shape names a compaction, they are regions of slots: the tokens that each KV head still holds.
 
     Attributes:
         pages: keys and values. index: key means.
         mass: of each layer, [Hkv, capacity] float32: attention mass received from sampled queries (H2O).
-        exposure: of each layer, [Hkv, capacity / L] float32: sampled query rows that saw the region.
+        exposure: of each layer, [Hkv, capacity] float32: sampled query rows that saw the token.
         filled: slots that each layer holds.
+        origins: of each layer, [Hkv, capacity] int32: which token of the text each slot is; None: slot i is token i.
+        dropped: tokens that no slot holds any more; `whole_from`: tokens read when some were dropped last.
+        levels: how often each of the first regions was merged; those after them never were.
     """
 
     def __init__(self, shape: MemoryShape, capacity_tokens: int = 0) -> None:
@@ -29,6 +35,9 @@ class RegionMemory:
         self.pages, self.index = KVPages(shape), RegionIndex(shape)
         self.mass = [self._floats(0) for _ in range(shape.layers)]
         self.exposure = [self._floats(0) for _ in range(shape.layers)]
+        self.origins = [self._floats(0).int() for _ in range(shape.layers)] if shape.compaction else None
+        self.dropped = self.whole_from = 0
+        self.levels: list[int] = []
         self.reserve(capacity_tokens)
 
     def _floats(self, count: int) -> Tensor:
@@ -36,46 +45,109 @@ class RegionMemory:
 
     @property
     def tokens(self) -> int:
-        """Tokens that all layers hold."""
+        """Tokens that all layers have read."""
+        return self.slots + self.dropped
+
+    @property
+    def slots(self) -> int:
+        """Tokens that each KV head of every layer holds."""
         return self.filled[-1]
 
     @property
     def regions(self) -> int:
-        return -(-self.tokens // self.shape.attention.region_tokens)
+        return -(-self.slots // self.shape.attention.region_tokens)
 
     @property
     def groups(self) -> int:
         """Groups, the last of which may be short."""
-        return -(-self.tokens // self.shape.attention.group_tokens)
+        return -(-self.slots // self.shape.attention.group_tokens)
 
     @property
     def size_bytes(self) -> int:
         """Bytes held, spare room included."""
-        floats = sum(t.numel() * t.itemsize for t in (*self.mass, *self.exposure))
-        return self.pages.size_bytes + self.index.size_bytes + floats
+        books = sum(t.numel() * t.itemsize for layers in self._books() for t in layers)
+        return self.pages.size_bytes + self.index.size_bytes + books
+
+    def _books(self) -> list[list[Tensor]]:
+        """What is known of each token besides its key and value: lists by layer of [Hkv, capacity]."""
+        return [self.mass, self.exposure, *([self.origins] if self.origins else [])]
 
     def counts(self) -> dict[str, int]:
         """What became of the tokens, by the names of AnswerStats; kept, compressed and evicted make up all of them."""
+        merged = sum(level > 0 for level in self.levels) * self.shape.attention.region_tokens
         return {
-            "tokens_kept": self.tokens,
-            "tokens_compressed": 0,
-            "tokens_evicted": 0,
+            "tokens_kept": self.slots - merged,
+            "tokens_compressed": merged,
+            "tokens_evicted": self.dropped,
             "tokens_quantized": 0,
         }
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens in all; doubles at least, so that growth costs a constant per token."""
-        region = self.shape.attention.region_tokens
+        """Make room for `tokens` slots in all; doubles at least, so that growth costs a constant per token.
+
+        Where the shape names a compaction, it is never more than that allows.
+        """
+        region, rule = self.shape.attention.region_tokens, self.shape.compaction
+        tokens = min(tokens, rule.most_slots) if rule else tokens
         if tokens <= self.capacity:
             return
         tokens = -(-max(tokens, 2 * self.capacity if self.capacity else tokens) // region) * region
+        tokens = min(tokens, rule.most_slots) if rule else tokens
         self.pages.reserve(tokens)
         self.index.reserve(tokens)
-        for layers, count in ((self.mass, tokens), (self.exposure, tokens // region)):
+        for layers in self._books():
             for i, old in enumerate(layers):
-                layers[i] = self._floats(count)
+                layers[i] = self._floats(tokens).to(old.dtype)
                 layers[i][:, : old.shape[1]] = old
         self.capacity = tokens
+
+    def make_room(self, tokens: int) -> None:
+        """Drop what the shape's compaction drops before `tokens` more are appended.
+
+        Raises:
+            ValueError: more tokens than may be run together.
+        """
+        rule = self.shape.compaction
+        if rule is None:
+            return
+        if tokens > rule.stretch_tokens:
+            raise ValueError(f"{tokens} tokens at once: at most {rule.stretch_tokens} here; use Engine.read")
+        before, read = self.slots, self.tokens
+        try:
+            rule.make_room(self, tokens)
+        except BaseException:  # some layers may have dropped tokens, others not
+            self.clear()
+            raise
+        if self.slots < before:
+            self.dropped, self.whole_from = read - self.slots, read
+
+    def keep(self, layer: int, slots: Tensor) -> None:
+        """Keep only these slots of each KV head, [Hkv, S], ascending."""
+        count = slots.shape[1]
+        if count == self.filled[layer]:
+            return
+        self.pages.keep(layer, slots)
+        for layers in self._books():
+            layers[layer][:, :count] = layers[layer].gather(1, slots)
+            layers[layer][:, count:] = 0
+        self.index.update(layer, 0, self.pages.rows(layer, 0, count)[0])
+        self.filled[layer] = count
+
+    def fade(self, layer: int, steps: int) -> None:
+        """Let the mass received so far count less before that of `steps` further queries is added, where it shall."""
+        rule = self.shape.compaction
+        if rule and rule.options.score == "decay":
+            self.mass[layer] *= DECAY**steps
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.dropped = self.whole_from = 0
+        self.levels = []
+        self.filled = [0] * self.shape.layers
+        self.token_ids = []
+        for layers in self._books():
+            for book in layers:
+                book.zero_()
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Add one segment's raw keys and values, [Hkv, T, D] each."""
@@ -85,23 +157,32 @@ class RegionMemory:
         self.pages.append(layer, start, keys, values)
         first = self.index.first_changed(start)
         self.index.update(layer, first, self.pages.rows(layer, first, end)[0])
+        if self.origins:
+            places = torch.arange(start + self.dropped, end + self.dropped, device=keys.device)
+            self.origins[layer][:, start:end] = places.int()
         self.filled[layer] = end
 
     def freeze(self) -> "RegionMemory":
         """End the text; nothing is appended afterwards."""
-        self.index.freeze(self.tokens)
+        self.index.freeze(self.slots)
         return self
 
     def truncate(self, tokens: int) -> None:
-        """Forget everything after the first `tokens` tokens; what is left is as if no more had come."""
-        region = self.shape.attention.region_tokens
-        first = self.index.first_changed(tokens)
+        """Forget everything after the first `tokens` tokens; what is left is as if no more had come.
+
+        What was dropped since then cannot come back: everything is forgotten, and `tokens` is 0.
+        """
+        if tokens < self.whole_from:
+            self.clear()
+            return
+        slots = tokens - self.dropped
+        first = self.index.first_changed(slots)
         for layer in range(self.shape.layers):
-            self.mass[layer][:, tokens:] = 0
-            self.exposure[layer][:, -(-tokens // region) :] = 0
-            if first < tokens:
-                self.index.update(layer, first, self.pages.rows(layer, first, tokens)[0])
-        self.filled = [tokens] * self.shape.layers
+            for layers in self._books():
+                layers[layer][:, slots:] = 0
+            if first < slots:
+                self.index.update(layer, first, self.pages.rows(layer, first, slots)[0])
+        self.filled = [slots] * self.shape.layers
         del self.token_ids[tokens:]
 
     def copy(self) -> "RegionMemory":
@@ -109,15 +190,17 @@ class RegionMemory:
         twin = RegionMemory(self.shape, self.capacity)
         twin.pages.copy_from(self.pages)
         twin.index.copy_from(self.index)
-        for source, target in zip((*self.mass, *self.exposure), (*twin.mass, *twin.exposure), strict=True):
-            target.copy_(source)
-        twin.token_ids, twin.filled = list(self.token_ids), list(self.filled)
+        for mine, theirs in zip(self._books(), twin._books(), strict=True):
+            for source, target in zip(mine, theirs, strict=True):
+                target.copy_(source)
+        twin.token_ids, twin.filled, twin.levels = list(self.token_ids), list(self.filled), list(self.levels)
+        twin.dropped, twin.whole_from = self.dropped, self.whole_from
         return twin
 
     def group_range(self, group: int) -> tuple[int, int]:
-        """[start, end) tokens of a group."""
+        """[start, end) slots of a group."""
         size = self.shape.attention.group_tokens
-        return group * size, min((group + 1) * size, self.tokens)
+        return group * size, min((group + 1) * size, self.slots)
 
     def export_group(self, group: int) -> tuple[bytes, list[bytes]]:
         """The bytes of one sealed group: (index, K/V rows of at most 1 MiB)."""
@@ -130,25 +213,62 @@ class RegionMemory:
         Raises:
             ValueError: the bytes do not have the size that the tokens and this memory's shape ask for.
         """
-        start, tokens, s = self.tokens, len(token_ids), self.shape
-        assert start % s.attention.group_tokens == 0, "groups are imported in order"
-        self.reserve(start + tokens)
-        self.pages.import_rows(start, tokens, kv)
-        self.index.import_rows(start, tokens, index)
-        self.filled = [start + tokens] * s.layers
+        self._import_rows(len(token_ids), index, kv)
         self.token_ids += token_ids
 
+    def _import_rows(self, slots: int, index: bytes, kv: list[bytes]) -> None:
+        start = self.slots
+        assert start % self.shape.attention.group_tokens == 0, "groups are imported in order"
+        self.reserve(start + slots)
+        self.pages.import_rows(start, slots, kv)
+        self.index.import_rows(start, slots, index)
+        self.filled = [start + slots] * self.shape.layers
+
     def export_mass(self) -> bytes:
-        """H2O mass and exposure of all tokens read, float32."""
-        layers = zip(self.mass, self.exposure, strict=True)
-        return b"".join(to_bytes(mass[:, : self.tokens]) + to_bytes(seen[:, : self.regions]) for mass, seen in layers)
+        """H2O mass and exposure of all slots, float32; then their origins, if tokens were dropped."""
+        return b"".join(to_bytes(book[:, : self.slots]) for layers in self._books() for book in layers)
 
     def import_mass(self, data: bytes) -> None:
         """Put back what `export_mass` gave."""
-        s, offset = self.shape, 0
-        for mass, exposure in zip(self.mass, self.exposure, strict=True):
-            for target, count in ((mass, self.tokens), (exposure, self.regions)):
-                size = s.kv_heads * count * 4
-                part = from_bytes(data[offset : offset + size], torch.float32, (s.kv_heads, count))
-                target[:, :count] = part.to(s.device)
-                offset += size
+        shape = (sum(map(len, self._books())), self.shape.kv_heads, self.slots * 4)
+        parts = iter(from_bytes(data, torch.uint8, shape))
+        for layers in self._books():
+            for book in layers:
+                book[:, : self.slots] = next(parts).view(book.dtype).to(self.shape.device)
+
+    def export_state(self) -> bytes:
+        """What the groups of slots do not tell: how much was read and dropped, levels, mass, exposure and origins."""
+        numbers = [self.slots, self.dropped, self.whole_from, len(self.levels), *self.levels]
+        return to_bytes(torch.tensor(numbers)) + self.export_mass()
+
+    def import_slots(self, token_ids: list[int], state: bytes, groups: Iterable[tuple[bytes, list[bytes]]]) -> None:
+        """Take over a memory of slots: all it read, what `export_state` gave, and its groups in order.
+
+        Raises:
+            ValueError: the bytes do not have the size that the state and this memory's shape ask for.
+        """
+        slots, dropped, whole_from, merged = from_bytes(state[:32], torch.int64, (4,)).tolist()
+        levels = from_bytes(state[32 : 32 + 8 * merged], torch.int64, (merged,)).tolist()
+        if slots + dropped != len(token_ids):
+            raise ValueError(f"a memory of {slots + dropped} tokens, expected {len(token_ids)}")
+        size = self.shape.attention.group_tokens
+        self.clear()
+        self.reserve(slots)
+        for index, kv in groups:
+            self._import_rows(min(size, slots - self.slots), index, kv)
+        self.import_mass(state[32 + 8 * merged :])
+        self.dropped, self.whole_from, self.levels, self.token_ids = dropped, whole_from, levels, list(token_ids)
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """[start, end) of the text behind each region; of one that holds tokens from many places, the heaviest."""
+        size, tokens = self.shape.attention.region_tokens, self.tokens
+        if not self.origins or not self.dropped:
+            return [(i * size, min((i + 1) * size, tokens)) for i in range(self.regions)]
+        places = torch.cat(self.origins)[:, : self.slots].long().cpu() // size  # [layers * Hkv, S]
+        worth = scores(torch.cat(self.mass), torch.cat(self.exposure), "mean")[:, : self.slots].cpu() + 1e-6
+        found = []
+        for i in range(self.regions):
+            here = slice(i * size, (i + 1) * size)
+            place = int(torch.bincount(places[:, here].flatten(), worth[:, here].flatten()).argmax())
+            found.append((place * size, min((place + 1) * size, tokens)))
+        return found
