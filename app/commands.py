@@ -12,9 +12,9 @@ COMMANDS: dict[str, str] = {
     "text": "show what ingestion makes of a file; nothing is stored",
     "ask": "ask a question, about documents or in a chat",
     "evidence": "test how much an answer rests on a passage that it looked at",
-    "documents": "list, show or delete documents",
-    "chats": "list, show or delete chats",
-    "store": "stats: what the store holds; verify: check every stored block",
+    "documents": "list, show, search, pin, evict or delete documents",
+    "chats": "list, show, fork, edit, export, import or delete chats",
+    "store": "stats: what the store holds; verify: check every stored block; compact: give space back",
     "eval": "measure the model: passkey, needles, perplexity, qa",
     "train": "make a model from a recipe and texts",
 }
@@ -32,6 +32,7 @@ Every command takes --help. Everywhere:
   --adapter FOLDER      LoRA adapter, merged at load
   --download            allow fetching the model from the hub; nothing else leaves this computer
   --policy NAME         what later tokens attend to: keep-all, streaming, full
+  --kv-codec NAME       how memories are kept: raw, int8, int4
   --device auto|cpu|cuda
   --threads N           CPU threads of the model
   --json                one JSON object as the last line; messages go to stderr

@@ -1,6 +1,7 @@
 """A DocumentChat without a model: in memory, deterministic, streaming. For tests of UI, server and CLI."""
 
 import hashlib
+import json
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.chat.focus import Sight, choices
+from app.chat.keeping import DiskSpace
 from app.errors import CancelledError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
@@ -120,6 +122,7 @@ class FakeDocumentChat:
         self.model = model or model_state()
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
+        self.pinned: set[str] = set()
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
@@ -261,6 +264,66 @@ class FakeDocumentChat:
     def set_chat_documents(self, chat_id: str, documents: Sequence[str]) -> None:
         chat = self._kept(chat_id)
         chat.info = replace(chat.info, documents=tuple(documents))
+
+    def fork(self, chat_id: str, turn: int | None = None) -> str:
+        kept = self._kept(chat_id)
+        turns = len(kept.messages) // 2 if turn is None else turn
+        if turns > len(kept.messages) // 2:
+            raise NotFoundError(f"chat {chat_id}: turn {turn} is not there")
+        key = self.new_chat(kept.info.documents)
+        twin = self._kept(key)
+        twin.messages = kept.messages[: 2 * turns]
+        title = f"{kept.info.title} (fork)"
+        twin.info = replace(twin.info, title=title, messages=len(twin.messages), parent=chat_id)
+        return key
+
+    def edit(
+        self, chat_id: str, turn: int, question: str, *, generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (), mute: Sequence[str] = (),
+    ) -> Iterator[Reading | Delta | Done]:  # fmt: skip
+        kept = self._kept(chat_id)
+        if not 1 <= turn <= len(kept.messages) // 2:
+            raise NotFoundError(f"chat {chat_id}: question {turn} is not there")
+        del kept.messages[2 * (turn - 1) :]
+        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute))
+
+    def export_json(self, chat_id: str) -> str:
+        kept = self._kept(chat_id)
+        return json.dumps({"title": kept.info.title, "messages": [message.content for message in kept.messages]})
+
+    def export_file(self, chat_id: str, path: Path) -> dict[str, int]:
+        path.write_text(self.export_json(chat_id), encoding="utf-8")
+        return {"documents": 1, "messages": len(self._kept(chat_id).messages), "blocks": 3, "blocks_missing": 0}
+
+    def import_chat(self, path: Path, *, text_only: bool = False) -> str:
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path.name}: not a chat that Lectern exported; choose another file") from error
+        key = self.new_chat()
+        kept = self._kept(key)
+        kept.messages = [Message(i, ("user", "assistant")[i % 2], text) for i, text in enumerate(value["messages"])]
+        kept.info = replace(kept.info, title=value["title"], messages=len(kept.messages))
+        return key
+
+    # Disk
+
+    def disk_space(self) -> DiskSpace:
+        read = {key: info.tokens * 2048 for key, (info, _) in self._documents.items() if info.state == "read"}
+        new = {key: info.tokens * 2048 for key, (info, _) in self._documents.items() if info.state != "read"}
+        return DiskSpace(read, new, set(self.pinned), sum(read.values()), 50_000_000_000, 120_000_000_000)
+
+    def token_bytes(self) -> float:
+        return 2048.0
+
+    def pin(self, document_id: str, pinned: bool = True) -> DocumentInfo:
+        (self.pinned.add if pinned else self.pinned.discard)(document_id)
+        return self.document(document_id)
+
+    def evict(self, document_id: str) -> DocumentInfo:
+        self._done_tokens.pop(document_id, None)
+        self._set_state(document_id, "new")
+        return self.document(document_id)
 
     def export_chat(self, chat_id: str) -> str:
         chat = self._kept(chat_id)

@@ -15,6 +15,7 @@ from app.cli.output import Output
 from app.commands import COMMANDS
 from app.errors import BusyError
 from app.settings import Settings
+from app.store.space import Kept
 from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,8 @@ class FakeChat(FakeDocumentChat):
         super().__init__(home)
         self.ended: list[str] = []
         self.store.stats = lambda: {"documents": 2, "kv_bytes": 3 << 20}
+        self.store.kept = lambda: [Kept("keep-all", "raw", 1000, 1_500_000)]
+        self.store.compact = lambda: (5_000_000, 3_000_000)
         self.store.verify = self._verify
 
     def _verify(self, progress: Callable[[int, int], None], *, repair: bool) -> SimpleNamespace:
@@ -259,8 +262,50 @@ def test_chats(line: Line, tmp_path: Path) -> None:
     assert line.json("chats", "delete", chat) == {"deleted": chat}
 
 
+def test_chats_are_forked_and_edited(line: Line) -> None:
+    chat = line.json("ask", "Where is the harbour?")["chat"]
+    line.json("ask", "--chat", chat, "And the ships?")
+    forked = line.json("chats", "fork", chat, "--turn", 1)
+    assert forked == {"chat": forked["chat"], "parent": chat, "messages": 2}
+    assert line.json("chats", "fork", chat)["messages"] == 4
+    assert line.json("chats", "fork", chat, "--turn", 0)["messages"] == 0
+    values = line.json("chats", "edit", chat, 1, "Where is the tower?", "--max-new-tokens", 9)
+    assert values["answer"].startswith("You asked: Where is the tower?") and values["chat"] == chat
+    assert [m["content"] for m in line.json("chats", "show", chat)["messages"]][::2] == ["Where is the tower?"]
+    code, _, err = line.run("chats", "fork", chat, "--turn", 7)
+    assert code == 1 and "turn 7" in err
+
+
+def test_chats_as_files(line: Line, book: Path, tmp_path: Path) -> None:
+    chat = line.json("ask", "-d", line.json("read", book)["document"], "How many ships?")["chat"]
+    assert json.loads(line.json("chats", "export", chat, "--format", "json")["text"])["title"] == "How many ships?"
+    for name in ("chat.json", "chat.lectern"):
+        assert line.json("chats", "export", chat, "--output", tmp_path / name)["path"] == str(tmp_path / name)
+        assert line.json("chats", "import", tmp_path / name, "--text-only")["title"] == "How many ships?"
+        assert line.loaded[-1] is False
+    for words in (["--format", "lectern"], ["--output", tmp_path / "chat.xyz"]):
+        code, _, err = line.run("chats", "export", chat, *words)
+        assert code == 2 and "choose" in err
+
+
+def test_memories_are_pinned_and_evicted(line: Line, book: Path) -> None:
+    key = line.json("read", book)["document"]
+    assert line.json("documents", "pin", key) == {"document": key, "pinned": True}
+    assert line.json("documents", "unpin", key) == {"document": key, "pinned": False}
+    assert line.json("documents", "evict", key) == {"evicted": key}
+    assert line.json("documents", "show", key)["state"] == "new"
+    found = line.json("documents", "search", "ships", "--limit", 3)["found"]
+    assert found[0]["document"] == key and "ships" in found[0]["snippet"]
+    assert line.run("documents", "search", "volcano", "-d", key)[1] == "Not found.\n"
+
+
 def test_store(line: Line) -> None:
-    assert line.json("store", "stats") == {"documents": 2, "kv_bytes": 3 << 20}
+    memories = [
+        {"policy": "keep-all", "codec": "raw", "tokens": 1000, "size_bytes": 1_500_000, "bytes_per_token": 1500.0}
+    ]
+    assert line.json("store", "stats") == {"documents": 2, "kv_bytes": 3 << 20, "memories": memories}
+    assert "keep-all, raw: 1,000 tokens, 1.5 MB, 1,500 bytes per token" in line.run("store", "stats")[1]
+    assert line.json("store", "compact") == {"bytes_before": 5_000_000, "bytes_after": 3_000_000}
     assert "kv_bytes: 3.1 MB" in line.run("store", "stats")[1]
     assert line.json("store", "verify") == {"checked": 5, "damaged": ["k1"]}
     assert "5 blocks checked, 1 damaged" in line.run("store", "verify")[1]

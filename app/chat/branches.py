@@ -45,7 +45,7 @@ class Branches:
             raise InputError(f"turn {turn}: turns are counted from 1; 0 stands for the documents, just read")
         return self.store.fork(id, turn)
 
-    def question(self, chat: str, turn: int | None = None) -> tuple[str, int]:
+    def _question(self, chat: str, turn: int | None = None) -> tuple[str, int]:
         """A question and the number of turns before it.
 
         Args:
@@ -83,7 +83,7 @@ class Branches:
         sessions = self._sessions()
         with self.claim("answering") as job:
             id = self.chat(chat).id
-            _, after = self.question(id, turn)
+            _, after = self._question(id, turn)
             session = yield from sessions.open(id, job)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))
             yield from sessions.answer(session, question, generation, job, after=after)

@@ -339,7 +339,7 @@ class DocumentChat(Branches, Keeping):
         with self.claim("answering") as job:
             session = yield from sessions.open(self.chat(chat).id, job)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
-            question, after = self.question(session.chat)
+            question, after = self._question(session.chat)
             yield from sessions.answer(session, question, generation, job, after=after)
 
     def answer_without(

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.cli import evidence, library, measure, service, talk
+from app.cli import evidence, keeping, library, measure, service, talk
 from app.commands import COMMANDS
 from app.errors import ConfigError
-from app.settings import POLICIES
+from app.settings import KV_CODECS, POLICIES
 
 # flag, its name in Settings, what it says
 SETTINGS = (
@@ -18,6 +18,7 @@ SETTINGS = (
     ("--download", "download", {"action": "store_true", "help": "allow fetching the model from the hub"}),
     ("--policy", "policy", {"metavar": "NAME", "help": f"what later tokens attend to: {', '.join(POLICIES)}"}),
     ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": int, "help": "tokens one query may attend to"}),
+    ("--kv-codec", "kv_codec", {"metavar": "NAME", "help": f"how memories are kept: {', '.join(KV_CODECS)}"}),
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
     ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
 )
@@ -115,9 +116,17 @@ def _library(commands: _Commands) -> None:
     documents.add("list", "list the library", library.documents_list)
     _one(documents.add("show", "show one document", library.documents_show), "a document")
     _one(documents.add("delete", "delete a document and its memory", library.documents_delete), "a document")
+    _one(documents.add("pin", "keep the memory of a document on the disk", keeping.documents_pin), "a document")
+    _one(documents.add("unpin", "let the memory go when room is needed", keeping.documents_unpin), "a document")
+    _one(documents.add("evict", "delete the memory, not the document", keeping.documents_evict), "a document")
+    search = documents.add("search", "find words in the text of the library", keeping.documents_search)
+    search.add_argument("words", nargs="+", metavar="WORD", help='words, or "a phrase"')
+    search.add_argument("-d", "--document", metavar="DOCUMENT", help="in this document only")
+    search.add_argument("--limit", type=int, default=20, metavar="N", help="places to show (20)")
     store = commands.group("store", COMMANDS["store"])
-    store.add("stats", "say what the data folder holds", library.store_stats)
+    store.add("stats", "say what the data folder holds", keeping.store_stats)
     store.add("verify", "check every stored block", library.store_verify)
+    store.add("compact", "delete what nothing names any more and give the space back", keeping.store_compact)
 
 
 def _talk(commands: _Commands) -> None:
@@ -142,8 +151,24 @@ def _talk(commands: _Commands) -> None:
     detach = _one(chats.add("detach", "detach documents from a chat", evidence.detach), "a chat")
     for command in (attach, detach):
         command.add_argument("documents", nargs="+", metavar="DOCUMENT", help="document id or title")
-    export = _one(chats.add("export", "write a chat as Markdown", talk.chats_export), "a chat")
+    _branches(chats)
+    export = _one(chats.add("export", "write a chat into a file", keeping.chats_export), "a chat")
     export.add_argument("--output", type=Path, metavar="FILE", help="where to; stdout when not given")
+    export.add_argument("--format", choices=keeping.FORMATS, help="md, json, or lectern: with documents and memory")
+    take = chats.add("import", "take in a chat that was exported", keeping.chats_import)
+    take.add_argument("path", type=Path, metavar="FILE", help="a .lectern or .json file")
+    take.add_argument("--text-only", action="store_true", help="leave the memory out; documents are read again")
+
+
+def _branches(chats: _Commands) -> None:
+    fork = _one(chats.add("fork", "begin a new chat as this one stood after a turn", keeping.chats_fork), "a chat")
+    fork.add_argument(
+        "--turn", type=int, metavar="N", help="last turn to take over; 0: documents only; all if not given"
+    )
+    edit = _one(chats.add("edit", "ask another question in the place of an earlier one", keeping.chats_edit), "a chat")
+    edit.add_argument("turn", type=int, metavar="TURN", help="which question, counted from 1")
+    edit.add_argument("question", metavar="QUESTION")
+    edit.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
 
 
 def _measure(evals: _Commands) -> None:

@@ -11,7 +11,7 @@ from app.cli.session import Session
 from app.errors import InputError
 from app.process import peak_bytes
 from app.records import DocumentInfo
-from app.units import duration, size_text
+from app.units import duration
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -112,14 +112,6 @@ def documents_show(session: Session, args: argparse.Namespace) -> None:
 def documents_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a document and the memory of it."""
     session.delete(args.id, lambda chat: (chat.document, chat.delete_document))
-
-
-def store_stats(session: Session, args: argparse.Namespace) -> None:
-    """Show what the data folder holds."""
-    with session.chat(load=False) as chat:
-        stats = chat.store.stats()
-    lines = [f"{k}: {size_text(v) if k.endswith('bytes') else f'{v:,}'}" for k, v in stats.items()]
-    session.out.result(stats, "\n".join([f"folder: {session.settings.folder}", *lines]))
 
 
 def store_verify(session: Session, args: argparse.Namespace) -> None:

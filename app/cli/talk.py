@@ -1,14 +1,13 @@
 """Commands about answers: ask, chats."""
 
 import argparse
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 
 from app.chat.focus import Sight
 from app.cli.evidence import answer_values, memory_line
 from app.cli.session import Session
-from app.errors import StoreError
 from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import fill
@@ -33,14 +32,19 @@ def ask(session: Session, args: argparse.Namespace) -> None:
             mute=tuple(args.mute),
             without=args.without,
         )
-        with closing(events):
-            for event in events:
-                if isinstance(event, Reading):
-                    session.reading(event)
-                elif isinstance(event, Delta):
-                    session.out.stream(event.text)
-                elif isinstance(event, Done):
-                    _answered(session, event)
+        follow(session, events)
+
+
+def follow(session: Session, events: Generator[Reading | Delta | Done]) -> None:
+    """Show an answer as it comes, what it rests on and what it cost."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Reading):
+                session.reading(event)
+            elif isinstance(event, Delta):
+                session.out.stream(event.text)
+            elif isinstance(event, Done):
+                _answered(session, event)
 
 
 def _answered(session: Session, done: Done) -> None:
@@ -93,21 +97,3 @@ def chats_show(session: Session, args: argparse.Namespace) -> None:
 def chats_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a chat; its documents stay."""
     session.delete(args.id, lambda chat: (chat.chat, chat.delete_chat))
-
-
-def chats_export(session: Session, args: argparse.Namespace) -> None:
-    """Write a chat as Markdown."""
-    with session.chat(load=False) as chat:
-        markdown = chat.export_chat(args.id)
-    if args.output is None:
-        session.out.result({"markdown": markdown}, markdown.rstrip("\n"))
-        return
-    _write(args.output, markdown)
-    session.out.result({"path": str(args.output)}, f"Written to {args.output}.")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}; choose another file") from error
