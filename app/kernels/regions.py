@@ -35,6 +35,16 @@ def sub_means(x: Tensor, sub: int) -> Tensor:
     return torch.cat([means, rest], dim=-2)
 
 
+def sub_bounds(x: Tensor, sub: int) -> Tensor:
+    """Largest, then smallest channels of every `sub` neighbours, [..., ceil(T / sub), 2 D], float32; as `sub_means`."""
+    tokens = x.shape[-2]
+    if sub <= 0 or tokens == 0:
+        raise ValueError(f"need sub > 0 and T > 0, got {sub}, {tokens}")
+    blocks = torch.cat([x, x[..., -1:, :].expand(*x.shape[:-2], -tokens % sub, -1)], dim=-2)
+    blocks = blocks.unflatten(-2, (-1, sub)).float()
+    return torch.cat([blocks.amax(-2), blocks.amin(-2)], dim=-1)
+
+
 def query_representatives(means: Tensor, score: str) -> Tensor:
     """What query means [..., D] are compared with keys by: [..., 2 D] for `minmax`, else themselves."""
     if score != "minmax":
@@ -52,13 +62,10 @@ def key_representatives(keys: Tensor, options: SelectionOptions) -> Tensor:
         [..., R, F, D'], float32: means of `key_sub` keys, or for `minmax` the largest, then the smallest channels, so
         that the product with `query_representatives` bounds that with any of the keys (Quest).
     """
-    per_region = options.region_tokens // options.key_sub
-    if options.score != "minmax":
-        blocks = keys.unflatten(-2, (-1, options.key_sub)).float().mean(-2)
-    else:
-        blocks = keys.unflatten(-2, (-1, options.key_sub)).float()
-        blocks = torch.cat([blocks.amax(-2), blocks.amin(-2)], dim=-1)
-    return blocks.unflatten(-2, (-1, per_region))
+    if keys.shape[-2] == 0:
+        return keys.new_zeros(*keys.shape[:-2], 0, 1, keys.shape[-1] * (2 if options.score == "minmax" else 1)).float()
+    blocks = (sub_bounds if options.score == "minmax" else sub_means)(keys, options.key_sub)
+    return blocks.unflatten(-2, (-1, options.region_tokens // options.key_sub))
 
 
 def local_representatives(

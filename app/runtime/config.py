@@ -75,3 +75,9 @@ class AttentionConfig(SelectionOptions):
             raise ConfigError(
                 f"budget_tokens = {self.budget_tokens}: must be a multiple of {self.group_tokens} and at least {least}"
             )
+
+    @property
+    def searches_tree(self) -> bool:
+        """Whether long texts are searched by tree: it follows the votes of each KV head for means of keys."""
+        votes = (self.score, self.combine, self.heads) == ("max", "votes", "kv")
+        return votes and self.tree != "none"

@@ -3,10 +3,15 @@
 import torch
 from torch import Tensor
 
-from app.kernels.regions import best_regions, group_votes, region_scores, sub_means
+from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
+from app.kernels.rope import rotate
+from app.kernels.tree import candidate_regions, search
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
+from app.runtime.memory import RegionMemory
 from app.runtime.spec import AttentionSpec
+
+FOUND_PER_CANDIDATE = 4  # fine means that the tree is asked for: several may lie in one region
 
 
 def select(
@@ -22,65 +27,157 @@ def select(
     Returns:
         [G, Hkv, K] regions in text order, K at most the budget.
     """
-    a = spec.attention
-    groups, kv_heads, heads = q.shape[:3]
-    local = torch.arange(-a.local_regions, own, device=q.device) + firsts[:, None]  # [G, own + local]
-    forced = torch.cat([torch.zeros_like(firsts)[:, None], local.clamp(min=0)], dim=1)
-    count = a.budget_regions - forced.shape[1]
-    total = int(firsts[-1]) - a.local_regions  # regions that any group may choose from
+    a, kv_heads = spec.attention, q.shape[1]
+    firsts_near, everything = spec.first_near(firsts), a.forced == "all"
+    sinks = a.sink_regions if everything else 0
+    local = torch.arange(int(firsts_near[0] - firsts[0]), own, device=q.device) + firsts[:, None]  # [G, own + local]
+    forced = torch.cat([torch.arange(sinks, device=q.device).expand(len(firsts), -1), local.clamp(min=0)], dim=1)
+    total = int(firsts_near[-1])  # regions that any group may choose from
+    count = min(max(0, a.budget_regions - forced.shape[1]), total)
     index = torch.arange(total, device=q.device)
-    eligible = (index >= 1) & (index < firsts[:, None] - a.local_regions) & (lengths[:total] > 0)  # [G, R]
-    if spec.policy == "streaming":
-        votes = torch.where(eligible, index.float(), float("-inf"))[:, None].expand(-1, kv_heads, -1)
-        picked = best_regions(votes, min(count, total))
+    eligible = (index >= sinks) & (index < firsts_near[:, None]) & (lengths[:total] > 0)  # [G, R]
+    votes = spec.policy.votes(eligible, kv_heads)
+    if votes is not None:
+        picked = best_regions(votes, count)
     else:
-        picked = _best_scored(a, cache, layer, q, eligible, min(count, total))
+        # Each group by its own place, whatever the others of its segment do.
+        far = (firsts_near - cache.base_regions) * a.region_tokens >= a.tree_from_tokens
+        near = len(firsts) - int(far.sum())
+        picked = torch.cat(
+            [
+                _best_scored(spec, cache, layer, q[part], eligible[part], count, part.start == near)
+                for part in (slice(0, near), slice(near, len(firsts)))
+                if part.start < part.stop
+            ]
+        )
     fixed = forced[:, None].expand(-1, kv_heads, -1)
     return torch.cat([picked, fixed], dim=-1).sort(-1).values
 
 
-def _best_scored(a: AttentionConfig, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int) -> Tensor:
-    """The `count` best regions [G, Hkv, count]: a coarse cut in the cache's dtype, then fine scores in fp32."""
-    groups, kv_heads, heads, rows, dim = q.shape
-    total, query_sub = eligible.shape[-1], min(a.query_sub, rows)
-    means = sub_means(q, query_sub) * dim**-0.5  # [G, Hkv, heads, Q, D]
-    per_region = a.region_tokens // a.query_sub
-    candidates = None
-    if total > a.candidates:
-        # A single query can afford the fine means at once; groups cut with the coarse ones.
-        name = "fine" if rows == 1 else "coarse"
-        folded = means.permute(1, 0, 2, 3, 4).reshape(kv_heads, -1, dim).to(cache.shape.dtype)
-        parts = _summaries(cache, layer, name, total)
-        scores = torch.cat([region_scores(folded, part) for part in parts], dim=-1)  # [Hkv, G * heads * Q, R]
-        scores = scores.view(kv_heads, groups, -1, total).transpose(0, 1)
-        votes = group_votes(scores, eligible, heads, per_region)
-        candidates = best_regions(votes, max(a.candidates, count))  # [G, Hkv, C]
-    if candidates is None:
-        fine = torch.cat(_summaries(cache, layer, "fine", total), dim=1).expand(groups, -1, -1, -1, -1)
-    else:
-        fine = _gather_fine(cache, layer, candidates)
-    queries = means.flatten(2, 3)  # [G, Hkv, heads * Q, D]
-    scores = region_scores(queries, fine.float())  # [G, Hkv, heads * Q, C]
-    if candidates is None:
-        votes = group_votes(scores, eligible, heads, per_region)
-        return best_regions(votes, count)
-    allowed = eligible[:, None].expand(-1, kv_heads, -1).gather(-1, candidates)
-    votes = _votes_per_head(scores, allowed, heads, per_region)
+def _best_scored(
+    spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int, far: bool
+) -> Tensor:
+    """The `count` best regions [G, Hkv, count]: candidates first, then fine scores of those in float32."""
+    a, total = spec.attention, eligible.shape[-1]
+    means = _query_means(spec, q)  # [G, Hkv, heads, Q, D]
+    searched = _searched(cache, far)
+    if total <= a.candidates and not any(searched):
+        fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
+        scores = region_scores(means.flatten(2, 3), fine.float())
+        return best_regions(_totals(a, scores, eligible[:, None], means.shape[2:4]), count)
+    parts = [_coarse_candidates(cache, layer, means, eligible, count, searched)]
+    for tree, store in zip(searched, cache.stores(), strict=True):
+        if tree:
+            parts.append(_tree_candidates(cache, layer, means, eligible, count, store))
+    candidates, valid = (torch.cat(x, dim=-1) for x in zip(*parts, strict=True))
+    candidates, order = candidates.sort(dim=-1)  # ties go to the later region
+    fine = _gather_fine(cache, layer, candidates)
+    scores = region_scores(means.flatten(2, 3), fine.float())  # [G, Hkv, heads * Q, C]
+    votes = _totals(a, scores, valid.gather(-1, order), means.shape[2:4])
     return candidates.gather(-1, best_regions(votes, count))
 
 
-def _votes_per_head(scores: Tensor, eligible: Tensor, heads: int, per_region: int) -> Tensor:
-    """group_votes when each KV head has candidates of its own. eligible: [G, Hkv, C]."""
-    folded = scores.flatten(0, 1)[:, None]  # [G * Hkv, 1, heads * Q, C]
-    return group_votes(folded, eligible.flatten(0, 1), heads, per_region).view(eligible.shape)
+def _query_means(spec: AttentionSpec, q: Tensor) -> Tensor:
+    """What the queries [G, Hkv, heads, Tg, D] are compared with regions by, [G, Hkv, heads, Q, D'], scaled."""
+    a, rows = spec.attention, q.shape[3]
+    if a.score_angle:
+        cos, sin = spec.rope(a.score_angle + 1, q)
+        q = rotate(q, cos[a.score_angle], sin[a.score_angle])
+    sub = a.query_sub if a.combine == "votes" else a.query_tokens
+    return query_representatives(sub_means(q, min(sub, rows)) * q.shape[-1] ** -0.5, a.score)
 
 
-def _summaries(cache: RegionCache, layer: int, name: str, total: int) -> list[Tensor]:
-    """[Hkv, R, F, D] key means of the first `total` regions, memory by memory; spare room is left out."""
+def _totals(a: AttentionConfig, scores: Tensor, eligible: Tensor, shape: tuple[int, int]) -> Tensor:
+    """What each group gives to each region (MSA-1 step 4), [G, Hkv, C]; -inf where it may not choose it.
+
+    Args:
+        scores: [G, Hkv, heads * Q, C]; `shape` is (heads, Q).
+        eligible: [G, Hkv or 1, C].
+    """
+    eligible = eligible.expand(*scores.shape[:2], -1)
+    if a.combine == "raw_sum":
+        total = scores.sum(-2).masked_fill(~eligible, float("-inf"))
+        return total.sum(1, keepdim=True).expand_as(total) if a.heads == "shared" else total
+    folded = scores.flatten(0, 1)[:, None]  # [G * Hkv, 1, heads * Q, C]: each KV head has candidates of its own
+    votes = group_votes(folded, eligible.flatten(0, 1), shape[0], a.query_tokens // a.query_sub).view(eligible.shape)
+    return votes.logsumexp(1, keepdim=True).expand_as(votes) if a.heads == "shared" else votes
+
+
+def _searched(cache: RegionCache, far: bool) -> list[bool]:
+    """Which memories are searched by tree; the tail when the groups stand `far` enough in it."""
+    a = cache.shape.attention
+    if not a.searches_tree or cache.allowed is not None:  # a beam would be spent on muted regions
+        return [False] * (len(cache.memories) + 1)
+    return [*(memory.tokens >= a.tree_from_tokens for memory in cache.memories), far]
+
+
+def _coarse_candidates(
+    cache: RegionCache, layer: int, means: Tensor, eligible: Tensor, count: int, searched: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """Candidates from the memories without a tree: all regions when they are few, else the best by coarse means.
+
+    Returns:
+        (regions [G, Hkv, C], valid [G, Hkv, C]).
+    """
+    a, total = cache.shape.attention, eligible.shape[-1]
+    groups, kv_heads = means.shape[:2]
+    kept = torch.ones(total, dtype=torch.bool, device=means.device)
+    for tree, (offset, end, _) in zip(searched, cache.stores(), strict=True):
+        kept[offset : min(end, total)] &= not tree
+    index = kept.nonzero()[:, 0]
+    allowed = eligible[:, index]
+    if len(index) <= a.candidates:
+        shape = (groups, kv_heads, len(index))
+        return index.expand(shape), allowed[:, None].expand(shape)
+    # A single query can afford the fine means at once; groups cut with the coarse ones.
+    name = "fine" if means.shape[3] == 1 else "coarse"
+    folded = means.permute(1, 0, 2, 3, 4).flatten(1, 3).to(cache.shape.dtype)
+    scores = torch.cat(
+        [region_scores(folded, part) for part in _summaries(cache, layer, name, total, searched)], dim=-1
+    )  # [Hkv, G * heads * Q, R]
+    scores = scores.view(kv_heads, groups, -1, len(index)).transpose(0, 1)
+    best = best_regions(_totals(a, scores, allowed[:, None], means.shape[2:4]), max(a.candidates, count))
+    return index[best], allowed[:, None].expand(-1, kv_heads, -1).gather(-1, best)
+
+
+def _tree_candidates(
+    cache: RegionCache,
+    layer: int,
+    means: Tensor,
+    eligible: Tensor,
+    count: int,
+    store: tuple[int, int, RegionMemory],
+) -> tuple[Tensor, Tensor]:
+    """Candidates from one memory by its tree, and its last `count` eligible regions, so that there are always enough.
+
+    Returns:
+        (regions [G, Hkv, C], valid [G, Hkv, C]).
+    """
+    a, (offset, end, memory) = cache.shape.attention, store
+    per_region = a.region_tokens // a.key_sub
+    index = torch.arange(eligible.shape[-1], device=means.device)
+    here = (index >= offset) & (index < end) & eligible
+    last = torch.where(here, index, -1).amax(-1) - offset + 1  # [G]
+    limits = (last - count).clamp(min=0)
+    skip = max(0, a.sink_regions - offset) if a.forced == "all" else 0
+    fine, levels = memory.index.tree(layer)
+    numbers, scores = search(
+        fine, levels, means.flatten(2, 3), limits * per_region,
+        skip=skip * per_region, beam=a.tree_beam, found=FOUND_PER_CANDIDATE * a.candidates,
+    )  # fmt: skip
+    regions, valid = candidate_regions(numbers, scores, per_region, max(a.candidates - count, count))
+    recent = limits[:, None] + torch.arange(count, device=means.device)  # [G, count]
+    recent = recent[:, None].expand(-1, means.shape[1], -1)
+    near = (recent < last[:, None, None]) & (recent >= skip)
+    return torch.cat([regions, recent], dim=-1) + offset, torch.cat([valid, near], dim=-1)
+
+
+def _summaries(cache: RegionCache, layer: int, name: str, total: int, searched: list[bool]) -> list[Tensor]:
+    """[Hkv, R, F, D] key means of the first `total` regions, memory by memory, but for those `searched` by tree."""
     return [
         memory.index.summaries(layer, name, min(end, total) - offset)
-        for offset, end, memory in cache.stores()
-        if offset < total
+        for tree, (offset, end, memory) in zip(searched, cache.stores(), strict=True)
+        if offset < total and not tree
     ]
 
 
@@ -115,7 +212,7 @@ def _gather_fine(cache: RegionCache, layer: int, regions: Tensor) -> Tensor:
         means = stores[0][2].index.take(layer, "fine", heads.flatten(), regions.flatten())
         return means.view(*regions.shape, *means.shape[1:])
     a = cache.shape.attention
-    size = (*regions.shape, a.region_tokens // a.key_sub, cache.shape.head_dim)
+    size = (*regions.shape, a.region_tokens // a.key_sub, stores[0][2].index.width)
     out = torch.empty(size, dtype=cache.shape.dtype, device=regions.device)
     for offset, end, memory in stores:
         here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
