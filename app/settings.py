@@ -13,7 +13,10 @@ from app.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_MODEL = ROOT / "models" / "lectern-small"
-POLICIES = ("keep-all", "streaming", "full")
+POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
+H2O_PRESETS = ("mean", "exact", "decay", "published")
+
+KV_CODECS = ("raw", "int8", "int4")
 
 T = TypeVar("T")
 
@@ -34,10 +37,15 @@ class Settings:
         model: folder of a checkpoint, or a hub id.
         adapter: folder of a LoRA adapter, merged into the model at load.
         download: allow huggingface-hub to fetch `model`.
-        policy: what later tokens attend to: `keep-all`, `streaming` or `full`.
+        policy: what later tokens attend to, one of POLICIES.
+        h2o: how tokens are scored where some are dropped (policies h2o and bounded), one of H2O_PRESETS.
+        memory_cap_mb: what the memory of one text may take under policy bounded; None means 1,024.
         budget_tokens: tokens one query may attend to; None means what the model's recipe says.
+        kv_codec: how what was read is kept: `raw`, or smaller as `int8` or `int4`.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
+        host_budget_gb: keys and values held in RAM; None means a quarter of it.
+        device_budget_gb: keys and values held on the GPU; None means half of what the model leaves free.
         disk_budget_gb: stored memories are evicted beyond this, least recently used first.
     """
 
@@ -46,22 +54,35 @@ class Settings:
     adapter: str | None = None
     download: bool = False
     policy: str = "keep-all"
+    h2o: str = "mean"
+    memory_cap_mb: int | None = None
     budget_tokens: int | None = None
+    kv_codec: str = "raw"
     device: str = "auto"
     threads: int | None = None
+    host_budget_gb: float | None = None
+    device_budget_gb: float | None = None
     disk_budget_gb: float = 50.0
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError(f"--policy {self.policy}: not known; choose one of {', '.join(POLICIES)}")
+        if self.h2o not in H2O_PRESETS:
+            raise ConfigError(f"--h2o {self.h2o}: not known; choose one of {', '.join(H2O_PRESETS)}")
+        if self.memory_cap_mb is not None and self.memory_cap_mb < 1:
+            raise ConfigError(f"--memory-cap {self.memory_cap_mb}: must be at least 1 MB")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"--device {self.device}: not known; choose auto, cpu or cuda")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"--threads {self.threads}: must be at least 1")
         if self.budget_tokens is not None and self.budget_tokens < 1:
             raise ConfigError(f"budget_tokens = {self.budget_tokens}: must be positive")
-        if not 0 < self.disk_budget_gb < math.inf:  # nan too
-            raise ConfigError(f"disk_budget_gb = {self.disk_budget_gb}: must be positive and finite")
+        if self.kv_codec not in KV_CODECS:
+            raise ConfigError(f"--kv-codec {self.kv_codec}: not known; choose one of {', '.join(KV_CODECS)}")
+        for name in ("host_budget_gb", "device_budget_gb", "disk_budget_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:  # nan too
+                raise ConfigError(f"{name} = {value}: must be positive and finite")
 
     @property
     def folder(self) -> Path:

@@ -28,6 +28,8 @@ def test_order_is_defaults_toml_environment_flags(tmp_path: Path):
         ("BUDGET_TOKENS", "-5", "^LECTERN_BUDGET_TOKENS=-5: must be positive"),
         ("DISK_BUDGET_GB", "nan", "^LECTERN_DISK_BUDGET_GB=nan: must be positive and finite"),
         ("DISK_BUDGET_GB", "inf", "must be positive and finite"),
+        ("KV_CODEC", "int2", "^LECTERN_KV_CODEC=int2: not known; choose one of raw, int8, int4"),
+        ("HOST_BUDGET_GB", "0", "^LECTERN_HOST_BUDGET_GB=0.*: must be positive and finite"),
         ("DISK_BUDGET_GB", "-1", "must be positive and finite"),
     ],
 )
