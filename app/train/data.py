@@ -97,7 +97,7 @@ class SampleMaker:
     def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8, 12)), max(1, tokens // 64)))
         facts = [self.encode(key.sentence + "\n") for key in keys]
-        asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), MAX_TURNS))]
+        asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), 2 * MAX_TURNS))]
         return self._task(rng, tokens, facts, asked, prose=rng.random() < 0.8)
 
     def pairs(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
