@@ -205,7 +205,7 @@ def main() -> int:
     table = report.table(["case", "read", "reused", "may read"], [[r.case, r.read, r.reused, r.most] for r in rows])
     print(table)
     right = all(row.right for row in rows)
-    values = {"machine": machine.describe(), "right": right, "cases": [asdict(row) for row in rows]}
+    values = {"benchmark": "reuse", "right": right, "cases": [asdict(row) for row in rows], **machine.describe()}
     args.output.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"right": right, "cases": len(rows)}))
     return 0 if right else 1

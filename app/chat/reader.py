@@ -185,7 +185,11 @@ class Reader:
                 self.notes.append(f"{error}. The rest of this reading is kept in memory only.")
 
         steps = self.engine.read_steps(text.token_ids, resume=memory, on_sealed=seal, cancelled=cancelled)
+        written = 0
         for done in steps:
+            # The disk follows one segment behind: a crash costs that one and the one being read.
+            self.store.blocks.wait_for(written)
+            written = self.store.blocks.mark()
             if writing:
                 self._name_blocks(document, number, keys[: done // self.group_tokens])
             yield progress.at(number, done)

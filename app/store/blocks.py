@@ -121,6 +121,14 @@ class BlockStore:
         """
         self._writer.flush()
 
+    def mark(self) -> int:
+        """A moment in the order of writes, for `wait_for`."""
+        return self._writer.submitted
+
+    def wait_for(self, mark: int) -> None:
+        """Wait until everything put before `mark` is committed, or has failed, which the next `put` says."""
+        self._writer.wait_for(mark)
+
     def get(self, key: str, token_ids: Sequence[int]) -> tuple[bytes, list[bytes]]:
         """Index bytes and K/V rows of a block.
 

@@ -63,6 +63,17 @@ class Writer:
             self._changed.wait_for(lambda: self._finished >= target)
         self.raise_failure()
 
+    @property
+    def submitted(self) -> int:
+        """How many writes were queued so far."""
+        with self._changed:
+            return self._submitted
+
+    def wait_for(self, submitted: int) -> None:
+        """Wait until the first so many writes are committed, or have failed, which a later call says."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished >= submitted)
+
     def close(self) -> None:
         """Finish the queue and end the thread."""
         with self._changed:
