@@ -185,6 +185,7 @@ class AnswerStats:
         tokens_compressed: tokens of which a part is kept (some heads only, or merged with others).
         tokens_evicted: tokens that can no longer be attended; these three make up all that was read.
         tokens_quantized: tokens held as int8 or int4, of those kept or compressed.
+        saved: False when the library had no room for the turn: the next question knows nothing of it.
     """
 
     tokens_read: int = 0
@@ -203,6 +204,7 @@ class AnswerStats:
     tokens_compressed: int = 0
     tokens_evicted: int = 0
     tokens_quantized: int = 0
+    saved: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -379,6 +379,7 @@ class FakeDocumentChat:
         self, evidence_id: str, *, generation: GenerationConfig = GenerationConfig()
     ) -> Iterator[Delta | Done]:
         passage, chat, _ = self.store.evidence(evidence_id)
+        self.asked.append({"without": evidence_id, "chat": chat, "generation": generation})
         text = f"Without page {passage.label} the answer changes."
         yield from self._stream(text)
         yield Done(text, chat, (), AnswerStats(tokens_read=9, tokens_reused=100, new_tokens=8, seconds=0.4))

@@ -318,12 +318,13 @@ class DocumentChat(Branches, Keeping):
             if chat and documents:
                 self.set_chat_documents(chat, documents)
             new = None if chat else self.new_chat(documents)
+            answered = False
             try:
                 session = yield from sessions.open(new or self.chat(chat).id, job)
                 sessions.see(session, Sight(tuple(focus), tuple(mute), without or ""))
-                yield from sessions.answer(session, question, generation, job)
+                answered = yield from sessions.answer(session, question, generation, job)
             finally:
-                if new and not self.store.messages(new):  # stopped before anything was said
+                if new and not answered and not self.store.messages(new):  # stopped before anything was said
                     self.store.delete_chat(new)
 
     def retry(

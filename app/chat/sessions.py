@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.chat import citations
@@ -138,11 +138,14 @@ class Sessions:
         job: Job,
         *,
         after: int | None = None,
-    ) -> Iterator[Delta | Done]:
+    ) -> Generator[Delta | Done, None, bool]:
         """Generate and save one turn, also when it is stopped half way.
 
         Args:
             after: the turn comes after the first so many; those beyond stay until it is saved in their place.
+
+        Returns:
+            whether there was an answer, or a stop before it.
         """
         history = self.store.messages(session.chat)
         if after is not None:
@@ -167,9 +170,10 @@ class Sessions:
         assert done is not None
         stopped_early = done.stats.stopped and not done.answer
         yield done if stopped_early else self._save(session, question, done, history, after)
+        return not stopped_early
 
     def _save(self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None) -> Done:
-        """Store the turn; the chat's memory before the message that needs it."""
+        """Store the turn, the memory before the message that needs it. What has no room is left out, and said."""
         session.turns.append(session.cache.tail.tokens)
         stats = done.stats
         try:
@@ -177,7 +181,11 @@ class Sessions:
         except StoreError as error:
             tail, stats = None, replace(stats, note=f"{error}. This turn is kept without its memory.")
         turn = question, done.answer, stats.as_dict(), done.evidence, tail
-        _, answered = self.store.save_turn(session.chat, *turn, after=after)
+        try:
+            _, answered = self.store.save_turn(session.chat, *turn, after=after)
+        except StoreError as error:
+            self._take_back(session, len(session.turns) - 1)
+            return replace(done, stats=replace(stats, note=f"{error}. This answer is not kept.", saved=False))
         self.session = session
         if not history and self.store.chat(session.chat).title == "New chat":
             self.store.rename_chat(session.chat, _title(question))

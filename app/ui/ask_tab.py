@@ -322,11 +322,11 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
     def turn(target: str) -> str:
         return asking.passage(chat, *viewer.target(target))
 
-    def without(evidence_id: str) -> Iterator[str]:
-        yield from asking.without(chat, evidence_id)
+    def without(evidence_id: str, temperature: float, longest: float) -> Iterator[str]:
+        yield from asking.without(chat, evidence_id, _settings([], [], temperature, longest)[0])
 
     side = [parts.side, parts.page, parts.compare]
     actions.on("passage", open_passage, outputs=side, queue=False)
     actions.on("turn", turn, outputs=parts.page, queue=False)
     actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)
-    actions.on("without", without, outputs=parts.compare, **GPU)
+    actions.on("without", without, inputs=[parts.temperature, parts.longest], outputs=parts.compare, **GPU)

@@ -163,6 +163,10 @@ def _follow(
         with closed_after(events):
             for event in events:
                 if isinstance(event, Done):
+                    if not event.stats.saved:
+                        messages = (*start.messages, {"role": "assistant", "text": event.answer})
+                        yield View(messages, event.chat, format.notice(event.stats.note, "bad"))
+                        return
                     if event.answer or not event.stats.stopped:
                         yield show(chat, event.chat)
                         return
@@ -191,7 +195,12 @@ def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) ->
         return viewer.message(format.failure(error))
 
 
-def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] = time.monotonic) -> Iterator[str]:
+def without(
+    chat: "DocumentChat",
+    evidence_id: str,
+    generation: GenerationConfig = GenerationConfig(),
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[str]:
     """HTML of how much the answer rests on a passage, and of the answer that is given when it is hidden."""
     yield viewer.comparison(format.waiting("Testing the answer without this passage"))
     said, shown_at, tested = "", 0.0, ""
@@ -201,7 +210,7 @@ def without(chat: "DocumentChat", evidence_id: str, clock: Callable[[], float] =
                 if isinstance(event, Removal):
                     tested = viewer.removal(event)
         yield viewer.comparison(tested + format.waiting("Answering without this passage"))
-        with closed_after(chat.answer_without(evidence_id)) as events:
+        with closed_after(chat.answer_without(evidence_id, generation=generation)) as events:
             for event in events:
                 if isinstance(event, Done):
                     body = tested + viewer.answer(event.answer)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from app.chat import DocumentChat
-from app.errors import BusyError, CancelledError, InputError, LecternError, ModelError, NotFoundError
+from app.errors import BusyError, CancelledError, InputError, LecternError, ModelError, NotFoundError, StoreError
 from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import Settings
@@ -453,3 +453,26 @@ def test_stop_from_another_thread(open_chat):
     threading.Timer(0.2, chat.stop).start()
     done, _ = finish(chat.ask("hello", generation=GenerationConfig(max_new_tokens=100_000)))
     assert done.stats.stopped and done.stats.new_tokens < 100_000
+
+
+def test_when_the_library_is_full_the_chat_goes_on_without_the_turn(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    twin, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+
+    def full(*_, **__):
+        raise StoreError("library.db: the disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(chat.store, "save_turn", full)
+        lost, _ = finish(chat.ask("why?", chat=first.chat, generation=SHORT))
+        new, _ = finish(chat.ask("why?", documents=[document.id], generation=SHORT))
+    for done in (lost, new):
+        assert done.answer and not done.stats.saved
+        assert done.stats.note == "library.db: the disk is full. This answer is not kept."
+    assert [message.content for message in chat.messages(first.chat)] == ["who?", first.answer]
+    assert chat.messages(new.chat) == []  # the chat is there to be asked again
+    second, _ = finish(chat.ask("what?", chat=first.chat, generation=SHORT))
+    unbroken, _ = finish(chat.ask("what?", chat=twin.chat, generation=SHORT))
+    assert second.answer == unbroken.answer and second.stats.tokens_read == unbroken.stats.tokens_read

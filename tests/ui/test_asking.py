@@ -1,6 +1,7 @@
 """The Ask tab's generators over a fake chat."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -165,9 +166,23 @@ def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document:
     assert "not known" in asking.passage(chat, "e99-1")
 
 
+def test_an_answer_that_is_not_kept_stays_on_the_page(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(question: str, **_: object) -> Iterator[Delta | Done]:
+        yield Delta("an answer")
+        yield Done("an answer", "c1", (), AnswerStats(saved=False, note="library.db: the disk is full"))
+
+    chat.new_chat()
+    monkeypatch.setattr(chat, "ask", full)
+    view = ask(chat, "Who?")[-1]
+    assert [message["text"] for message in view.messages] == ["Who?", "an answer"]
+    assert "the disk is full" in view.status and view.chat == "c1" and not view.running
+
+
 def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
-    shown = list(asking.without(chat, "e2-1", clock=ticking(1.0)))
+    warm = GenerationConfig(temperature=0.7, max_new_tokens=9)
+    shown = list(asking.without(chat, "e2-1", warm, clock=ticking(1.0)))
+    assert chat.asked[-1]["generation"] == warm
     assert "Testing the answer" in shown[0] and "Answering without" in shown[1]
     assert "the answer changes" in shown[-1] and "100 tokens reused, 9 read" in shown[-1]
     assert "falls by <b>3.25 nats</b>, without another of this size by 0.12." in shown[-1]
