@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoTokenizer
 
 from app.errors import CancelledError, ModelError
-from app.runtime import attention, checkpoint
+from app.runtime import attention, checkpoint, policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
+from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape
 from app.runtime.spec import AttentionSpec
@@ -71,7 +72,7 @@ class Engine:
         tokenizer,
         recipe: Recipe,
         *,
-        policy: str = "keep-all",
+        policy: str | Policy = "keep-all",
         name: str = "",
         weights: str = "",
         vocabulary: str = "",
@@ -80,9 +81,9 @@ class Engine:
         config = model.config
         device = model.device
         rotary = model.model.rotary_emb
-        self.spec = AttentionSpec(
-            recipe.attention, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy
-        )
+        policy = policies.named(policy) if isinstance(policy, str) else policy
+        attends = policy.attention(recipe.attention)
+        self.spec = AttentionSpec(attends, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy)
         install(model, self.spec)
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.trained_tokens, self.demonstration = recipe.trained_tokens, recipe.demonstration
@@ -91,19 +92,20 @@ class Engine:
             layers=config.num_hidden_layers,
             kv_heads=config.num_key_value_heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            attention=recipe.attention,
+            attention=attends,
             # The store never holds float32; the running chat reads what the store holds, so resuming changes nothing.
             dtype=kv_dtype,
             device=device,
         )
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
         self.recipe = hashlib.sha256(json.dumps(self.recipe_parts, sort_keys=True).encode()).hexdigest()
+        self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)
         backend = tokenizer.backend_tokenizer
         self.text_tokenizer = type(backend).from_str(backend.to_str())
         self.text_tokenizer.encode_special_tokens = True
         self.stop_ids = _stop_ids(model, tokenizer)
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
-        self.segment_tokens = max(FIRST_SEGMENT_TOKENS, recipe.attention.group_tokens)
+        self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.lock = threading.Lock()
 
     def _recipe_parts(self, weights: str, vocabulary: str) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Engine:
             "weights": weights,
             "tokenizer": vocabulary,
             "attention": asdict(self.spec.attention),
-            "policy": self.policy,
+            "policy": self.spec.policy.recipe(),
             "rope": [round(float(f), 12) for f in self.spec.inv_freq] + [self.spec.rope_scaling],
             "dtype": [str(self.model.dtype), str(self.shape.dtype)],
             "codec": "raw",
@@ -120,7 +122,7 @@ class Engine:
 
     @property
     def policy(self) -> str:
-        return self.spec.policy
+        return self.spec.policy.name
 
     @property
     def budget_tokens(self) -> int:
@@ -139,7 +141,7 @@ class Engine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "backend": "PyTorch reference",
             "policy": self.policy,
-            "positions": "original" if self.policy == "full" else "compact",
+            "positions": "original" if self.spec.policy.sees_all else self.spec.attention.positions.replace("_", " "),
             "trained_tokens": self.trained_tokens,
             "budget_tokens": self.budget_tokens,
             "demonstration": self.demonstration,
@@ -259,7 +261,14 @@ class Engine:
         return memory
 
     def open_chat(self, memories: Sequence[RegionMemory] = (), tail: RegionMemory | None = None) -> RegionCache:
-        """A cache over attached memories, in this order, with the chat's tail after them."""
+        """A cache over attached memories, in this order, with the chat's tail after them.
+
+        Raises:
+            ModelError: a memory was made by another model, recipe or policy.
+        """
+        for memory in (*memories, *([tail] if tail else ())):
+            if memory.shape != self.shape:
+                raise ModelError(f"a memory that {_foreign(memory.shape, self.shape)}: read its text again")
         return RegionCache(self.shape, memories, tail)
 
     def generate(
@@ -413,6 +422,14 @@ class Engine:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+def _foreign(theirs: MemoryShape, ours: MemoryShape) -> str:
+    """In what a memory of another engine differs, for a message."""
+    if theirs.recipe != ours.recipe:
+        return f"was made by recipe {theirs.recipe[:12] or 'unknown'}, not by this model's {ours.recipe[:12]}"
+    name = next(f.name for f in fields(ours) if f.compare and getattr(theirs, f.name) != getattr(ours, f.name))
+    return f"has {name} = {getattr(theirs, name)}, where this model has {getattr(ours, name)}"
+
+
 def _stop_ids(model, tokenizer) -> frozenset[int]:
     """End-of-sequence ids of the tokenizer and of the model's generation config."""
     configured = model.generation_config.eos_token_id
@@ -454,4 +471,6 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
     weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), known)
     vocabulary = checkpoint.fingerprint(checkpoint.tokenizer_files(folder), known)
     name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
-    return Engine(model, tokenizer, recipe, policy=settings.policy, name=name, weights=weights, vocabulary=vocabulary)
+    return Engine(
+        model, tokenizer, recipe, policy=policies.of(settings), name=name, weights=weights, vocabulary=vocabulary
+    )

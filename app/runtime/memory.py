@@ -247,8 +247,9 @@ class RegionMemory:
         Raises:
             ValueError: the bytes do not have the size that the state and this memory's shape ask for.
         """
-        slots, dropped, whole_from, merged = from_bytes(state[:32], torch.int64, (4,)).tolist()
-        levels = from_bytes(state[32 : 32 + 8 * merged], torch.int64, (merged,)).tolist()
+        merged = int(from_bytes(state[24:32], torch.int64, (1,)))
+        numbers = from_bytes(state[: 32 + 8 * merged], torch.int64, (4 + merged,)).tolist()
+        slots, dropped, whole_from, _, *levels = numbers
         if slots + dropped != len(token_ids):
             raise ValueError(f"a memory of {slots + dropped} tokens, expected {len(token_ids)}")
         size = self.shape.attention.group_tokens

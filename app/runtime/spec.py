@@ -7,6 +7,7 @@ from torch import Tensor
 from app.kernels.options import SelectionOptions
 from app.kernels.rope import rope_table
 from app.runtime.config import AttentionConfig
+from app.runtime.policies import Policy
 
 EVERYTHING = 1 << 62
 
@@ -17,18 +18,18 @@ class AttentionSpec:
 
     Attributes:
         inv_freq: [D/2] of the model's own rotary embedding; `rope_scaling` its attention scaling.
-        policy: `keep-all` scores regions, `streaming` takes the latest, `full` sees everything.
+        policy: what later tokens attend to.
     """
 
     attention: AttentionConfig
     inv_freq: Tensor
     rope_scaling: float
-    policy: str = "keep-all"
+    policy: Policy = field(default_factory=Policy)
     _table: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
 
     def budget_for(self, layer: int) -> int:
         """Tokens that a query of this layer may attend to."""
-        dense = self.policy == "full" or layer < self.attention.dense_layers
+        dense = self.policy.sees_all or layer < self.attention.dense_layers
         return EVERYTHING if dense else self.attention.budget_tokens
 
     def options(self, layer: int) -> SelectionOptions:

@@ -1,0 +1,236 @@
+"""Policies: each answers, and those that drop tokens keep to their promises."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from app.errors import ConfigError, ModelError
+from app.kernels.h2o import PRESETS, H2OOptions
+from app.runtime import policies
+from app.runtime.config import GenerationConfig
+from app.runtime.engine import Engine
+from app.runtime.memory import RegionMemory
+from app.runtime.policies import Bounded, H2O, Policy, memory_bytes
+from app.runtime.slots import Merging, merged_levels, pairs_to_merge
+from app.settings import H2O_PRESETS, POLICIES, Settings
+from tests import tiny
+
+HEAVY = H2OOptions(sinks=2, recent=8, block=4)
+GREEDY = GenerationConfig(max_new_tokens=40)
+
+
+class Small(Bounded):
+    """Bounded under a cap of so many bytes: megabytes are too many here."""
+
+    def compaction(self, shape):
+        group = shape.attention.group_tokens
+        slots = next(n for n in range(4096, 0, -group) if memory_bytes(shape, n) <= self.cap_mb)
+        return Merging(slots, group, self.options, spared_regions=2)
+
+
+CAP_BYTES = 80_000
+
+
+def engine(policy: str | Policy) -> Engine:
+    if policy == "h2o":
+        policy = H2O(HEAVY)
+    elif policy == "bounded":
+        policy = Small(CAP_BYTES, HEAVY)
+    return tiny.engine(policy=policy)
+
+
+def state(memory: RegionMemory) -> str:
+    """Digest of all that a memory holds."""
+    digest = hashlib.sha256(memory.export_state())
+    for group in range(memory.groups):
+        index, kv = memory.export_group(group)
+        digest.update(index + b"".join(kv))
+    return digest.hexdigest()
+
+
+def test_the_names_are_those_of_the_settings():
+    assert tuple(policies.KINDS) == POLICIES and tuple(PRESETS) == H2O_PRESETS
+    assert all(kind.name == name for name, kind in policies.KINDS.items())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_reads_and_answers(name):
+    made = engine(name)
+    memory = made.read(tiny.token_ids(400))
+    assert memory.tokens == 400 and sum(memory.counts().values()) == 400
+    cache = made.open_chat([memory])
+    answer = list(made.generate(cache, tiny.token_ids(30, seed=1)[1:], GREEDY))
+    assert answer and cache.counts()["tokens_kept"] > 0
+    assert sum(cache.counts().values()) == 400 + cache.tail.tokens
+    again = made.open_chat([made.read(tiny.token_ids(400))])
+    assert list(made.generate(again, tiny.token_ids(30, seed=1)[1:], GREEDY)) == answer
+
+
+def test_recipes_differ_by_policy_and_by_its_options():
+    kinds = [*POLICIES, H2O(replace(HEAVY, score="decay")), Small(CAP_BYTES + 1, HEAVY)]
+    assert len({engine(kind).recipe for kind in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize("options", [HEAVY, replace(HEAVY, rows="all"), replace(HEAVY, score="decay")])
+def test_h2o_with_room_for_the_text_equals_full_attention(options):
+    ids = tiny.token_ids(64)
+    expected = tiny.engine(policy="full").log_probs(ids)
+    torch.testing.assert_close(tiny.engine(policy=H2O(options)).log_probs(ids), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["h2o", "bounded"])
+def test_no_step_exceeds_what_is_allowed(name, monkeypatch):
+    made = engine(name)
+    most, held, append = made.shape.compaction.most_slots, [], RegionMemory.append
+
+    def watched(memory, layer, keys, values):
+        append(memory, layer, keys, values)
+        held.append((max(memory.filled), memory.size_bytes))
+
+    monkeypatch.setattr(RegionMemory, "append", watched)
+    memory = made.read(tiny.token_ids(700))
+    cache = made.open_chat([memory])
+    list(made.generate(cache, tiny.token_ids(90, seed=1)[1:], replace(GREEDY, max_new_tokens=60)))
+    alone = made.open_chat()
+    list(made.generate(alone, tiny.token_ids(300, seed=1), replace(GREEDY, max_new_tokens=100)))
+    assert max(slots for slots, _ in held) <= most
+    assert len(held) > 2 * 100
+    if name == "h2o":
+        assert most == made.budget_tokens
+    else:
+        assert max(size for _, size in held) <= CAP_BYTES
+
+
+@pytest.mark.parametrize("name", ["h2o", "bounded"])
+@pytest.mark.parametrize("score", ["mean", "sum", "decay"])
+def test_what_is_kept_does_not_depend_on_later_tokens(name, score):
+    options = replace(HEAVY, score=score)
+    made = tiny.engine(policy=H2O(options) if name == "h2o" else Small(CAP_BYTES, options))
+    ids, other = tiny.token_ids(600), [*tiny.token_ids(600)[:480], *tiny.token_ids(120, seed=9)]
+    short = made.read(ids[:480])
+    assert short.dropped > 0
+    one, two = made.log_probs(ids), made.log_probs(other)
+    assert torch.equal(one[:479], two[:479])
+    kept = []
+    for text in (ids, other):
+        memory = RegionMemory(made.shape)
+        cache = made.open_chat(tail=memory)
+        for _ in made._run(cache, text[:480], None):
+            pass
+        kept.append(state(memory))
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("name", ["h2o", "bounded"])
+def test_the_size_of_segments_changes_nothing(name):
+    small, large = engine(name), engine(name)
+    small.segment_tokens = small.most_segment_tokens = 16
+    large.segment_tokens = large.most_segment_tokens = 512
+    ids = tiny.token_ids(500)
+    assert state(small.read(ids)) == state(large.read(ids))
+
+
+@pytest.mark.parametrize("name", ["h2o", "bounded"])
+def test_a_memory_that_was_stored_is_the_same(name):
+    made = engine(name)
+    memory = made.read(tiny.token_ids(700))
+    groups = [memory.export_group(group) for group in range(memory.groups)]
+    twin = RegionMemory(made.shape)
+    twin.import_slots(memory.token_ids, memory.export_state(), groups)
+    twin.freeze()
+    assert state(twin) == state(memory) and twin.counts() == memory.counts() and twin.levels == memory.levels
+    question = tiny.token_ids(25, seed=2)[1:]
+    answers = [list(made.generate(made.open_chat([m]), question, GREEDY)) for m in (memory, twin)]
+    assert answers[0] == answers[1]
+    with pytest.raises(ValueError, match="expected 699"):
+        RegionMemory(made.shape).import_slots(memory.token_ids[1:], memory.export_state(), groups)
+
+
+@pytest.mark.parametrize("name", ["h2o", "bounded"])
+def test_slots_know_where_they_come_from(name):
+    """The first layer's keys depend on the token alone: each slot's key is that of the token it says it is."""
+    made = engine(name)
+    ids = tiny.token_ids(700)
+    memory, whole = made.read(ids), tiny.engine().read(ids)
+    origins = memory.origins[0][:, : memory.slots].long()
+    assert (origins.diff(dim=1) > 0).all() and origins[:, :2].tolist() == [[0, 1]] * 2
+    assert origins[:, -8:].tolist() == [list(range(692, 700))] * 2
+    keys = whole.pages.rows(0, 0, 700)[0]
+    expected = torch.stack([keys[head, origins[head]] for head in range(2)])
+    torch.testing.assert_close(memory.pages.rows(0, 0, memory.slots)[0], expected)
+    stretches = memory.stretches()
+    assert len(stretches) == memory.regions and all(0 <= start < end <= 700 for start, end in stretches)
+    assert stretches[-1][1] >= 690 and sorted(stretches) == stretches or name == "h2o"
+
+
+def test_bounded_merges_again_and_again():
+    made = engine("bounded")
+    memory = made.read(tiny.token_ids(3000))
+    counts = memory.counts()
+    assert max(memory.levels) >= 3 and memory.size_bytes <= CAP_BYTES
+    assert counts["tokens_compressed"] > 0 and counts["tokens_evicted"] == 3000 - memory.slots
+    assert len(memory.token_ids) == 3000
+
+
+def test_which_regions_are_merged():
+    assert pairs_to_merge([0, 0, 0, 0, 0], 9) == [0, 2]
+    assert pairs_to_merge([2, 1, 0, 0, 1, 0, 0], 9) == [2, 5]
+    assert pairs_to_merge([2, 1, 0, 0, 1, 0, 0], 1) == [2]
+    assert pairs_to_merge([1, 0, 1, 1], 9) == [0, 2]
+    assert merged_levels([2, 1, 0, 0, 1, 0, 0], [2, 5]) == [2, 1, 1, 1, 1]
+
+
+def test_mass_is_summed_over_the_heads_that_share_keys():
+    """Every query row gives 1 in all: 2 heads per KV head, the last 8 rows of each group of 16."""
+    made = engine("h2o")
+    memory = made.read(tiny.token_ids(48))
+    torch.testing.assert_close(memory.mass[0][:, :48].sum(-1), torch.tensor([48.0, 48.0]), atol=1e-3, rtol=0)
+    assert memory.exposure[0][0, :48:16].tolist() == [48, 32, 16] and memory.exposure[0][0, 47] == 2
+    exact = tiny.engine(policy=H2O(replace(HEAVY, rows="all"))).read(tiny.token_ids(48))
+    torch.testing.assert_close(exact.mass[0][:, :48].sum(-1), torch.tensor([96.0, 96.0]), atol=1e-3, rtol=0)
+    assert exact.exposure[1][1, :48].tolist() == [2.0 * (48 - i) for i in range(48)]
+
+
+def test_going_back_before_something_was_dropped_forgets_all():
+    made = engine("h2o")
+    cache = made.open_chat()
+    for _ in made._run(cache, tiny.token_ids(100), None):
+        pass
+    assert cache.tail.whole_from == 96
+    cache.tail.truncate(98)
+    assert cache.tail.tokens == 98 and len(cache.tail.token_ids) == 98
+    cache.tail.truncate(90)
+    assert cache.tail.tokens == 0 and cache.tail.token_ids == [] and cache.counts()["tokens_evicted"] == 0
+    list(made.generate(cache, tiny.token_ids(100), GREEDY))
+
+
+def test_more_tokens_at_once_than_a_stretch_are_refused():
+    made = engine("h2o")
+    with pytest.raises(ValueError, match="100 tokens at once"):
+        made._forward(made.open_chat(), tiny.token_ids(100))
+
+
+def test_bad_configurations_are_refused_by_name():
+    with pytest.raises(ConfigError, match="policy 'magic': not known; choose one of keep-all, bounded"):
+        tiny.engine(policy="magic")
+    with pytest.raises(ConfigError, match="budget_tokens = 64: policy h2o needs at least 84: 4 sinks"):
+        tiny.engine(policy="h2o")
+    with pytest.raises(ConfigError, match="--h2o best: not known"):
+        policies.named("h2o", h2o="best")
+    with pytest.raises(ConfigError, match="--memory-cap 0"):
+        Settings(memory_cap_mb=0)
+    with pytest.raises(ConfigError, match="--memory-cap 1: too few MB for a budget of 4096 tokens; give at least 3"):
+        tiny.engine(replace(tiny.SMALL, budget_tokens=4096, region_tokens=64), policy=Bounded(1))
+    assert policies.of(Settings(policy="bounded", h2o="decay", memory_cap_mb=7)) == Bounded(7, PRESETS["decay"])
+
+
+def test_memories_of_other_engines_are_refused():
+    made = tiny.engine()
+    with pytest.raises(ModelError, match="was made by recipe"):
+        made.open_chat([engine("streaming").read(tiny.token_ids(20))])
+    foreign = made.read(tiny.token_ids(20))
+    foreign.shape = replace(foreign.shape, head_dim=4)
+    with pytest.raises(ModelError, match="has head_dim = 4, where this model has 8"):
+        made.open_chat([foreign])
