@@ -99,7 +99,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--per-pair", type=int, default=20, help="facts in both together (20)")
     args = parser.parse_args(argv)
     if args.quick:
-        args.tokens, args.pairs, args.per_pair = 700, 2, 2
+        args.tokens, args.pairs, args.per_pair = 700, 1, 2
     return args
 
 

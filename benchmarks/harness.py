@@ -25,6 +25,7 @@ from benchmarks import machine
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
+    from app.runtime.policies import Policy
 
 RESULTS = Path(__file__).parent / "results"
 READ_TOKENS_PER_S = 2600  # one core, 5 M parameters
@@ -84,22 +85,26 @@ def flags(description: str, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def engine(args: argparse.Namespace, policy: str = "keep-all", settings: Values | None = None, **attention) -> "Engine":
+def engine(
+    args: argparse.Namespace, policy: "str | Policy" = "keep-all", settings: Values | None = None, **attention: Any
+) -> "Engine":
     """The model under a policy.
 
     Args:
+        policy: one of the product by name, or one of our own.
         settings: more fields of Settings.
         attention: changes to the checkpoint's attention recipe, by the names of AttentionConfig.
     """
     from app.runtime.engine import load_engine
 
-    values = {"model": args.model, "device": args.device, "threads": args.threads, "policy": policy}
-    chosen = fill(Settings, environment={}, flags=values | (settings or {}))
-    return _variant(chosen, attention) if attention else load_engine(chosen)
+    values = {"model": args.model, "device": args.device, "threads": args.threads, **(settings or {})}
+    if attention or not isinstance(policy, str):
+        return _variant(fill(Settings, environment={}, flags=values), policy, attention)
+    return load_engine(fill(Settings, environment={}, flags=values | {"policy": policy}))
 
 
-def _variant(settings: Settings, attention: Mapping[str, Any]) -> "Engine":
-    """An engine whose attention recipe is not the checkpoint's."""
+def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str, Any]) -> "Engine":
+    """An engine whose attention recipe is not the checkpoint's, or whose policy has no name."""
     import torch
     from transformers import AutoTokenizer
 
@@ -113,7 +118,7 @@ def _variant(settings: Settings, attention: Mapping[str, Any]) -> "Engine":
     torch.set_num_threads(settings.threads or 1)
     model = checkpoint.load_model(folder, settings, device, checkpoint.pick_dtype(device))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Engine(model, tokenizer, recipe, policy=settings.policy, name=folder.name, weights=weights(folder))
+    return Engine(model, tokenizer, recipe, policy=policy, name=folder.name, weights=weights(folder))
 
 
 def trained_tokens(args: argparse.Namespace) -> int:

@@ -51,6 +51,9 @@ def variants() -> dict[str, Variant]:
         "plain-mean": Variant(attention={"query_sub": 64, "key_sub": 64, "coarse_sub": 64}),
         "max-max": Variant(attention={"candidates": EXACT}),
         "minmax": Variant(attention={"score": "minmax"}),
+        "infllm": Variant("infllm"),
+        "int8": Variant(settings={"kv_codec": "int8"}),
+        "int4": Variant(settings={"kv_codec": "int4"}),
     }
 
 
@@ -121,7 +124,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.file = (args.file or sorted((machine.ROOT / "samples").glob("*.txt")))[: args.books]
     if args.quick:
-        args.tokens, args.questions, args.counted = 1000, 2, 40
+        args.tokens, args.questions, args.counted = 1000, 1, 40
     return args
 
 
