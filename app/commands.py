@@ -31,7 +31,7 @@ Every command takes --help. Everywhere:
   --model FOLDER|ID     checkpoint (default: the small one that ships)
   --adapter FOLDER      LoRA adapter, merged at load
   --download            allow fetching the model from the hub; nothing else leaves this computer
-  --policy NAME         what later tokens attend to: keep-all, streaming, full
+  --policy NAME         what later tokens attend to: keep-all, bounded, h2o, streaming, infllm, full
   --kv-codec NAME       how memories are kept: raw, int8, int4
   --device auto|cpu|cuda
   --threads N           CPU threads of the model

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from app.cli import evidence, keeping, library, measure, service, talk
 from app.commands import COMMANDS
 from app.errors import ConfigError
-from app.settings import KV_CODECS, POLICIES
+from app.settings import H2O_PRESETS, KV_CODECS, POLICIES
 
 # flag, its name in Settings, what it says
 SETTINGS = (
@@ -17,6 +17,8 @@ SETTINGS = (
     ("--adapter", "adapter", {"metavar": "FOLDER", "help": "LoRA adapter, merged at load"}),
     ("--download", "download", {"action": "store_true", "help": "allow fetching the model from the hub"}),
     ("--policy", "policy", {"metavar": "NAME", "help": f"what later tokens attend to: {', '.join(POLICIES)}"}),
+    ("--h2o", "h2o", {"metavar": "NAME", "help": f"which tokens h2o and bounded keep: {', '.join(H2O_PRESETS)}"}),
+    ("--memory-cap", "memory_cap_mb", {"metavar": "MB", "type": int, "help": "what a text may take under bounded"}),
     ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": int, "help": "tokens one query may attend to"}),
     ("--kv-codec", "kv_codec", {"metavar": "NAME", "help": f"how memories are kept: {', '.join(KV_CODECS)}"}),
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),

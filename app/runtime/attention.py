@@ -10,6 +10,7 @@ from torch import Tensor
 
 from app.kernels.h2o import attention_mass, causal_mass
 from app.kernels.ms_attn import ms_attention
+from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
 from app.runtime.selection import gather, select
@@ -66,6 +67,8 @@ def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale
     start = end - q.shape[1]
     if q.shape[1] == 1:
         return _decode(spec, cache, layer, q, scale)
+    if spec.policy.local_keys:
+        _find_by_local_keys(spec, cache, layer, q, start, scale)
     group = spec.attention.group_tokens
     dense_end = min(max(start, spec.budget_for(layer) - cache.base_tokens), end)
     pieces = [_dense(spec, cache, layer, q[:, : dense_end - start], start, scale)] if dense_end > start else []
@@ -78,6 +81,24 @@ def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale
         pieces.append(_groups(spec, cache, layer, q[:, place - start : stop - start], place, scale))
         place = stop
     return torch.cat(pieces, dim=1)
+
+
+def _find_by_local_keys(
+    spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start: int, scale: float
+) -> None:
+    """Summarise regions of whole groups among the newest tokens by the keys that local attention favours (InfLLM).
+
+    Args:
+        q: [Hq, T, D] raw queries of the tail's tokens from `start` on.
+    """
+    size, region, tail = spec.attention.group_tokens, spec.attention.region_tokens, cache.tail
+    first, end = -(-start // size) * size, (start + q.shape[1]) // size * size
+    if first < end:
+        keys = tail.pages.rows(layer, first, end)[0].to(q.dtype)
+        cos, sin = spec.rope(size, q)
+        means = local_representatives(q[:, first - start : end - start], keys, cos, sin, scale, spec.options(layer))
+        fine = tail.index.means["fine"][layer]
+        fine[:, first // region : end // region] = means[:, :, 0].to(fine.dtype)
 
 
 def _dense(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start: int, scale: float) -> Tensor:

@@ -35,7 +35,8 @@ class AttentionSpec:
     def options(self, layer: int) -> SelectionOptions:
         """What the oracle needs to know."""
         values = {f.name: getattr(self.attention, f.name) for f in fields(SelectionOptions)}
-        return SelectionOptions(**{**values, "budget_tokens": self.budget_for(layer)})
+        score = "infllm" if self.policy.local_keys else values["score"]
+        return SelectionOptions(**{**values, "budget_tokens": self.budget_for(layer), "score": score})
 
     def first_near(self, firsts: Tensor) -> Tensor:
         """First of the regions that are attended because they are near, of groups whose own ones begin at `firsts`."""

@@ -234,3 +234,23 @@ def test_memories_of_other_engines_are_refused():
     foreign.shape = replace(foreign.shape, head_dim=4)
     with pytest.raises(ModelError, match="has head_dim = 4, where this model has 8"):
         made.open_chat([foreign])
+
+
+def test_infllm_finds_regions_by_the_keys_that_local_attention_favours():
+    """The path with a cache equals the oracle, and blocks are not found by their plain means."""
+    made = tiny.engine(policy="infllm")
+    a = made.spec.attention
+    assert (a.region_tokens, a.group_tokens, a.budget_tokens, a.local_regions) == (8, 32, 64, 2)
+    ids = tiny.token_ids(320)
+    oracle = made.model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
+    torch.testing.assert_close(made._forward(made.open_chat(), ids), oracle, atol=1e-5, rtol=1e-5)
+    memory = made.read(ids)
+    plain = memory.pages.rows(0, 0, 320)[0].unflatten(1, (-1, 8)).mean(2)
+    assert not torch.allclose(memory.index.means["fine"][0][:, :40], plain, atol=1e-3)
+
+
+def test_infllm_has_the_sizes_of_the_original_where_there_is_room():
+    wide = policies.InfLLM().attention(replace(tiny.SMALL, budget_tokens=8192, region_tokens=64))
+    assert (wide.region_tokens, wide.group_tokens, wide.sink_regions * wide.region_tokens) == (128, 512, 128)
+    assert (wide.positions, wide.heads, wide.combine) == ("one_distance", "shared", "raw_sum")
+    assert wide.score_angle == wide.local_regions * 128 - 1 < wide.budget_tokens // 2
