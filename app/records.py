@@ -259,6 +259,18 @@ class Removal:
         """By how much the answer's log-probability falls without the passage."""
         return sum(self.before) - sum(self.after)
 
+    @property
+    def words(self) -> str:
+        """What was found, for the user."""
+        text = f"Without this passage the answer's log-probability {_change(self.fall)} nats"
+        if self.control is None:
+            return f"{text}."
+        return f"{text}; without another of this size it {_change(self.control)} (median of {self.controls})."
+
+
+def _change(fall: float) -> str:
+    return f"{'rises' if fall < 0 else 'falls'} by {abs(fall):.2f}"
+
 
 @dataclass(frozen=True)
 class ModelState:

@@ -12,7 +12,7 @@ LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
 
 @dataclass(frozen=True)
 class Attached:
-    """One memory attached to a chat: where it comes from and which regions of the cache it fills."""
+    """One memory attached to a chat: where it comes from and which regions its text has among all that is attached."""
 
     document: DocumentInfo
     number: int

@@ -124,12 +124,13 @@ class Reader:
         return read
 
     def attached(self, documents: Sequence[ReadDocument]) -> list[Attached]:
-        """Which regions of a cache over these documents' memories belong to which text."""
-        found, first = [], 0
+        """Which regions of the documents' texts, all of them numbered on, belong to which text."""
+        found, first, size = [], 0, self.engine.shape.attention.region_tokens
         for document in documents:
-            for number, (text, memory) in enumerate(zip(document.texts, document.memories, strict=True)):
-                found.append(Attached(document.document, number, text, first, memory.regions))
-                first += memory.regions
+            for number, text in enumerate(document.texts):
+                regions = -(-len(text.token_ids) // size)
+                found.append(Attached(document.document, number, text, first, regions))
+                first += regions
         return found
 
     def put_groups(self, keys: Sequence[str], memory: RegionMemory, groups: Sequence[int]) -> None:

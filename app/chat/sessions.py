@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from app.chat import citations
 from app.chat.focus import Sight, look
-from app.errors import StoreError
+from app.errors import InputError, StoreError
 from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
 from app.records import AnswerStats, Delta, Done, Evidence, Look, Message, Reading, Tail
@@ -123,10 +123,15 @@ class Sessions:
         """Let the session's answers see no more than this, and none of these passages.
 
         Raises:
-            InputError: a place or passage that is not in the attached documents.
+            InputError: a place or passage that is not in the attached documents, or memories that mix places.
         """
         hidden = [*items, *([self.store.evidence(sight.without)[0]] if sight.without else ())]
         attached, size = self.reader.attached(session.documents), session.cache.shape.attention.region_tokens
+        if (sight or hidden) and self.engine.shape.compaction:
+            raise InputError(
+                f"focus, mute and hidden passages need memories that keep every token, and policy {self.engine.policy} "
+                "drops some; start with --policy keep-all"
+            )
         session.sight, session.visible = look(sight, hidden, attached, self.store.parts, size)
         session.cache.allow(session.visible)
 

@@ -42,13 +42,7 @@ def _removed(session: Session, passage: Evidence, chat: str, found: Removal) -> 
         ],
     }
     lines = [f"{passage.title}, {passage.label} ({passage.weight:.0%} of the attention)", passage.text, ""]
-    lines.append(
-        f"Log-probability of the answer: {sum(found.before):.2f} nats, without this passage {sum(found.after):.2f}: "
-        f"it falls by {found.fall:.2f}."
-    )
-    if found.control is not None:
-        lines.append(f"Without another passage of this size it falls by {found.control:.2f} (median of "
-                     f"{found.controls}).")  # fmt: skip
+    lines.append(f"The answer's log-probability is {sum(found.before):.2f} nats. {found.words}")
     session.out.result(values, "\n".join(lines))
 
 

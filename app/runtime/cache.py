@@ -5,6 +5,7 @@ instead of tensors (docs/algorithm.md, the three seams).
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class RegionCache(Cache):
         memories: frozen memories, in the order their texts are seen.
         tail: memory of everything after them.
         allowed: [regions of the memories] bool, False for muted ones; None when all may be seen.
-        evidence: where the answer that is generated, or was generated last, looked in the memories.
+        evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
     """
 
     def __init__(
@@ -98,8 +99,12 @@ class RegionCache(Cache):
 
     def watch(self) -> AnswerEvidence:
         """Gather evidence of an answer from now on."""
-        firsts = [first for first, memory in zip(self.offsets, self.memories, strict=True) if memory.regions]
-        self.evidence = AnswerEvidence(self._lengths, firsts, SINK_TOKENS)
+        size = self.shape.attention.region_tokens
+        starts = [torch.arange(0, memory.tokens, size, device=self.shape.device) for memory in self.memories]
+        lengths = [(m.tokens - start).clamp(max=size) for m, start in zip(self.memories, starts, strict=True)]
+        self._text_firsts = [0, *accumulate(map(len, starts))]  # of each text, in regions
+        firsts = [first for first, start in zip(self._text_firsts, starts, strict=False) if len(start)]
+        self.evidence = AnswerEvidence(torch.cat([self._lengths[:0], *lengths]), firsts, SINK_TOKENS)
         return self.evidence
 
     def fork(self) -> "RegionCache":
@@ -148,6 +153,23 @@ class RegionCache(Cache):
         far = min(self.base_regions, newest - attention.local_regions)
         return far if far > 1 else self.base_regions
 
+    def _witness(self, evidence: AnswerEvidence, layer: int, regions: Tensor, mass: Tensor) -> None:
+        """Tell which regions of the texts received mass: where tokens were dropped, those that the slots came from."""
+        far = regions < self._far_regions(layer)
+        if not any(memory.dropped for memory in self.memories):
+            evidence.add(regions[far], mass[far])
+            return
+        size = self.shape.attention.region_tokens
+        for (first, end, memory), text in zip(self.stores()[:-1], self._text_firsts, strict=False):
+            head, slot = (far & (regions >= first) & (regions < end)).nonzero(as_tuple=True)
+            rows = ((regions[head, slot] - first) * size)[:, None] + torch.arange(size, device=regions.device)
+            held = rows < memory.slots
+            rows = rows.clamp(max=memory.slots - 1)
+            places = rows if memory.origins is None else memory.origins[layer][head[:, None], rows].long()
+            evidence.add_tokens(
+                (text + places // size).flatten(), places.flatten(), (mass[head, slot] * held).flatten()
+            )
+
     def observe(self, layer: int, regions: Tensor, mass: Tensor, rows: int, steps: int) -> None:
         """Record attention mass: as evidence, and for H2O in the tail.
 
@@ -156,8 +178,7 @@ class RegionCache(Cache):
             mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries, `steps`).
         """
         if self.evidence is not None:
-            far = regions < self._far_regions(layer)
-            self.evidence.add(regions[far], mass[far])
+            self._witness(self.evidence, layer, regions, mass)
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
         tail, size = self.tail, self.shape.attention.region_tokens
         places = own[0] * (tail.mass[layer].shape[1] // size) + regions[own] - self.base_regions

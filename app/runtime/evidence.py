@@ -12,16 +12,16 @@ class AnswerEvidence:
     """Gathers while an answer is generated.
 
     Attributes:
-        density: [R] float32, mass per token of each region of the memories, summed over the answer's tokens, heads and
-            layers. The sinks, the first tokens of every memory, are left out.
+        density: [R] float32, mass per token of each region of the memories' texts, summed over the answer's tokens,
+            heads and layers. The sinks, the first tokens of every text, are left out.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
         """
         Args:
-            lengths: [R] tokens of each region of the memories.
-            firsts: the regions with which memories begin.
-            sinks: tokens at the beginning of a memory that do not count.
+            lengths: [R] tokens of each region of the memories' texts, whether they are still held or not.
+            firsts: the regions with which texts begin.
+            sinks: tokens at the beginning of a text that do not count.
         """
         begins = torch.zeros(len(lengths), dtype=torch.bool, device=lengths.device)
         begins[list(firsts)] = True
@@ -40,6 +40,10 @@ class AnswerEvidence:
         """
         sinks = mass[:, : self._sinks].sum(-1) * self._begins[regions]
         self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
+
+    def add_tokens(self, regions: Tensor, places: Tensor, mass: Tensor) -> None:
+        """The same for single tokens, which may come from anywhere: [N] regions, places in their texts, and mass."""
+        self._step.index_add_(0, regions, mass.float() * (places >= self._sinks))
 
     def take(self) -> None:
         """The next token is part of the answer: what was counted since the last one belongs to it."""

@@ -115,10 +115,7 @@ def removal(found: Removal) -> str:
         f'<span class="lt-rest" style="--f:{min(1.0, max(0.0, share)):.2f}">{escape(text)}</span>'
         for text, share in zip(found.pieces, lost, strict=True)
     )
-    fall = f"Without this passage the answer's log-probability falls by <b>{found.fall:.2f} nats</b>"
-    if found.control is not None:
-        fall += f", without another of this size by {found.control:.2f}"
-    return f'<p class="lt-fall">{fall}.</p><div class="lt-prose lt-given">{words}</div>'
+    return f'<p class="lt-fall">{escape(found.words)}</p><div class="lt-prose lt-given">{words}</div>'
 
 
 def comparison(body: str, facts: str = "") -> str:

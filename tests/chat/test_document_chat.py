@@ -2,10 +2,12 @@
 
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 
 from app.chat import DocumentChat
+from app.chat.focus import Sight
 from app.errors import BusyError, CancelledError, InputError, LecternError, ModelError, NotFoundError, StoreError
 from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
@@ -305,6 +307,17 @@ def test_removal_keeps_what_the_answer_could_not_see(open_chat, tmp_path, monkey
     without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
     assert {item.document for item in without.evidence} <= {two.id}
     assert (without.stats.mute, without.stats.without) == (("aa",), done.evidence[0].id)
+
+
+def test_what_drops_tokens_cannot_be_muted(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    sessions = chat._sessions()
+    monkeypatch.setattr(chat.engine(), "shape", replace(chat.engine().shape, compaction=object()))
+    with pytest.raises(InputError, match="policy keep-all drops some"):
+        sessions.see(sessions.session, Sight(mute=("book",)))
+    sessions.see(sessions.session, Sight())
 
 
 def test_removal_of_a_detached_document_is_refused(open_chat, tmp_path):

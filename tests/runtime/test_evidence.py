@@ -159,3 +159,34 @@ def test_pieces_spell_the_text():
     ids = engine.tokenizer("Grüße, plain words", add_special_tokens=False)["input_ids"]
     pieces = engine.pieces(ids)
     assert len(pieces) == len(ids) and pieces[0] == "G" and pieces[-1] == "s"
+
+
+def test_evidence_of_dropped_tokens_stands_where_they_came_from():
+    """What is held of a long text is mapped back token by token; the mass is that of the slots, none of it lost."""
+    engine = tiny.engine()
+    text = tiny.token_ids(LONG)
+    memory = engine.read(text)
+    sparse = engine.read(text[:64])  # shorter, with slots that came from all over the long one
+    sparse.origins, sparse.dropped = [], LONG - 64
+    for _ in range(engine.shape.layers):
+        places = torch.stack([torch.arange(64) * 4 + head for head in range(engine.shape.kv_heads)])
+        places[:, :SINK_TOKENS] = torch.arange(SINK_TOKENS)
+        sparse.origins.append(places.int())
+    cache = engine.open_chat([memory, sparse])
+    engine._forward(cache, TURN * 4)
+    evidence = cache.watch()
+    assert len(evidence.density) == 2 * memory.regions
+    regions = torch.tensor([[0, memory.regions, memory.regions + 3]] * engine.shape.kv_heads)
+    mass = torch.arange(1.0, 1 + regions.numel() * REGION).view(*regions.shape, REGION)
+    cache.observe(0, regions, mass, rows=1, steps=1)
+    evidence.take()
+    expected = torch.zeros(2 * memory.regions)
+    expected[0] = mass[:, 0, SINK_TOKENS:].sum() / (REGION - SINK_TOKENS)
+    for head in range(engine.shape.kv_heads):
+        for column, first in ((1, 0), (2, 24)):
+            for i in range(REGION):
+                place = int(sparse.origins[0][head, first + i])
+                if place >= SINK_TOKENS:
+                    length = REGION - SINK_TOKENS if place < REGION else REGION
+                    expected[memory.regions + place // REGION] += mass[head, column, i] / length
+    torch.testing.assert_close(evidence.density, expected)

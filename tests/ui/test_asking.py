@@ -185,7 +185,7 @@ def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None
     assert chat.asked[-1]["generation"] == warm
     assert "Testing the answer" in shown[0] and "Answering without" in shown[1]
     assert "the answer changes" in shown[-1] and "100 tokens reused, 9 read" in shown[-1]
-    assert "falls by <b>3.25 nats</b>, without another of this size by 0.12." in shown[-1]
+    assert "falls by 3.25 nats; without another of this size it falls by 0.12 (median of 5)." in shown[-1]
     assert len(chat.messages("c1")) == 2
     assert "not known" in list(asking.without(chat, "e99-1"))[-1]
 

@@ -72,9 +72,12 @@ def test_turn_target_is_read_back() -> None:
 
 
 def test_removal_marks_the_words_that_rest_on_the_passage() -> None:
-    found = Removal("e2-1", ("Yes", " <b>"), (-0.1, -0.2), (-0.05, -1.7), 0.25, 5)
+    found = Removal("e2-1", ("Yes", " <b>"), (-0.1, -0.2), (-0.05, -1.7), -0.25, 5)
     html = viewer.removal(found)
     assert [float(share) for share in re.findall(r"--f:([0-9.]+)", html)] == [0.0, 0.5]
-    assert "falls by <b>1.45 nats</b>, without another of this size by 0.25." in html and " &lt;b&gt;" in html
+    assert (
+        "falls by 1.45 nats; without another of this size it rises by 0.25 (median of 5)." in html
+        and " &lt;b&gt;" in html
+    )
     alone = viewer.removal(Removal("e2-1", ("Yes",), (-0.1,), (-4.1,)))
-    assert "--f:1.00" in alone and "falls by <b>4.00 nats</b>." in alone
+    assert "--f:1.00" in alone and "falls by 4.00 nats.<" in alone
