@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from app.kernels.h2o import DECAY, scores
+from app.kernels.h2o import DECAY
 from app.runtime.index import RegionIndex
 from app.runtime.pages import KVPages
 from app.runtime.shape import MemoryShape, from_bytes, to_bytes
@@ -259,17 +259,3 @@ class RegionMemory:
             self._import_rows(min(size, slots - self.slots), index, kv)
         self.import_mass(state[32 + 8 * merged :])
         self.dropped, self.whole_from, self.levels, self.token_ids = dropped, whole_from, levels, list(token_ids)
-
-    def stretches(self) -> list[tuple[int, int]]:
-        """[start, end) of the text behind each region; of one that holds tokens from many places, the heaviest."""
-        size, tokens = self.shape.attention.region_tokens, self.tokens
-        if not self.origins or not self.dropped:
-            return [(i * size, min((i + 1) * size, tokens)) for i in range(self.regions)]
-        places = torch.cat(self.origins)[:, : self.slots].long().cpu() // size  # [layers * Hkv, S]
-        worth = scores(torch.cat(self.mass), torch.cat(self.exposure), "mean")[:, : self.slots].cpu() + 1e-6
-        found = []
-        for i in range(self.regions):
-            here = slice(i * size, (i + 1) * size)
-            place = int(torch.bincount(places[:, here].flatten(), worth[:, here].flatten()).argmax())
-            found.append((place * size, min((place + 1) * size, tokens)))
-        return found

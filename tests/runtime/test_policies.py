@@ -160,9 +160,6 @@ def test_slots_know_where_they_come_from(name):
     keys = whole.pages.rows(0, 0, 700)[0]
     expected = torch.stack([keys[head, origins[head]] for head in range(2)])
     torch.testing.assert_close(memory.pages.rows(0, 0, memory.slots)[0], expected)
-    stretches = memory.stretches()
-    assert len(stretches) == memory.regions and all(0 <= start < end <= 700 for start, end in stretches)
-    assert stretches[-1][1] >= 690 and sorted(stretches) == stretches or name == "h2o"
 
 
 def test_bounded_merges_again_and_again():
