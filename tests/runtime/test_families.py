@@ -128,8 +128,14 @@ def test_no_gradient_comes_from_the_future(family: str, with_cache: bool) -> Non
 
 
 def generate(engine: Engine, ids: list[int], cache: RegionCache) -> list[int]:
-    """What generate() of transformers adds; it runs what the cache does not hold yet."""
+    """What generate() of transformers adds; it runs what the cache does not hold yet.
+
+    A text beyond the budget is run but for its last token, as the engine does it: what is prefilled together selects
+    together.
+    """
     prompt = torch.tensor([ids])
+    if len(ids) > engine.budget_tokens:
+        engine.model(prompt[:, cache.get_seq_length() : -1], past_key_values=cache)
     with_answer = engine.model.generate(prompt, attention_mask=torch.ones_like(prompt), past_key_values=cache, **GREEDY)
     return with_answer[0, len(ids) :].tolist()
 
