@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SPAN = 1024  # nodes of a level that are clustered together
 CLUSTER = 16  # nodes of a cluster
 POWER_STEPS = 4
 SLACK = 0.5
+GROUPS_AT_ONCE = 4  # whose scores stay in a CPU's caches
 TreeKind = Literal["similar", "adjacent"]
 
 
@@ -133,6 +135,25 @@ def search(
         (numbers [G, Hkv, K] of fine means, scores [G, Hkv, K]), best first; K at most `found`. Where a group has fewer,
         the score is -inf.
     """
+    parts = [
+        _search(fine, levels, q, limit, skip, beam, found, slack)
+        for q, limit in zip(queries.split(GROUPS_AT_ONCE), limits.split(GROUPS_AT_ONCE), strict=True)
+    ]
+    width = max(numbers.shape[-1] for numbers, _ in parts)
+    numbers = torch.cat([F.pad(x, (0, width - x.shape[-1])) for x, _ in parts])
+    return numbers, torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("-inf")) for _, x in parts])
+
+
+def _search(
+    fine: Tensor,
+    levels: list[Level],
+    queries: Tensor,
+    limits: Tensor,
+    skip: int,
+    beam: int,
+    found: int,
+    slack: float,
+) -> tuple[Tensor, Tensor]:
     counts = [limits]
     while int(counts[-1].max()) >= SPAN and len(counts) <= len(levels):
         counts.append(sealed_nodes(counts[-1]))
@@ -175,13 +196,13 @@ def _node_scores(
 ) -> Tensor:
     """[G, Hkv, N] log of the largest vote that any row gives to each node; -inf where it is not valid."""
     rows = _take(nodes, numbers)  # [G, Hkv, N, D]
-    products = (rows @ queries.to(rows.dtype).transpose(-1, -2)).float()  # [G, Hkv, N, Q]
+    mask = torch.zeros(valid.shape, device=rows.device).masked_fill_(~valid, float("-inf"))
+    products = (queries.to(rows.dtype) @ rows.transpose(-1, -2)) + mask[:, :, None]  # [G, Hkv, Q, N], float32
     if radii is not None:
-        reach = _take(radii[..., None], numbers).float() * slack  # [G, Hkv, N, 1]
-        products = products + reach * queries.float().norm(dim=-1)[..., None, :]
-    products = products.masked_fill(~valid[..., None], float("-inf"))
-    votes = products - products.logsumexp(-2, keepdim=True)
-    return votes.amax(-1).nan_to_num(nan=float("-inf"), neginf=float("-inf"))
+        reach = _take(radii[..., None], numbers)[..., 0].float() * slack  # [G, Hkv, N]
+        products.addcmul_(queries.norm(dim=-1, keepdim=True).float(), reach[:, :, None])
+    votes = products.sub_(products.logsumexp(-1, keepdim=True)).amax(-2)
+    return votes.masked_fill_(~valid, float("-inf"))
 
 
 def candidate_regions(numbers: Tensor, scores: Tensor, per_region: int, count: int) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ def _best_scored(
         fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
         scores = region_scores(means.flatten(2, 3), fine.float())
         return best_regions(_totals(a, scores, eligible[:, None], means.shape[2:4]), count)
-    parts = [_coarse_candidates(cache, layer, means, eligible, count, searched)]
+    parts = [] if all(searched) else [_coarse_candidates(cache, layer, means, eligible, count, searched)]
     for tree, store in zip(searched, cache.stores(), strict=True):
         if tree:
             parts.append(_tree_candidates(cache, layer, means, eligible, count, store))
