@@ -97,6 +97,8 @@ def kill_once(home: Path, number: int, after_s: float, promises: Promises) -> st
         if process.stdout.readline().strip() != "ready":
             raise SystemExit(f"kill {number}: the worker did not start")
         time.sleep(after_s)
+        if process.poll() is not None:
+            raise SystemExit(f"kill {number}: the worker ended by itself, with {process.returncode}")
         process.kill()
         lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
     for line in lines:
