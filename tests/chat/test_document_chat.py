@@ -309,6 +309,20 @@ def test_removal_keeps_what_the_answer_could_not_see(open_chat, tmp_path, monkey
     assert (without.stats.mute, without.stats.without) == (("aa",), done.evidence[0].id)
 
 
+@pytest.mark.parametrize("policy", ["h2o", "bounded"])
+def test_evidence_where_tokens_were_dropped(open_chat, tmp_path, policy):
+    chat = open_chat(policy=policy, attention=replace(tiny.SMALL, budget_tokens=128))
+    one, two = chat.add_document(write(tmp_path, "aa.txt", 200)), chat.add_document(write(tmp_path, "bb.txt", 60))
+    done, _ = finish(chat.ask("who?", documents=[one.id, two.id], generation=SHORT))
+    stats, read = done.stats, chat.memory_line(done.chat).tokens
+    assert stats.tokens_kept + stats.tokens_compressed + stats.tokens_evicted == read
+    assert done.evidence and all(
+        0 <= region <= chat.document(item.document).tokens // 8 for item in done.evidence for _, region in item.regions
+    )
+    with pytest.raises(InputError, match=f"policy {policy} drops"):
+        finish(chat.ask("and?", chat=done.chat, mute=["aa"], generation=SHORT))
+
+
 def test_what_drops_tokens_cannot_be_muted(open_chat, tmp_path, monkeypatch):
     chat = open_chat()
     document = chat.add_document(write(tmp_path))
