@@ -26,6 +26,6 @@ class RandomRegions(Policy):
         return luck.masked_fill(~eligible[:, None], float("-inf"))
 
 
-def engine(args: argparse.Namespace, policy: str) -> "Engine":
+def engine(args: argparse.Namespace, policy: str, settings: harness.Values | None = None) -> "Engine":
     """The model under a policy of the product, or under a control."""
-    return harness.engine(args, RandomRegions(args.seed) if policy == RandomRegions.name else policy)
+    return harness.engine(args, RandomRegions(args.seed) if policy == RandomRegions.name else policy, settings)

@@ -3,7 +3,7 @@
     python benchmarks/needles.py --file BOOK --file BOOK
 
 One reading per policy and length holds the needles of all tasks, so that they also distract from each other. `full`
-sees everything and stops at 32K tokens.
+sees everything and stops at 32K tokens; `bounded` has room for a part of the longer texts.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STEPS = {"multi-key": 16, "key-value": 20, "uuid": 80, "multi-value": 32, "track
 def main(argv: list[str] | None = None) -> int:
     """Measure; nothing is measured when the engine does not predict as transformers does."""
     args = _arguments(argv)
-    names = ("file", "tasks", "lengths", "policies", "per_reading", "readings", "second", "seed", "device")
+    names = ("file", "tasks", "lengths", "policies", "per_reading", "readings", "second", "cap_mb", "seed", "device")
     benchmark = Benchmark(
         "needles",
         {name: getattr(args, name) for name in names},
@@ -64,7 +64,8 @@ def _measure(args: argparse.Namespace, policy: str, tokens: int) -> Values:
         seed=args.seed,
     )
     told = harness.progress(f"{policy}, {tokens:,} tokens")
-    values = needles.summary(list(needles.run(controls.engine(args, policy), config, on_progress=told)))
+    engine = controls.engine(args, policy, {"memory_cap_mb": args.cap_mb} if policy == "bounded" else None)
+    values = needles.summary(list(needles.run(engine, config, on_progress=told)))
     return {"policy": policy, "tokens": tokens, "rows": values["rows"], "misses": values["misses"]}
 
 
@@ -88,6 +89,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--readings", type=int, default=1, help="texts per policy and length (1)")
     parser.add_argument("--per-reading", type=int, default=6, help="questions per task and text (6)")
     parser.add_argument("--second", type=int, default=2, help="of those, followed by a second question (2)")
+    parser.add_argument("--cap-mb", type=int, default=64, help="memory of one text under `bounded`, in MB (64)")
     args = parser.parse_args(argv)
     if args.quick:
         args.lengths, args.policies, args.per_reading, args.second = (2000,), ["keep-all", "streaming"], 1, 1
