@@ -4,6 +4,7 @@ import getpass
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
@@ -12,10 +13,11 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.background import BackgroundTask
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -112,15 +114,12 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks") -> FastAPI:
             "busy": chat.busy(),
         }
 
-    @app.get("/chats/{chat_id}/export.md")
-    def export(chat_id: str) -> Response:
+    @app.get("/chats/{chat_id}/export.{form}")
+    def export(chat_id: str, form: Literal["md", "json", "lectern"]) -> Response:
         try:
-            text, title = chat.export_chat(chat_id), chat.chat(chat_id).title
+            return _export(chat, chat_id, form)
         except LecternError as error:
             return PlainTextResponse(str(error), status_code=404)
-        name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60] or "chat"
-        headers = {"Content-Disposition": f'attachment; filename="{name}.md"'}
-        return Response(text, media_type="text/markdown; charset=utf-8", headers=headers)
 
     @app.exception_handler(Exception)
     def unexpected(_request: Any, error: Exception) -> JSONResponse:
@@ -195,6 +194,23 @@ def _server(app: FastAPI, ready: Callable[[], None], ending: Callable[[], None])
 
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     return Server(config)
+
+
+def _export(chat: "DocumentChat", chat_id: str, form: str) -> Response:
+    """A chat as a download. One with its memory goes through a file, which is deleted when it was sent."""
+    title = chat.chat(chat_id).title
+    name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60] or "chat"
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
+    if form == "md":
+        return Response(chat.export_chat(chat_id), media_type="text/markdown; charset=utf-8", headers=headers)
+    if form == "json":
+        return Response(chat.export_json(chat_id), media_type="application/json", headers=headers)
+    folder = chat.settings.folder / "exports"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{secrets.token_hex(8)}.lectern"
+    chat.export_file(chat_id, path)
+    delete = BackgroundTask(path.unlink, missing_ok=True)
+    return FileResponse(path, media_type="application/octet-stream", headers=headers, background=delete)
 
 
 @contextmanager

@@ -105,7 +105,13 @@ def test_chat_is_exported(client: TestClient, chat: FakeDocumentChat) -> None:
     answer = client.get(f"/chats/{key}/export.md")
     assert answer.headers["content-disposition"] == 'attachment; filename="o-est-la-cl-x-y.md"'
     assert "Où est la clé?" in answer.text
+    for form in ("json", "lectern"):
+        answer = client.get(f"/chats/{key}/export.{form}")
+        assert answer.headers["content-disposition"] == f'attachment; filename="o-est-la-cl-x-y.{form}"'
+        assert answer.json()["title"].startswith("Où est la clé?")
+    assert list((chat.settings.folder / "exports").iterdir()) == []
     assert client.get("/chats/nobody/export.md").status_code == 404
+    assert client.get(f"/chats/{key}/export.exe").status_code == 422
 
 
 def test_first_free_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from app.chat.focus import Sight
 from app.runtime.config import GenerationConfig
-from app.ui import actions, asking, format, viewer
+from app.ui import actions, asking, branching, format, viewer
 from app.ui.asking import View
 
 if TYPE_CHECKING:
@@ -268,6 +268,9 @@ def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: C
     def retry(_id: str, chat_id: str | None, _picked: list[str], *settings: Any) -> Iterator[Any]:
         yield from stream(asking.again(chat, chat_id, *_settings(*settings)))
 
+    def edit(answer: str, text: str, chat_id: str | None, _picked: list[str], *settings: Any) -> Iterator[Any]:
+        yield from stream(branching.edit(chat, chat_id, answer, text, *_settings(*settings)))
+
     announced = [parts.status, parts.kept]
     asked = [parts.question.submit(announce, parts.chat_id, announced, queue=False, **PRIVATE)]
     for button in parts.example_buttons:
@@ -275,6 +278,7 @@ def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: C
         asked.append(button.click(example, clicked, [parts.question, *announced], queue=False, **PRIVATE))
     streams = [event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE) for event in asked]
     streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
+    streams.append(actions.on("edit", edit, form=True, inputs=controls, outputs=view, **GPU))
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams
 

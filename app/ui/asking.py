@@ -68,10 +68,13 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
         return View()
     kinds = format.kinds(chat.documents())
     shown: list[dict[str, str]] = []
+    question = ""
     for message in chat.messages(chat_id):
         shown.append({"role": message.role, "text": message.content})
         if message.role == "assistant":
-            shown.append({"foot": format.foot(message, kinds)})
+            shown.append({"foot": format.foot(message, kinds, question)})
+        else:
+            question = message.content
     return View(tuple(shown), chat_id)
 
 
@@ -120,7 +123,7 @@ def answer(
         focus=sight.focus,
         mute=sight.mute,
     )
-    yield from _follow(chat, events, start, fallback, question, clock)
+    yield from follow(chat, events, start, fallback, question, clock)
 
 
 def again(
@@ -140,16 +143,16 @@ def again(
     yield start
     question = kept.messages[questions[-1]]["text"]
     events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute)
-    yield from _follow(chat, events, start, kept, question, clock)
+    yield from follow(chat, events, start, kept, question, clock)
 
 
-def _follow(
+def follow(
     chat: "DocumentChat",
     events: Generator[Reading | Delta | Done],
     start: View,
     fallback: View,
     question: str,
-    clock: Callable[[], float],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[View]:
     """Turn the events of an answer into views, not more than about 20 a second.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.eval import passkey
-from app.ui import ask_tab, chats_tab, format, library_tab, passkey_tab, theme
+from app.ui import actions, ask_tab, branching, chats_tab, format, library_tab, passkey_tab, theme
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
 
@@ -33,10 +33,18 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         with gr.Tabs(selected="ask", elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask") as ask:
                 asking = ask_tab.build(chat)
+                opening = _open_chat(chat, asking, tabs)
+                actions.on(
+                    "fork",
+                    lambda answer, shown: opening.handler(branching.fork(chat, shown, answer)),
+                    inputs=asking.chat_id,
+                    outputs=opening.outputs,
+                    cancels=opening.cancels,
+                    queue=False,
+                )
             with gr.Tab("Library", id="library") as library:
                 shelf = library_tab.build(chat, _open_ask(asking, tabs))
             with gr.Tab("Chats", id="chats") as chats:
-                opening = _open_chat(chat, asking, tabs)
                 found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking))
             with gr.Tab("Passkey", id="passkey") as passkeys:
                 keys = passkey_tab.build(chat, run_passkey)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -25,11 +26,61 @@ def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
         '<div class="lt-buttons"><details class="lt-confirm"><summary class="lt-tool">Rename</summary>'
         f'<form class="lt-pop" data-do="chat-rename" data-id="{key}"><input name="text" value="{title}" required '
         'maxlength="120" aria-label="New title"><button class="lt-button">Rename</button></form></details>'
-        f'<a class="lt-tool" href="chats/{quote(chat.id)}/export.md" download>Export</a>'
+        f"{_fork(chat)}{_export(chat)}"
         f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Delete {title}">Delete</summary>'
         f'<div class="lt-pop"><p>Delete the chat “{title}”?</p><button type="button" class="lt-button lt-danger" '
         f'data-do="chat-delete" data-id="{key}">Delete</button></div></details></div></li>'
     )
+
+
+def _fork(chat: ChatInfo) -> str:
+    key = escape(chat.id)
+    return (
+        '<details class="lt-confirm"><summary class="lt-tool">Fork</summary><div class="lt-pop">'
+        "<p>A new chat on the same memory; nothing is read again.</p>"
+        f'<button type="button" class="lt-button" data-do="chat-fork" data-id="{key}@all">With all turns</button> '
+        f'<button type="button" class="lt-button" data-do="chat-fork" data-id="{key}@0">Documents only</button>'
+        "</div></details>"
+    )
+
+
+def _export(chat: ChatInfo) -> str:
+    forms = (("md", "Markdown"), ("json", "JSON"), ("lectern", "With its memory, for another Lectern"))
+    links = "".join(
+        f'<p><a class="lt-tool" href="chats/{quote(chat.id)}/export.{form}" download>{word}</a></p>'
+        for form, word in forms
+    )
+    return (
+        '<details class="lt-confirm"><summary class="lt-tool">Export</summary>'
+        f'<div class="lt-pop">{links}</div></details>'
+    )
+
+
+def fork(chat: "DocumentChat", target: str) -> str | None:
+    """Fork a chat; returns the chat to show.
+
+    Args:
+        target: data-id of the button: chat id, and `all` or a number of turns.
+    """
+    key, _, turns = target.rpartition("@")
+    try:
+        return chat.fork(key, None if turns == "all" else int(turns))
+    except Exception as error:
+        format.failure(error)  # logged when nobody foresaw it
+        return None
+
+
+def take(chat: "DocumentChat", file: str, text_only: bool, query: str) -> tuple[str, str]:
+    """Import a chat from an uploaded file, which is deleted; (status HTML, list HTML)."""
+    path = Path(file)
+    try:
+        info = chat.chat(chat.import_chat(path, text_only=text_only))
+        status = format.notice(f"{info.title}: {format.plural(info.messages, 'message')} taken in.")
+    except Exception as error:
+        status = format.failure(error)
+    finally:
+        path.unlink(missing_ok=True)
+    return status, listing(chat, query)
 
 
 def listing(chat: "DocumentChat", query: str = "") -> str:
@@ -88,9 +139,24 @@ def build(chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: 
         placeholder="Search titles and messages", show_label=False, label="Search", container=False, elem_id="search"
     )
     status = gr.HTML(elem_id="chats-status")
+    with gr.Accordion("Import a chat", open=False, elem_classes="lt-settings"):
+        file = gr.File(label="A .lectern or .json file", type="filepath", height=110, elem_id="import")
+        text_only = gr.Checkbox(label="Leave its memory out: its documents are read again when asked about")
     found = gr.HTML(elem_id="chats")
 
     query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
+
+    def importing(path: str, without: bool, words: str) -> tuple[Any, ...]:
+        return *take(chat, path, without, words), None
+
+    file.upload(importing, [file, text_only, query], [status, found, file], **PRIVATE)
+    actions.on(
+        "chat-fork",
+        lambda target: open_chat.handler(fork(chat, target)),
+        outputs=open_chat.outputs,
+        cancels=open_chat.cancels,
+        queue=False,
+    )
     actions.on("chat-open", open_chat.handler, outputs=open_chat.outputs, cancels=open_chat.cancels, queue=False)
     actions.on(
         "chat-rename",

@@ -120,8 +120,21 @@ def chip(evidence: Evidence, kind: DocumentKind | None) -> str:
     )
 
 
-def foot(message: Message, kinds: Mapping[str, DocumentKind]) -> str:
-    """What stands under an answer: chips, cost, copy and retry (the style sheet shows it under the last one only)."""
+def branches(message: Message, question: str) -> str:
+    """Buttons to branch off after an answer and to ask its question differently."""
+    key = message.id
+    return (
+        f'<button type="button" class="lt-tool" data-do="fork" data-id="{key}" '
+        'title="A new chat that begins with everything up to here; nothing is read again">Fork</button>'
+        '<details class="lt-confirm"><summary class="lt-tool">Edit</summary>'
+        f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. The turns after it are dropped; '
+        f'fork first to keep them.</p><input name="text" value="{escape(question)}" required '
+        'aria-label="Another question"><button class="lt-button">Ask</button></form></details>'
+    )
+
+
+def foot(message: Message, kinds: Mapping[str, DocumentKind], question: str = "") -> str:
+    """What stands under an answer: chips, cost and tools (the style sheet shows retry under the last one only)."""
     chips = "".join(chip(evidence, kinds.get(evidence.document)) for evidence in message.evidence)
     if chips:
         label = '<span class="lt-label" title="The places that drew the most attention; not a proof.">Looked at</span>'
@@ -129,7 +142,7 @@ def foot(message: Message, kinds: Mapping[str, DocumentKind]) -> str:
     tools = (
         f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
         '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
-    )
+    ) + (branches(message, question) if question else "")
     spent = f"<span class=lt-cost>{escape(cost(message.stats))}</span>" if message.stats else ""
     return f'<div class="lt-foot">{chips}<div class="lt-line">{spent}<span class="lt-tools">{tools}</span></div></div>'
 

@@ -3,17 +3,20 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.chat.keeping import DiskSpace
 from app.errors import CancelledError
 from app.records import DocumentInfo
-from app.ui import actions, format
+from app.ui import actions, format, search
 from app.ui.ask_tab import GPU, PRIVATE, Reaction
 from app.ui.asking import closed_after
+from app.units import size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -71,6 +74,31 @@ def _remarks(document: DocumentInfo) -> str:
     return f'<details class="lt-remarks"><summary>{word}</summary><ul>{items}</ul></details>'
 
 
+def _disk(document: DocumentInfo, space: DiskSpace) -> str:
+    """The size cell: what is stored, or what reading will take, and the means to keep or delete it."""
+    key, stored = escape(document.id), space.documents.get(document.id, 0)
+    if not stored:
+        expected = space.expected.get(document.id)
+        return f"about {size_text(expected)} once read" if expected else "–"
+    pinned = document.id in space.pinned
+    word, title = (
+        ("Unpin", "Let it go when room is needed") if pinned else ("Pin", "Keep it whatever the disk budget says")
+    )
+    return (
+        f"<span>{size_text(stored)}{', pinned' if pinned else ''}</span>"
+        f'<span class="lt-disk"><button type="button" class="lt-tool" data-do="{word.lower()}" data-id="{key}" '
+        f'title="{title}">{word}</button><button type="button" class="lt-tool" data-do="evict" data-id="{key}" '
+        'title="Delete what was read; the text stays and is read again when asked about">Free</button></span>'
+    )
+
+
+def _space(space: DiskSpace) -> str:
+    """The line over the table."""
+    facts = [f"{size_text(space.used_bytes)} of {size_text(space.budget_bytes)} for memories"]
+    facts.append(f"{size_text(space.free_bytes)} free on the disk")
+    return f'<p class="lt-space">{" · ".join(facts)}</p>'
+
+
 def _buttons(document: DocumentInfo) -> str:
     key = escape(document.id)
     title = escape(document.title)
@@ -90,12 +118,12 @@ def _buttons(document: DocumentInfo) -> str:
 def table(chat: "DocumentChat") -> str:
     """HTML of the library, newest first."""
     try:
-        return _table(chat.documents(), chat.model_state().state)
+        return _table(chat.documents(), chat.model_state().state, chat.disk_space())
     except Exception as error:
         return format.failure(error)
 
 
-def _table(documents: Sequence[DocumentInfo], model: str) -> str:
+def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> str:
     """Rows in the given order. What was read belongs to a model: until one is ready nothing can be said of it."""
     if not documents:
         return '<p class="lt-nothing">No documents yet. Drop a PDF, a text, or a zip of code above.</p>'
@@ -104,12 +132,13 @@ def _table(documents: Sequence[DocumentInfo], model: str) -> str:
         f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
         f'<td data-label="Length">{format.plural(document.parts, UNITS[document.kind])}</td>'
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
+        f'<td data-label="On disk">{_disk(document, space)}</td>'
         f'<td data-label="State">{_state(document) if model == "ready" else f"model {model}"}</td>'
         f'<td class="lt-buttons">{_buttons(document)}</td></tr>'
         for document in documents
     )
-    head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "State", ""))
-    return f'<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "On disk", "State", ""))
+    return f'{_space(space)}<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[Adding]:
@@ -164,12 +193,30 @@ def read(
 
 def delete(chat: "DocumentChat", key: str) -> tuple[str, str]:
     """Delete a document; (status HTML, table HTML)."""
+    return _change(chat, lambda: chat.delete_document(key))
+
+
+def pin(chat: "DocumentChat", key: str, pinned: bool) -> tuple[str, str]:
+    """Keep the memory of a document, or no longer; (status HTML, table HTML)."""
+    return _change(chat, lambda: chat.pin(key, pinned))
+
+
+def evict(chat: "DocumentChat", key: str) -> tuple[str, str]:
+    """Delete the memory of a document, not its text; (status HTML, table HTML)."""
+    return _change(chat, lambda: chat.evict(key))
+
+
+def _change(chat: "DocumentChat", work: Callable[[], Any]) -> tuple[str, str]:
     status = ""
     try:
-        chat.delete_document(key)
+        work()
     except Exception as error:
         status = format.failure(error)
     return status, table(chat)
+
+
+def _pin(chat: "DocumentChat", pinned: bool, key: str) -> tuple[str, str]:
+    return pin(chat, key, pinned)
 
 
 @dataclass(frozen=True)
@@ -195,6 +242,7 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
             type="password", show_label=False, label="Password", container=False, elem_id="password",
             placeholder="Used for the next files only; it is not kept",
         )  # fmt: skip
+    search.build(chat)
     with gr.Column(elem_id="library-status"):
         opening = gr.HTML()
         with gr.Row(elem_classes="lt-reading"):
@@ -221,6 +269,10 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     added = drop.upload(adding, [drop, password], [opening, shelf, waiting, drop, password], **PRIVATE)
     added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
+    for word in ("pin", "unpin"):
+        change = partial(_pin, chat, word == "pin")
+        actions.on(word, change, outputs=[status, shelf], queue=False)
+    actions.on("evict", lambda key: evict(chat, key), outputs=[status, shelf], queue=False)
     actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
     actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, queue=False)
     stop.click(chat.stop, None, None, queue=False, **PRIVATE)

@@ -18,7 +18,24 @@ def test_newest_chat_comes_first_with_its_actions(chat: FakeDocumentChat) -> Non
     assert "<b>ships" not in html and "2 messages" in html and "no document" in html
     for action in ("chat-open", "chat-rename", "chat-delete"):
         assert f'data-do="{action}" data-id="c1"' in html
-    assert 'href="chats/c1/export.md"' in html
+    for form in ("md", "json", "lectern"):
+        assert f'href="chats/c1/export.{form}"' in html
+    for turns in ("all", "0"):
+        assert f'data-do="chat-fork" data-id="c1@{turns}"' in html
+
+
+def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path) -> None:
+    filled(chat, "About whales")
+    assert len(chat.messages(chats_tab.fork(chat, "c1@all"))) == 2
+    assert chat.messages(chats_tab.fork(chat, "c1@0")) == []
+    assert chats_tab.fork(chat, "gone@all") is None
+    file = tmp_path / "chat.lectern"
+    chat.export_file("c1", file)
+    status, html = chats_tab.take(chat, str(file), True, "")
+    assert "About whales: 2 messages taken in" in status and html.count("chat-open") == 3 and not file.exists()
+    file.write_text("no chat", encoding="utf-8")
+    status, _ = chats_tab.take(chat, str(file), False, "")
+    assert "chat.lectern: not a chat" in status and not file.exists()
 
 
 def test_deleted_document_is_named_so(chat: FakeDocumentChat, book: Path) -> None:

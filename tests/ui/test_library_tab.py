@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from app.chat.keeping import DiskSpace
 from app.records import Skipped
 from app.ui import library_tab
 from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
+
+NOTHING = DiskSpace({}, {}, set(), 0, 0, 0)
 
 
 @pytest.fixture
@@ -43,6 +46,18 @@ def test_progress_names_the_file(chat: FakeDocumentChat, files: list[str]) -> No
     steps = list(library_tab.add(chat, files, ""))
     assert "Opening 2 of 4: A Quiet Coast.txt" in steps[1].status
     assert "empty.txt: empty" in steps[1].status
+
+
+def test_sizes_are_shown_and_memories_pinned_and_freed(chat: FakeDocumentChat, book: Path) -> None:
+    key = chat.add_document(book).id
+    assert "once read" in library_tab.table(chat) and "50 GB for memories" in library_tab.table(chat)
+    list(chat.read(key))
+    assert f'data-do="pin" data-id="{key}"' in library_tab.table(chat)
+    status, html = library_tab.pin(chat, key, True)
+    assert status == "" and "pinned" in html and f'data-do="unpin" data-id="{key}"' in html
+    assert "not in the library" in library_tab.pin(chat, "none", True)[0]
+    status, html = library_tab.evict(chat, key)
+    assert status == "" and "once read" in html and chat.document(key).state == "new"
 
 
 def test_a_read_document_is_not_read_again(chat: FakeDocumentChat, book: Path) -> None:
@@ -97,7 +112,7 @@ def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Pa
         notes=("12 pages hold images only",),
         skipped=tuple(Skipped(f"file{n}.bin", "binary") for n in range(60)),
     )
-    html = library_tab._table([info], "ready")
+    html = library_tab._table([info], "ready", NOTHING)
     for fact in (
         "3 sections",
         f"{info.tokens:,}",
@@ -108,11 +123,11 @@ def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Pa
     ):
         assert fact in html
     assert "file50.bin" not in html and "Try again" in html
-    assert "No documents yet" in library_tab._table([], "ready")
+    assert "No documents yet" in library_tab._table([], "ready", NOTHING)
 
 
 def test_table_escapes_titles(chat: FakeDocumentChat, book: Path) -> None:
-    html = library_tab._table([replace(chat.add_document(book), title='<script>x</script>"')], "ready")
+    html = library_tab._table([replace(chat.add_document(book), title='<script>x</script>"')], "ready", NOTHING)
     assert "<script>" not in html and "&lt;script&gt;" in html
 
 
@@ -131,7 +146,7 @@ def test_nothing_is_said_of_reading_before_the_model_is_ready(chat: FakeDocument
 
 def test_stopped_reading_is_told_apart_from_none(chat: FakeDocumentChat, book: Path) -> None:
     info = replace(chat.add_document(book), state="new", detail="stopped at 40%")
-    assert "stopped at 40%" in library_tab._table([info], "ready")
-    assert "Go on reading" in library_tab._table([info], "ready")
-    running = library_tab._table([replace(info, state="reading")], "ready")
+    assert "stopped at 40%" in library_tab._table([info], "ready", NOTHING)
+    assert "Go on reading" in library_tab._table([info], "ready", NOTHING)
+    running = library_tab._table([replace(info, state="reading")], "ready", NOTHING)
     assert "Go on reading" not in running and ">reading<" in running

@@ -1,0 +1,56 @@
+"""Under an answer: branch off a new chat there, or ask its question differently."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from app.chat.focus import Sight
+from app.records import Message
+from app.runtime.config import GenerationConfig
+from app.ui import asking, format
+from app.ui.asking import View
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+def turn_of(messages: Sequence[Message], answer: int) -> int:
+    """The turn, counted from 1, that ends in a message; 0 when there is none."""
+    turns = 0
+    for message in messages:
+        turns += message.role == "user"
+        if message.id == answer:
+            return turns
+    return 0
+
+
+def fork(chat: "DocumentChat", chat_id: str | None, answer: str) -> str | None:
+    """Fork the shown chat after an answer; returns the chat to show, the old one when it cannot be done."""
+    try:
+        if chat_id is None:
+            return None
+        return chat.fork(chat_id, turn_of(chat.messages(chat_id), int(answer)))
+    except Exception as error:
+        format.failure(error)  # logged when nobody foresaw it; the chat that stays shown is the message
+        return chat_id
+
+
+def edit(
+    chat: "DocumentChat",
+    chat_id: str | None,
+    answer: str,
+    question: str,
+    generation: GenerationConfig = GenerationConfig(),
+    sight: Sight = Sight(),
+) -> Iterator[View]:
+    """Ask another question in the place of the one that an answer answers, and show it as it comes."""
+    kept = asking.show(chat, chat_id)
+    turn = turn_of(chat.messages(chat_id), int(answer)) if chat_id else 0
+    if not (chat_id and turn and question.strip()):
+        yield View(kept.messages, chat_id, format.notice("There is no such question to ask again."))
+        return
+    questions = [place for place, message in enumerate(kept.messages) if message.get("role") == "user"]
+    before = kept.messages[: questions[turn - 1]]
+    start = View((*before, {"role": "user", "text": question}), chat_id, format.waiting("Thinking"), running=True)
+    yield start
+    events = chat.edit(chat_id, turn, question, generation=generation, focus=sight.focus, mute=sight.mute)
+    yield from asking.follow(chat, events, start, kept, question)

@@ -1,0 +1,44 @@
+"""Fork and edit under an answer, over a fake chat."""
+
+from app.ui import asking, branching
+from tests.fake_chat import FakeDocumentChat
+
+
+def talked(chat: FakeDocumentChat) -> list[int]:
+    """Two turns in chat c1; ids of the answers."""
+    list(chat.ask("About whales"))
+    list(chat.ask("About <b>ships</b>", chat="c1"))
+    return [message.id for message in chat.messages("c1") if message.role == "assistant"]
+
+
+def test_every_answer_offers_both(chat: FakeDocumentChat) -> None:
+    first, second = talked(chat)
+    feet = [message["foot"] for message in asking.show(chat, "c1").messages if "foot" in message]
+    for foot, key in zip(feet, (first, second), strict=True):
+        assert f'data-do="fork" data-id="{key}"' in foot and f'data-do="edit" data-id="{key}"' in foot
+    assert 'value="About whales"' in feet[0] and "<b>ships" not in feet[1]
+
+
+def test_fork_takes_over_what_is_above(chat: FakeDocumentChat) -> None:
+    first, second = talked(chat)
+    fork = branching.fork(chat, "c1", str(first))
+    assert fork == "c2" and len(chat.messages("c2")) == 2
+    assert len(chat.messages(branching.fork(chat, "c1", str(second)))) == 4
+    assert branching.fork(chat, None, "1") is None
+    assert branching.fork(chat, "gone", "1") == "gone"
+
+
+def test_edit_asks_in_the_place_of_a_question(chat: FakeDocumentChat) -> None:
+    first, _ = talked(chat)
+    start, *_, last = branching.edit(chat, "c1", str(first), "About krill")
+    assert [message["text"] for message in start.messages] == ["About krill"] and start.running
+    assert last.messages[0]["text"] == "About krill" and not last.running
+    assert [m.content for m in chat.messages("c1")][::2] == ["About krill"]
+
+
+def test_edit_that_cannot_be_says_so(chat: FakeDocumentChat) -> None:
+    first, _ = talked(chat)
+    for chat_id, answer, question in ((None, "1", "x"), ("c1", "99", "x"), ("c1", str(first), " ")):
+        (view,) = branching.edit(chat, chat_id, answer, question)
+        assert "no such question" in view.status
+    assert len(chat.messages("c1")) == 4
