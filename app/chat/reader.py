@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from app.chat import slots
 from app.chat.citations import Attached
 from app.errors import CancelledError, DamagedBlock, LecternError, NotFoundError, StoreError
 from app.ingest import spans
@@ -106,7 +107,7 @@ class Reader:
                     yield progress.at(number, memory.tokens)
                     yield from self._read_rest(info.id, number, text, keys, memory, cancelled, progress)
                 elif info.state != "read":
-                    self._name_blocks(info.id, number, [*keys, _mass_key(keys)])
+                    self._name_blocks(info.id, number, self._block_keys(keys, memory))
                 memories.append(memory)
                 progress.before += len(text.token_ids)
         except (CancelledError, GeneratorExit):
@@ -152,6 +153,9 @@ class Reader:
 
     def _bring_back(self, keys: Sequence[str], text: MemoryText) -> RegionMemory:
         """The longest stored beginning of a text, whoever stored it."""
+        if self.engine.shape.compaction:
+            state = slots.state_key(keys[-1])
+            return slots.bring(self.store.blocks, state, text.token_ids, self.engine.shape, frozen=True)
         known = keys[: self.store.blocks.known_prefix(keys)]
         memory = RegionMemory(self.engine.shape, len(text.token_ids))
         self.bring_groups(known, text.token_ids, memory)
@@ -191,13 +195,23 @@ class Reader:
             # The disk follows one segment behind: a crash costs that one and the one being read.
             self.store.blocks.wait_for(written)
             written = self.store.blocks.mark()
-            if writing:
+            if writing and not self.engine.shape.compaction:
                 self._name_blocks(document, number, keys[: done // self.group_tokens])
             yield progress.at(number, done)
         if writing:
-            self.store.blocks.put(_mass_key(keys), [], memory.export_mass(), [], CODEC)
-            self._name_blocks(document, number, [*keys, _mass_key(keys)])
-            self._enforce_budget({*keys, _mass_key(keys)})
+            if self.engine.shape.compaction:
+                slots.put(self.store.blocks, slots.state_key(keys[-1]), memory)
+            else:
+                self.store.blocks.put(_mass_key(keys), [], memory.export_mass(), [], CODEC)
+            stored_keys = self._block_keys(keys, memory)
+            self._name_blocks(document, number, stored_keys)
+            self._enforce_budget(set(stored_keys))
+
+    def _block_keys(self, keys: Sequence[str], memory: RegionMemory) -> list[str]:
+        """Keys of all blocks of a text that was read, whose groups of tokens have these."""
+        if self.engine.shape.compaction:
+            return slots.block_keys(slots.state_key(keys[-1]), memory.groups)
+        return [*keys, _mass_key(keys)]
 
     def _name_blocks(self, document: str, number: int, keys: Sequence[str]) -> None:
         self.store.set_manifest(document, self.engine.recipe, number, keys)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.chat import citations
+from app.chat import citations, slots
 from app.chat.focus import Sight, look
 from app.errors import InputError, StoreError
 from app.process import peak_bytes
@@ -103,6 +103,14 @@ class Sessions:
             session.note = f"the chat's memory was made with {made}; its turns are read again"
         elif not self._may_stay(tail.token_ids, documents):
             session.note = "the chat has no document any more; its turns are read again"
+        elif engine.shape.compaction:
+            memory = slots.bring(self.store.blocks, tail.keys[-1], tail.token_ids, engine.shape, frozen=False)
+            if memory.tokens:
+                session.cache = engine.open_chat(cache.memories, memory)
+                session.turns = list(tail.turns)
+                session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
+            else:
+                session.note = "the chat's memory is damaged; its turns are read again"
         else:
             reader.bring_groups(tail.keys, tail.token_ids, cache.tail)
             if cache.tail.tokens == len(tail.token_ids):
@@ -200,6 +208,8 @@ class Sessions:
         """Let the session stand after its first turns; the stored chat stays as it is."""
         session.turns = session.turns[:turns]
         session.cache.tail.truncate(session.turns[-1] if session.turns else 0)
+        if not session.cache.tail.tokens:  # nothing is left of them, perhaps because tokens were dropped since
+            session.turns = [0] * turns
         session.keys = session.keys[: session.cache.tail.tokens // self.reader.group_tokens]
 
     def before(self, session: Session, message: int) -> tuple[Session, list[Message], Message]:
@@ -232,11 +242,14 @@ class Sessions:
         kept = len(session.keys)
         # Blocks made by a chat are shared with nothing: their root names the chat and the moment.
         root = f"{session.keys[-1] if kept else self.engine.recipe}/chat/{session.chat}/{time.time_ns()}"
-        new = self.store.blocks.chain_keys(root, tail.token_ids[kept * reader.group_tokens :], reader.group_tokens)
-        reader.put_groups(new, tail, range(kept, tail.groups))
+        if self.engine.shape.compaction:
+            keys = slots.put(self.store.blocks, slots.state_key(root), tail)  # all of it: slots move
+        else:
+            new = self.store.blocks.chain_keys(root, tail.token_ids[kept * reader.group_tokens :], reader.group_tokens)
+            reader.put_groups(new, tail, range(kept, tail.groups))
+            keys = [*session.keys, *new]
+            session.keys = keys[: tail.tokens // reader.group_tokens]
         self.store.blocks.flush()
-        keys = [*session.keys, *new]
-        session.keys = keys[: tail.tokens // reader.group_tokens]
         return Tail(
             recipe=self.engine.recipe,
             token_ids=tuple(tail.token_ids),

@@ -241,6 +241,11 @@ class RegionMemory:
         numbers = [self.slots, self.dropped, self.whole_from, len(self.levels), *self.levels]
         return to_bytes(torch.tensor(numbers)) + self.export_mass()
 
+    @staticmethod
+    def stored_groups(state: bytes, shape: MemoryShape) -> int:
+        """Groups that belong to an exported state."""
+        return -(-int(from_bytes(state[:8], torch.int64, (1,))) // shape.attention.group_tokens)
+
     def import_slots(self, token_ids: list[int], state: bytes, groups: Iterable[tuple[bytes, list[bytes]]]) -> None:
         """Take over a memory of slots: all it read, what `export_state` gave, and its groups in order.
 
