@@ -41,6 +41,12 @@ def read_recipe(path: Path):
     stages = tuple(_table(Stage, stage, f"{path} [[pretrain.stages]]") for stage in table.pop("stages", ()))
     if not stages:
         raise ConfigError(f"{path}: no [[pretrain.stages]]; give at least one with tokens, batch and steps")
+    if "start" in table:
+        table["start"] = str(path.parent / table["start"])
+        if not (Path(table["start"]) / "lectern.json").exists():
+            raise ConfigError(
+                f"{path} [pretrain] start = {table['start']}: no checkpoint of ours there; train it first"
+            )
     config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")
     if attention.budget_tokens > config.trained_tokens:
@@ -76,14 +82,15 @@ def export(model, tokenizer, config, attention, folder: Path) -> None:
     import torch
 
     model.to(torch.bfloat16).save_pretrained(folder)
-    tokens = sum(stage.tokens * stage.batch * stage.steps for stage in config.stages)
+    before = json.loads((Path(config.start) / "lectern.json").read_text())["training"] if config.start else {}
+    tokens = sum(stage.tokens * stage.batch * stage.steps for stage in config.stages) + before.get("tokens", 0)
     recipe = {
         "format": 1,
         "demonstration": True,
         "trained_tokens": config.trained_tokens,
         "attention": asdict(attention),
-        "rope": {"type": "default", "theta": config.rope_theta},
-        "training": {"steps": config.steps, "tokens": tokens},
+        "rope": {"type": "default", "theta": model.config.rope_parameters["rope_theta"]},
+        "training": {"steps": config.steps + before.get("steps", 0), "tokens": tokens},
     }
     (folder / "lectern.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 

@@ -129,3 +129,25 @@ def test_training_leaves_a_model_that_can_be_asked(recipe, data, tmp_path):
     assert cache.get_seq_length() > len(ids) + len(turn)
     logits = stock_logits(recipe.parent, ids[:100])
     assert logits.shape == (1, 100, 8192) and torch.isfinite(logits).all()
+
+
+def test_a_recipe_may_go_on_from_a_model(recipe, data, tmp_path):
+    """Weights and counts are taken over, and region scores are trained beside the text."""
+    assert main([str(recipe), "--data", str(data), "--run", str(tmp_path / "run")]) == 0
+    second = tmp_path / "second"
+    second.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (second / name).write_bytes((FROZEN / name).read_bytes())
+    text = RECIPE.replace("[pretrain]", '[pretrain]\nstart = "../model"\nlearning_rate = 1e-9', 1)
+    (second / "recipe.toml").write_text(text.replace("steps = 2", "steps = 2\nregion_loss = 0.3"))
+    assert main([str(second / "recipe.toml"), "--data", str(data), "--run", str(tmp_path / "run2")]) == 0
+    lectern = json.loads((second / "lectern.json").read_text())
+    assert lectern["training"] == {"steps": 6, "tokens": 2 * (2 * 128 + 512)}
+    ids = tiny.token_ids(60)
+    torch.testing.assert_close(stock_logits(second, ids), stock_logits(recipe.parent, ids), atol=1e-3, rtol=1e-3)
+
+
+def test_a_start_that_is_not_there_is_refused(recipe):
+    recipe.write_text(RECIPE.replace("[pretrain]", '[pretrain]\nstart = "../nowhere"', 1))
+    with pytest.raises(ConfigError, match=r"start = .*nowhere: no checkpoint of ours there"):
+        read_recipe(recipe)
