@@ -45,7 +45,7 @@ def read_recipe(path: Path):
         table["start"] = str(path.parent / table["start"])
         if not (Path(table["start"]) / "lectern.json").exists():
             raise ConfigError(
-                f"{path} [pretrain] start = {table['start']}: no checkpoint of ours there; train it first"
+                f"{path} [pretrain] start = {table['start']}: no checkpoint of ours; train it first"
             )
     config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")

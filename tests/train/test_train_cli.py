@@ -149,5 +149,5 @@ def test_a_recipe_may_go_on_from_a_model(recipe, data, tmp_path):
 
 def test_a_start_that_is_not_there_is_refused(recipe):
     recipe.write_text(RECIPE.replace("[pretrain]", '[pretrain]\nstart = "../nowhere"', 1))
-    with pytest.raises(ConfigError, match=r"start = .*nowhere: no checkpoint of ours there"):
+    with pytest.raises(ConfigError, match=r"start = .*nowhere: no checkpoint of ours"):
         read_recipe(recipe)
