@@ -44,9 +44,7 @@ def read_recipe(path: Path):
     if "start" in table:
         table["start"] = str(path.parent / table["start"])
         if not (Path(table["start"]) / "lectern.json").exists():
-            raise ConfigError(
-                f"{path} [pretrain] start = {table['start']}: no checkpoint of ours; train it first"
-            )
+            raise ConfigError(f"{path} [pretrain] start = {table['start']}: no checkpoint of ours; train it first")
     config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")
     if attention.budget_tokens > config.trained_tokens:

@@ -53,11 +53,12 @@ def install(model, probe: RegionProbe) -> None:
 
 
 def uninstall(model) -> None:
-    """Take the probe out again: the model is as transformers makes it."""
+    """Take our attention out again: the model is as transformers makes it."""
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
     model.set_attn_implementation("sdpa")
     for layer in model.model.layers:
-        del layer.self_attn.region_probe
+        vars(layer.self_attn).pop("region_probe", None)
+        vars(layer.self_attn).pop("lectern", None)
 
 
 def probed_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):

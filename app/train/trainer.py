@@ -15,6 +15,9 @@ from torch.utils.data import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from app.errors import ConfigError
+from app.runtime import engine
+from app.runtime.config import AttentionConfig
+from app.runtime.spec import AttentionSpec
 from app.train.data import TASKS, SampleMaker
 from app.train.induction import lay_down_induction
 from app.train.region_loss import RegionProbe, install, uninstall
@@ -61,6 +64,8 @@ class PretrainConfig:
     Attributes:
         induction: start from weights that can already copy (app/train/induction.py), not from noise.
         start: folder of a checkpoint to go on from instead; its architecture is taken over.
+        attention: `dense`, or `ms` for MS-Attn: selection as at inference, gradients through attention alone.
+        budget_tokens: with `ms`, tokens that one query may attend to; less than a stage's length, or nothing is chosen.
     """
 
     hidden: int = 256
@@ -71,6 +76,8 @@ class PretrainConfig:
     rope_theta: float = 100_000.0
     induction: bool = True
     start: str = ""
+    attention: str = "dense"
+    budget_tokens: int = 1024
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -81,6 +88,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_shares(self.shares)
+        if self.attention not in ("dense", "ms"):
+            raise ConfigError(f"attention = {self.attention}: not known; choose dense or ms")
+        if self.attention == "ms" and any(stage.region_loss for stage in self.stages):
+            raise ConfigError("attention = ms: the region loss needs dense attention; set region_loss = 0")
 
     @property
     def steps(self) -> int:
@@ -238,6 +249,19 @@ def last_checkpoint(run: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def _install_attention(model, config: PretrainConfig) -> RegionProbe | None:
+    """Put the recipe's attention into the model; returns the probe when region scores are trained."""
+    inv_freq = model.model.rotary_emb.inv_freq
+    if config.attention == "ms":
+        attention = AttentionConfig(budget_tokens=config.budget_tokens)
+        engine.install(model, AttentionSpec(attention, inv_freq, model.model.rotary_emb.attention_scaling))
+    elif any(stage.region_loss for stage in config.stages):
+        probe = RegionProbe(inv_freq)
+        install(model, probe)
+        return probe
+    return None
+
+
 def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -> LlamaForCausalLM:
     """Train, or go on from the newest checkpoint in `run`.
 
@@ -273,10 +297,7 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         seed=config.seed,
         dataloader_num_workers=0,
     )
-    probe = None
-    if any(stage.region_loss for stage in config.stages):
-        probe = RegionProbe(model.model.rotary_emb.inv_freq)
-        install(model, probe)
+    probe = _install_attention(model, config)
     trainer = WeightedTrainer(
         model=model,
         probe=probe,
@@ -286,6 +307,5 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         callbacks=[Report(config)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if probe:
-        uninstall(model)
+    uninstall(model)
     return trainer.model.to("cpu", torch.float32)

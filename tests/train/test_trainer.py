@@ -143,3 +143,21 @@ def test_the_model_is_a_plain_llama_with_grouped_heads(tokenizer):
     assert model.config.num_key_value_heads == 1 and model.config.max_position_embeddings == 128
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert (model.config.bos_token_id, model.config.eos_token_id) == (1, 2)
+
+
+def test_ms_attention_trains_through_its_selection(maker, tokenizer, tmp_path):
+    """At 512 tokens with a budget of 384 something is left out, so the weights come out otherwise than dense ones."""
+    stages = (Stage(tokens=512, batch=2, steps=2),)
+    models = [
+        pretrain(config(stages=stages, attention=kind, budget_tokens=384), maker, tokenizer, tmp_path / kind)
+        for kind in ("dense", "ms")
+    ]
+    dense, ms = (model.model.layers[0].self_attn.o_proj.weight for model in models)
+    assert torch.isfinite(ms).all() and not torch.allclose(dense, ms, atol=1e-6)
+    assert models[1].config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("wrong", [{"attention": "sparse"}, {"attention": "ms", "stages": (Stage(64, 1, 1, {}, 0.3),)}])
+def test_attention_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ConfigError, match="attention ="):
+        config(**wrong)
