@@ -1,0 +1,96 @@
+"""The page in Chromium over a fake chat: forks, edits, files, search, pins."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import ROOT, Server, Visit, chromium, find_chromium, serving, visiting
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("fake")
+    with serving(["-m", "tests.fake_server", "0", str(folder / "home"), "0"], folder) as server:
+        yield server
+
+
+@pytest.fixture
+def visit(browser: Browser, fake: Server) -> Iterator[Visit]:
+    with visiting(browser, fake.url) as visit:
+        yield visit
+        assert visit.outside == []
+        assert visit.errors == []
+
+
+def test_an_answer_is_forked_and_its_question_edited(visit: Visit) -> None:
+    page = visit.page
+    visit.ask("Where is the harbour?")
+    visit.ask("And the ships?")
+    page.locator(".lt-foot").first.get_by_role("button", name="Fork").click()
+    expect(page.locator(".lt-foot")).to_have_count(1)
+    expect(page.locator("#talk")).not_to_contain_text("And the ships?")
+    page.locator(".lt-foot summary", has_text="Edit").click()
+    form = page.locator(".lt-foot form")
+    expect(form.locator("input")).to_have_value("Where is the harbour?")
+    form.locator("input").fill("Where is the tower?")
+    form.get_by_role("button", name="Ask").click()
+    expect(page.locator("#talk")).to_contain_text("You asked: Where is the tower?")
+    expect(page.locator(".lt-foot")).to_have_count(1)
+    visit.tab("Chats")
+    row = page.locator(".lt-chat", has_text="Where is the harbour? (fork)")
+    expect(row).to_have_count(1)
+    row.locator("summary", has_text="Fork").click()
+    row.get_by_role("button", name="Documents only").click()
+    expect(page.get_by_role("tab", name="Ask", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".lt-foot")).to_have_count(0)
+
+
+def test_a_chat_leaves_as_a_file_and_comes_back(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    visit.ask("What about the lantern?")
+    visit.tab("Chats")
+    row = page.locator(".lt-chat", has_text="What about the lantern?").first
+    row.locator("summary", has_text="Export").click()
+    with page.expect_download() as download:
+        row.get_by_role("link", name="With its memory").click()
+    file = tmp_path / "lantern.lectern"
+    download.value.save_as(file)
+    page.get_by_role("button", name="Import a chat").click()
+    page.set_input_files("#import input[type=file]", str(file))
+    expect(page.locator("#chats-status")).to_contain_text("What about the lantern?: 2 messages taken in")
+    expect(page.locator(".lt-chat", has_text="What about the lantern?")).to_have_count(2)
+    other = tmp_path / "other.json"
+    other.write_text("no chat", encoding="utf-8")
+    page.set_input_files("#import input[type=file]", str(other))
+    expect(page.locator("#chats-status .lt-bad")).to_contain_text("not a chat that Lectern exported")
+
+
+def test_words_are_found_and_memories_pinned(visit: Visit, tmp_path: Path) -> None:
+    page = visit.page
+    book = tmp_path / "book.txt"
+    book.write_text((ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+    visit.add(book)
+    page.fill("#find textarea, #find input", "meadow")
+    expect(page.locator("#found .lt-chat").first).to_contain_text("book")
+    page.locator("#found .lt-open").first.click()
+    expect(page.locator("#found-page mark")).to_contain_text("meadow")
+    page.locator("#found-page").get_by_role("button", name="Close").click()
+    expect(page.locator("#found-page mark")).to_have_count(0)
+    page.fill("#find textarea, #find input", "")
+    expect(page.locator("#found .lt-chat")).to_have_count(0)
+    row = visit.row("book")
+    row.get_by_role("button", name="Pin").click()
+    expect(row).to_contain_text("pinned")
+    row.get_by_role("button", name="Free").click()
+    expect(row).to_contain_text("once read")
+    assert not visit.scrolls_sideways()
