@@ -116,6 +116,7 @@ class FakeDocumentChat:
 
     def __init__(self, home: Path, *, pace_s: float = 0.0, model: ModelState | None = None) -> None:
         self.settings = Settings(home=home)
+        self.policies: list[str] = []  # asked for
         self.lock = FakeLock()
         self.store = FakeStore()
         self.pace_s = pace_s
@@ -135,6 +136,10 @@ class FakeDocumentChat:
 
     def model_state(self) -> ModelState:
         return self.model
+
+    def engine_under(self, policy: str) -> object:
+        self.policies.append(policy)
+        return self.engine()
 
     def engine(self) -> object:
         if self.model.state == "failed":

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,17 @@ class DocumentChat(Branches, Keeping):
             raise self._failure
         assert self._engine is not None
         return self._engine
+
+    def engine_under(self, policy: str) -> "Engine":
+        """The model under another policy, for a measurement; the library and the chats stay with the engine's own.
+
+        Raises:
+            ConfigError: the policy is not known, or cannot be had with this model.
+        """
+        from app.runtime import policies
+
+        engine = self.engine()
+        return engine if policy == engine.policy else engine.under(policies.of(replace(self.settings, policy=policy)))
 
     def _sessions(self) -> "Sessions":
         """What answers; waits for the model like `engine`."""

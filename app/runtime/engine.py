@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape
 from app.runtime.spec import AttentionSpec
+from app.runtime.tiers import Tiers
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class Engine:
         device = model.device
         rotary = model.model.rotary_emb
         policy = policies.named(policy) if isinstance(policy, str) else policy
-        attends = policy.attention(recipe.attention)
+        self._attention, attends = recipe.attention, policy.attention(recipe.attention)
         self.spec = AttentionSpec(attends, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy)
         install(model, self.spec)
         self.model, self.tokenizer, self.name = model, tokenizer, name
@@ -98,7 +100,7 @@ class Engine:
             device=device,
         )
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
-        self.recipe = hashlib.sha256(json.dumps(self.recipe_parts, sort_keys=True).encode()).hexdigest()
+        self.recipe = _digest(self.recipe_parts)
         self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)
         backend = tokenizer.backend_tokenizer
         self.text_tokenizer = type(backend).from_str(backend.to_str())
@@ -119,6 +121,22 @@ class Engine:
             "dtype": [str(self.model.dtype), str(self.shape.dtype)],
             "codec": "raw",
         }
+
+    def under(self, policy: Policy) -> "Engine":
+        """The same model under another policy, with memories of its own. The two share the lock: one runs at a time.
+
+        Raises:
+            ConfigError: the policy cannot be had with this model's budget or codec.
+        """
+        twin, attends, tiers = copy(self), policy.attention(self._attention), self.shape.tiers
+        twin.spec = AttentionSpec(attends, self.spec.inv_freq, self.spec.rope_scaling, policy)
+        twin.recipe_parts = {**self.recipe_parts, "attention": asdict(attends), "policy": policy.recipe()}
+        twin.recipe = _digest(twin.recipe_parts)
+        room = Tiers(tiers.device_bytes, tiers.host_bytes)  # groups may have another size
+        shape = replace(self.shape, attention=attends, compaction=None, recipe=twin.recipe, tiers=room)
+        twin.shape = replace(shape, compaction=policy.compaction(shape))
+        twin.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
+        return twin
 
     @property
     def policy(self) -> str:
@@ -152,6 +170,8 @@ class Engine:
     def _running(self) -> Iterator[None]:
         """Hold the model. A plain lock: generators may be resumed by another thread than the one that began them."""
         with self.lock:
+            for layer in self.model.model.layers:  # another policy may have run last
+                layer.self_attn.lectern = self.spec
             yield
 
     @torch.no_grad()
@@ -420,6 +440,10 @@ class Engine:
             lines = [f"{'Answer' if m['role'] == 'assistant' else 'Question'}: {m['content']}\n" for m in messages]
             return "\n" + "".join(lines) + "Answer:"
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _digest(recipe_parts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(recipe_parts, sort_keys=True).encode()).hexdigest()
 
 
 def _foreign(theirs: MemoryShape, ours: MemoryShape) -> str:

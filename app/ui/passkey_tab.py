@@ -11,6 +11,7 @@ import gradio as gr
 
 from app.errors import CancelledError, ConfigError
 from app.eval.passkey import PasskeyCell, PasskeyConfig
+from app.settings import POLICIES
 from app.ui import format
 from app.ui.ask_tab import GPU, PRIVATE
 
@@ -104,8 +105,14 @@ def _events(run: Run, engine: object, config: PasskeyConfig, stop: threading.Eve
         worker.join()
 
 
-def test(chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run) -> Iterator[tuple[str, str]]:
-    """Run the test on the loaded model and keep its cells; yields (status HTML, heat map HTML)."""
+def test(
+    chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, run: Run, policy: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Run the test on the loaded model and keep its cells; yields (status HTML, heat map HTML).
+
+    Args:
+        policy: what later tokens attend to; "" is what the model was started with.
+    """
     cells: list[dict[str, Any]] = []
     wanted: list[int] = sorted(chosen)
     depths = [(band + 0.5) / bands for band in range(bands)]
@@ -115,10 +122,12 @@ def test(chat: "DocumentChat", chosen: Sequence[int], trials: int, bands: int, r
             raise ConfigError("Choose at least one length.")
         config = PasskeyConfig(lengths=tuple(wanted), trials=int(trials), depth_bands=int(bands))
         yield status, grid(cells, wanted, depths)
-        engine = chat.engine()
+        chat.engine()  # what is said of the model waits for it
         model = chat.model_state()
+        policy = policy or model.policy
+        engine = chat.engine_under(policy)
         with chat.claim("testing passkeys") as job:
-            kept = chat.store.start_passkey_run(model.name, model.policy, _settings(config))
+            kept = chat.store.start_passkey_run(model.name, policy, _settings(config))
             for event in _events(run, engine, config, job.cancel):
                 if isinstance(event, PasskeyCell):
                     cell = {k: v for k, v in asdict(event).items() if k in ("tokens", "depth", "right", "trials")}
@@ -168,6 +177,12 @@ def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
         )
         bands = gr.Slider(1, 10, 5, step=1, label="Depths", min_width=180)
         trials = gr.Slider(1, 40, 5, step=1, label="Trials per length", min_width=180)
+    policy = gr.Dropdown(
+        [("as started", ""), *((name, name) for name in POLICIES)],
+        value="",
+        label="Policy: what later tokens attend to",
+        elem_id="passkey-policy",
+    )
     with gr.Row(elem_classes="lt-bar"):
         start = gr.Button("Run", variant="primary", elem_id="passkey-run", scale=0, min_width=120)
         stop = gr.Button("Stop", visible=False, elem_id="passkey-stop", scale=0, min_width=120)
@@ -176,12 +191,12 @@ def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
     gr.HTML("<h3>Earlier runs</h3>")
     kept = gr.HTML(elem_id="runs")
 
-    def running(lengths: list[int], trials: int, bands: int) -> Iterator[tuple[Any, ...]]:
+    def running(lengths: list[int], trials: int, bands: int, policy: str) -> Iterator[tuple[Any, ...]]:
         yield gr.skip(), gr.skip(), gr.skip(), gr.update(visible=False), gr.update(visible=True)
-        for line, cells in test(chat, lengths, trials, min(trials, bands), run):
+        for line, cells in test(chat, lengths, trials, min(trials, bands), run, policy):
             yield line, cells, gr.skip(), gr.skip(), gr.skip()
         yield gr.skip(), gr.skip(), earlier(chat), gr.update(visible=True), gr.update(visible=False)
 
-    start.click(running, [chosen, trials, bands], [status, heat, kept, start, stop], **GPU, **PRIVATE)
+    start.click(running, [chosen, trials, bands, policy], [status, heat, kept, start, stop], **GPU, **PRIVATE)
     stop.click(chat.stop, None, None, queue=False, **PRIVATE)
     return PasskeyTab(chosen, kept)

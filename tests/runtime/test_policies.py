@@ -251,3 +251,17 @@ def test_infllm_has_the_sizes_of_the_original_where_there_is_room():
     assert (wide.region_tokens, wide.group_tokens, wide.sink_regions * wide.region_tokens) == (128, 512, 128)
     assert (wide.positions, wide.heads, wide.combine) == ("one_distance", "shared", "raw_sum")
     assert wide.score_angle == wide.local_regions * 128 - 1 < wide.budget_tokens // 2
+
+
+def test_one_model_under_several_policies():
+    """They take turns, each with memories of its own, as if it were alone."""
+    made, question = tiny.engine(), tiny.token_ids(20, seed=1)[1:]
+    engines = [made, *(made.under(policies.named(name)) for name in ("streaming", "infllm")), made.under(H2O(HEAVY))]
+    caches = [one.open_chat([one.read(tiny.token_ids(300))]) for one in engines]
+    answers = [list(one.generate(cache, question, GREEDY)) for one, cache in zip(engines, caches, strict=True)]
+    for name, one, answer in zip(("keep-all", "streaming", "infllm", "h2o"), engines, answers, strict=True):
+        alone = engine(name)
+        assert one.recipe == alone.recipe and one.policy == name and one.lock is made.lock
+        assert list(alone.generate(alone.open_chat([alone.read(tiny.token_ids(300))]), question, GREEDY)) == answer
+    with pytest.raises(ModelError, match="was made by recipe"):
+        engines[1].open_chat(caches[0].memories)

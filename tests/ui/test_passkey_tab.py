@@ -79,3 +79,9 @@ def test_earlier_runs_are_listed_newest_first(chat: FakeDocumentChat) -> None:
     html = passkey_tab.earlier(chat)
     assert re.findall(r"<b>(\d+ of \d+ right)</b>", html) == ["9 of 10 right", "4 of 5 right"]
     assert html.count('class="lt-heat"') == 2
+
+
+def test_a_run_under_another_policy(chat: FakeDocumentChat) -> None:
+    list(passkey_tab.test(chat, [2048], 10, 5, fake_passkey_run, "h2o"))
+    (kept,) = chat.store.passkey_runs()
+    assert chat.policies == ["h2o"] and kept["policy"] == "h2o"
