@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from app.eval import needles, passkey
+from benchmarks import attached, evidence
 from tests import tiny
 
 
@@ -19,7 +21,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick(tiny_folder: Path, tmp_path: Path) -> list[str]:
-    """Flags that run a benchmark in a moment."""
+def quick(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Flags that run a benchmark in a moment; answers are cut short, as the tiny model never ends one."""
+    for module in (passkey, attached, evidence):
+        monkeypatch.setattr(module, "ANSWER_TOKENS", 6)
+    monkeypatch.setattr(needles, "ANSWER_TOKENS", {})
+    monkeypatch.setattr(needles, "OTHER_ANSWER_TOKENS", 6)
     work, output = tmp_path / "work", tmp_path / "results" / "result.json"
     return ["--quick", "--model", str(tiny_folder), "--work", str(work), "--output", str(output)]
