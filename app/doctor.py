@@ -61,6 +61,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _disk(folder)
         for name in ("library.db", "kv.db"):
             yield _database(folder / name)
+        yield from _memories(folder, int(settings.disk_budget_gb * 1e9))
     yield _model(settings)
 
 
@@ -149,6 +150,33 @@ def _database(path: Path) -> Finding:
         return Finding(path.name, "problem", f"{path} is damaged ({answer}): run `python launch.py store verify`")
     depth = "structure sound" if small else "opens; check it with `python launch.py store verify`"
     return Finding(path.name, "ok", f"{size_text(size)}, {depth}")
+
+
+def _memories(folder: Path, budget_bytes: int) -> Iterator[Finding]:
+    """What kv.db holds, every block checked where that takes seconds; and files that were set aside."""
+    path = folder / "kv.db"
+    aside = sorted(file.name for file in folder.glob("*.set-aside-*.db"))
+    if aside:
+        text = f"{', '.join(aside)} in {folder}: damaged before; delete what you do not need"
+        yield Finding("set aside", "note", text)
+    if not path.exists() or path.stat().st_size > QUICK_CHECK_BYTES:
+        return
+    try:
+        from app.store.glance import look
+
+        found = look(path)
+    except (ImportError, sqlite3.Error):  # before the set-up; a broken file is a finding of its own
+        return
+    budget = f"{size_text(found.size_bytes)} of {size_text(budget_bytes)}"
+    if found.damaged:
+        text = f"{len(found.damaged)} of {found.blocks:,} blocks damaged: run `python launch.py store verify`"
+        yield Finding("memories", "problem", text)
+    elif found.blocks:
+        rate = f", {found.size_bytes / found.tokens:,.0f} bytes per token" if found.tokens else ""
+        codecs = ", ".join(found.codecs)
+        yield Finding("memories", "ok", f"{found.tokens:,} tokens, {budget}{rate} ({codecs}); every block checked")
+    else:
+        yield Finding("memories", "ok", f"none yet, {budget}")
 
 
 def _model(settings: Settings) -> Finding:

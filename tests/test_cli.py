@@ -87,7 +87,8 @@ def book(tmp_path: Path) -> Path:
 
 def test_read_counts_tokens_and_reads_once(line: Line, book: Path) -> None:
     first = line.json("read", book)
-    assert set(first) == {"document", "tokens", "tokens_read", "tokens_reused", "seconds", "peak_bytes"}
+    assert set(first) == {"document", "tokens", "tokens_read", "tokens_reused", "disk_bytes", "seconds", "peak_bytes"}
+    assert first["disk_bytes"] == 180 * 2048
     assert first["tokens"] == first["tokens_read"] == 180 and first["tokens_reused"] == 0
     assert first["peak_bytes"] > 1 << 20
     second = line.json("read", book)

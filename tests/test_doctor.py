@@ -11,6 +11,7 @@ from app import doctor
 from app.settings import Settings
 from app.setup import builds, state
 from app.store import home
+from app.store.store import Store
 
 
 class Printed:
@@ -104,6 +105,26 @@ def test_a_damaged_database(tmp_path, damage):
     path.write_bytes(data)
     finding = examine(home=tmp_path)["library.db"]
     assert finding.state == "problem" and "damaged" in finding.text
+
+
+def test_memories_are_counted_and_every_block_is_checked(tmp_path):
+    store = Store(tmp_path, disk_budget_bytes=1 << 30)
+    assert examine(home=tmp_path)["memories"].text == "none yet, 0 B of 50 GB"
+    for key in ("k1", "k2"):
+        store.blocks.put(key, [1, 2, 3, 4], b"index", [bytes(1000)], "raw")
+    store.blocks.flush()
+    finding = examine(home=tmp_path)["memories"]  # while another process holds the folder
+    assert finding.state == "ok" and "8 tokens, 2 KB of 50 GB, 255 bytes per token (raw)" in finding.text
+    store.close()
+    with sqlite3.connect(tmp_path / "kv.db") as db:
+        db.execute("UPDATE block_kv SET data = zeroblob(999) WHERE block = 1")
+    finding = examine(home=tmp_path)["memories"]
+    assert finding.state == "problem" and "1 of 2 blocks damaged" in finding.text
+
+
+def test_files_set_aside_are_told(tmp_path):
+    (tmp_path / "kv.set-aside-20260101-000000-000000.db").touch()
+    assert "set-aside-2026" in examine(home=tmp_path)["set aside"].text
 
 
 def test_little_disk(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from app.cli.session import Session
 from app.errors import InputError
 from app.process import peak_bytes
 from app.records import DocumentInfo
-from app.units import duration
+from app.units import duration, size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -40,6 +40,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
             documents.append(info)
             reused += tokens_reused
             read_now += info.tokens - tokens_reused
+        disk_bytes = sum(chat.disk_space().documents.get(info.id, 0) for info in documents)
     ids = [info.id for info in documents]
     seconds = time.perf_counter() - started
     values = {
@@ -47,13 +48,14 @@ def read(session: Session, args: argparse.Namespace) -> int:
         "tokens": sum(info.tokens for info in documents),
         "tokens_read": read_now,
         "tokens_reused": reused,
+        "disk_bytes": disk_bytes,
         "seconds": round(seconds, 3),
         "peak_bytes": peak_bytes(),
     }
     if failed:
         values |= {"failed": failed, "error": "; ".join(failed.values())}
     lines = [f"{info.id}  {info.title}: {info.tokens:,} tokens" for info in documents]
-    lines.append(f"{read_now:,} tokens read, {reused:,} reused, {duration(seconds)}")
+    lines.append(f"{read_now:,} tokens read, {reused:,} reused, {size_text(disk_bytes)} on disk, {duration(seconds)}")
     lines += [f"{len(failed)} of {len(args.paths)} could not be read"] if failed else []
     session.out.result(values, "\n".join(lines))
     return 1 if failed else 0
@@ -67,10 +69,16 @@ def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str 
     for skipped in info.skipped:
         session.out.say(f"{info.title}: left out {skipped.name}: {skipped.reason}")
     session.model_ready(chat)
-    reused = 0
+    reused, told = 0, False
     with closing(chat.read(info.id)) as readings:
         for reading in readings:
             reused = reading.reused
+            if not told and reading.tokens_total > reused:
+                taken = size_text((reading.tokens_total - reused) * chat.token_bytes())
+                session.out.say(
+                    f"{info.title}: {reading.tokens_total - reused:,} tokens to read, about {taken} on disk"
+                )
+            told = True
             session.reading(reading)
     return chat.document(info.id), reused
 
