@@ -55,11 +55,23 @@ def engine(
     policy: str = "keep-all",
     kv_dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    codec: str = "raw",
+    hot_groups: int | None = None,
 ) -> Engine:
+    """`hot_groups`: most groups of keys and values in RAM, fewer than settings would allow."""
     recipe = Recipe(attention=attention, trained_tokens=attention.budget_tokens)
     made = Engine(
-        model(seed), byte_tokenizer(), recipe, policy=policy, name="tiny", weights=f"tiny-{seed}", kv_dtype=kv_dtype
+        model(seed),
+        byte_tokenizer(),
+        recipe,
+        policy=policy,
+        name="tiny",
+        weights=f"tiny-{seed}",
+        kv_dtype=kv_dtype,
+        codec=codec,
     )
+    for pool in (*made.shape.tiers.hot, *made.shape.tiers.packed):
+        pool.limit = hot_groups
     made.segment_tokens = made.most_segment_tokens = 4 * attention.group_tokens
     return made
 

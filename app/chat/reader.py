@@ -3,22 +3,25 @@
 import hashlib
 import logging
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.chat import slots
 from app.chat.citations import Attached
+from app.chat.groups import StoredGroups
 from app.errors import CancelledError, DamagedBlock, LecternError, NotFoundError, StoreError
 from app.ingest import spans
 from app.records import DocumentInfo, MemoryText, Part, Reading
+from app.runtime import stored
 from app.runtime.engine import Engine
 from app.runtime.memory import RegionMemory
 from app.store.store import Store
 from app.store.transfer import Fit
 
 log = logging.getLogger(__name__)
-CODEC = "raw"
+INDEXES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class Reader:
         """Queue sealed groups for writing; `keys[i]` belongs to `groups[i]`."""
         for key, group in zip(keys, groups, strict=True):
             start, end = memory.group_range(group)
-            self.store.blocks.put(key, memory.token_ids[start:end], *memory.export_group(group), CODEC)
+            codec = self.engine.shape.codec if end - start == self.group_tokens else "raw"
+            self.store.blocks.put(key, memory.token_ids[start:end], *memory.export_group(group), codec)
 
     def bring_groups(self, keys: Sequence[str], token_ids: Sequence[int], memory: RegionMemory) -> None:
         """Append stored groups to a memory; stops quietly at the first that is damaged or gone, which the log names."""
@@ -152,20 +156,68 @@ class Reader:
             self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
 
     def _bring_back(self, keys: Sequence[str], text: MemoryText) -> RegionMemory:
-        """The longest stored beginning of a text, whoever stored it."""
+        """The longest stored beginning of a text, whoever stored it: its index, and what nearly every answer needs.
+
+        Other keys and values are fetched when they are selected.
+        """
         if self.engine.shape.compaction:
             state = slots.state_key(keys[-1])
             return slots.bring(self.store.blocks, state, text.token_ids, self.engine.shape, frozen=True)
-        known = keys[: self.store.blocks.known_prefix(keys)]
+        blocks, size = self.store.blocks, self.group_tokens
+        known = keys[: blocks.known_prefix(keys)]
         memory = RegionMemory(self.engine.shape, len(text.token_ids))
-        self.bring_groups(known, text.token_ids, memory)
+        memory.pages.source = source = StoredGroups(blocks, keys, self.put_groups)
+        blocks.hold(keys)
+        weakref.finalize(memory, blocks.release, keys)
+        whole = min(len(known), len(text.token_ids) // size)
+        self._open_groups(known[:whole], text.token_ids, memory, source)
+        if memory.tokens == whole * size:
+            self.bring_groups(known[whole:], text.token_ids[whole * size :], memory)
         if memory.tokens == len(text.token_ids):
             memory.freeze()
-            try:
-                memory.import_mass(self.store.blocks.get_index(_mass_key(keys)))
-            except (DamagedBlock, NotFoundError, ValueError) as error:
-                log.warning("%s", error)
+            self._warm(keys, memory)
         return memory
+
+    def _open_groups(
+        self, keys: Sequence[str], token_ids: Sequence[int], memory: RegionMemory, source: StoredGroups
+    ) -> None:
+        """Bring the index of whole groups into a memory; stops quietly like `bring_groups`."""
+        size, rows = self.group_tokens, []
+        groups = [token_ids[i * size : (i + 1) * size] for i in range(len(keys))]
+
+        def take() -> None:
+            first = memory.tokens
+            stored.open_groups(memory, token_ids[first : first + len(rows) * size], rows, source)
+            rows.clear()
+
+        try:
+            try:
+                for row in self.store.blocks.get_indexes(keys, groups):
+                    rows.append(row)
+                    if len(rows) == INDEXES_AT_ONCE:
+                        take()
+            finally:
+                take()
+        except (DamagedBlock, NotFoundError, ValueError) as error:
+            log.warning("%s", error)
+            self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
+
+    def _warm(self, keys: Sequence[str], memory: RegionMemory) -> None:
+        """Bring in what is nearly always needed; the stored attention mass only says what is worth keeping at hand."""
+        try:
+            stored.warm(memory, self.store.blocks.get_index(_mass_key(keys)))
+        except (DamagedBlock, NotFoundError, ValueError) as error:
+            log.warning("%s", error)
+            stored.warm(memory, None)
+
+    def read_again_note(self, documents: Sequence[ReadDocument]) -> str:
+        """What the user should know of stored memory that was lost since this was asked last."""
+        found = [memory.pages.source for document in documents for memory in document.memories]
+        sources = [source for source in found if isinstance(source, StoredGroups)]
+        lost = sum(source.read_again for source in sources)
+        for source in sources:
+            source.read_again = 0
+        return f"{lost * self.group_tokens:,} tokens were read again: their stored memory was damaged" if lost else ""
 
     def _read_rest(
         self,
@@ -188,6 +240,9 @@ class Reader:
             except StoreError as error:  # a full disk must not end the reading
                 writing = False
                 self.notes.append(f"{error}. The rest of this reading is kept in memory only.")
+                return
+            if len(memory.token_ids) >= (group + 1) * self.group_tokens:
+                memory.pages.settle([group])
 
         steps = self.engine.read_steps(text.token_ids, resume=memory, on_sealed=seal, cancelled=cancelled)
         written = 0
@@ -202,7 +257,7 @@ class Reader:
             if self.engine.shape.compaction:
                 slots.put(self.store.blocks, slots.state_key(keys[-1]), memory)
             else:
-                self.store.blocks.put(_mass_key(keys), [], memory.export_mass(), [], CODEC)
+                self.store.blocks.put(_mass_key(keys), [], stored.export_mass(memory), [], "raw")
             stored_keys = self._block_keys(keys, memory)
             self._name_blocks(document, number, stored_keys)
             self._enforce_budget(set(stored_keys))

@@ -296,7 +296,7 @@ class Sessions:
             tokens_per_s=round(len(said) / (ended - first_at), 1) if ended > first_at else 0.0,
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
-            note=session.note,
+            note="; ".join(filter(None, [session.note, self.reader.read_again_note(session.documents)])),
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,

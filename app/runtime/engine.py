@@ -18,16 +18,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoTokenizer
 
-from app.errors import CancelledError, ModelError
+from app.errors import CancelledError, ConfigError, ModelError
+from app.process import memory_bytes
 from app.runtime import attention, checkpoint, policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
+from app.runtime.pages import PagesLost
 from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape
 from app.runtime.spec import AttentionSpec
+from app.runtime.stored import read_again
 from app.runtime.tiers import Tiers
 from app.settings import Settings
 
@@ -37,6 +40,8 @@ FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment
 LOGIT_ROWS = 1024
+HOST_SHARE = 4  # keys and values may fill a quarter of the computer's memory,
+DEVICE_SHARE = 2  # and half of what the model leaves free on the GPU
 NEIGHBOURS = 8  # tokens before one that decide how it is spelt
 CONTENT_MARK = re.compile(r"\x02(\d+)\x03")
 
@@ -79,6 +84,8 @@ class Engine:
         weights: str = "",
         vocabulary: str = "",
         kv_dtype: torch.dtype = torch.bfloat16,
+        codec: str = "raw",
+        tiers: Tiers | None = None,
     ) -> None:
         config = model.config
         device = model.device
@@ -98,7 +105,10 @@ class Engine:
             # The store never holds float32; the running chat reads what the store holds, so resuming changes nothing.
             dtype=kv_dtype,
             device=device,
+            codec=codec,
+            tiers=tiers or Tiers(),
         )
+        self._check_room()
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
         self.recipe = _digest(self.recipe_parts)
         self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)
@@ -110,6 +120,20 @@ class Engine:
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.lock = threading.Lock()
 
+    def _check_room(self) -> None:
+        """Refuse budgets that cannot hold what one query and one segment need."""
+        shape = self.shape
+        shape.tiers.open(shape)
+        least = (min(self.spec.attention.budget_tokens, self.trained_tokens) + MOST_SEGMENT_TOKENS) * shape.token_bytes
+        room = sum(pool.limit * pool.slot_bytes for pool in shape.tiers.hot if pool.limit is not None)
+        if 0 < room < least:
+            name = "device_budget_gb" if shape.device.type == "cuda" else "host_budget_gb"
+            part = " a quarter of" if shape.tiers.packed and shape.device.type != "cuda" else ""
+            raise ConfigError(
+                f"{name}:{part} it makes room for {room / 1e9:.3g} GB of keys and values, and one segment with what it "
+                f"attends to takes {least / 1e9:.3g} GB; give more"
+            )
+
     def _recipe_parts(self, weights: str, vocabulary: str) -> dict[str, Any]:
         return {
             "format": MEMORY_FORMAT,
@@ -119,7 +143,7 @@ class Engine:
             "policy": self.spec.policy.recipe(),
             "rope": [round(float(f), 12) for f in self.spec.inv_freq] + [self.spec.rope_scaling],
             "dtype": [str(self.model.dtype), str(self.shape.dtype)],
-            "codec": "raw",
+            "codec": self.shape.codec,
         }
 
     def under(self, policy: Policy) -> "Engine":
@@ -177,14 +201,22 @@ class Engine:
     @torch.no_grad()
     def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
-        ids, before = torch.tensor([list(token_ids)], device=self.model.device), cache.tail.tokens
-        try:
-            hidden = self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
-        except BaseException:  # some layers may hold the tokens, others not
-            cache.tail.truncate(before)
-            raise
+        before, hidden = cache.tail.tokens, None
+        while hidden is None:
+            try:
+                hidden = self._hidden(cache, token_ids)
+            except PagesLost as lost:  # the store's copy is damaged or gone
+                cache.tail.truncate(before)
+                read_again(cache, lost, self._hidden)
+            except BaseException:  # some layers may hold the tokens, others not
+                cache.tail.truncate(before)
+                raise
         cache.tail.token_ids += token_ids
         return hidden
+
+    def _hidden(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
+        ids = torch.tensor([list(token_ids)], device=self.model.device)
+        return self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
 
     @torch.no_grad()
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -496,5 +528,23 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
     vocabulary = checkpoint.fingerprint(checkpoint.tokenizer_files(folder), known)
     name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
     return Engine(
-        model, tokenizer, recipe, policy=policies.of(settings), name=name, weights=weights, vocabulary=vocabulary
+        model,
+        tokenizer,
+        recipe,
+        policy=policies.of(settings),
+        name=name,
+        weights=weights,
+        vocabulary=vocabulary,
+        codec=settings.kv_codec,
+        tiers=_tiers(settings, device),
     )
+
+
+def _tiers(settings: Settings, device: torch.device) -> Tiers:
+    """Room for keys and values, derived where the settings do not say: the model is loaded already."""
+    host = memory_bytes() // HOST_SHARE if settings.host_budget_gb is None else int(settings.host_budget_gb * 1e9)
+    if device.type != "cuda":
+        return Tiers(host_bytes=host)
+    if settings.device_budget_gb is None:
+        return Tiers(torch.cuda.mem_get_info(device)[0] // DEVICE_SHARE, host)
+    return Tiers(int(settings.device_budget_gb * 1e9), host)

@@ -182,14 +182,15 @@ class RegionIndex:
         """
         s, size = self.shape, self.shape.attention.group_tokens
         lengths = [s.kv_heads * (size // sub) * self.width * s.dtype.itemsize for sub in self.subs.values()]
-        plain = [group for group, row in enumerate(rows) if len(row) == s.layers * sum(lengths)]  # no nodes
-        data = torch.frombuffer(bytearray().join([rows[group] for group in plain]) or bytearray(1), dtype=torch.uint8)
-        parts = iter(data[: len(plain) * s.layers * sum(lengths)].view(len(plain), -1).split(lengths * s.layers, dim=1))
-        places = torch.tensor(plain, dtype=torch.int64) + first
-        for layer in range(s.layers if plain else 0):
-            for name, sub in self.subs.items():
-                part = next(parts).contiguous().view(s.dtype).view(len(plain), s.kv_heads, size // sub, -1)
-                whole = self.means[name][layer][:, : (first + len(rows)) * size // sub].unflatten(1, (-1, size // sub))
-                whole.index_copy_(1, places.to(s.device), part.transpose(0, 1).to(s.device))
+        plain = [group for group, row in enumerate(rows) if len(row) == s.layers * sum(lengths)]  # complete no nodes
+        if plain:
+            data = torch.frombuffer(bytearray().join([rows[group] for group in plain]), dtype=torch.uint8)
+            parts = iter(data.view(len(plain), -1).split(lengths * s.layers, dim=1))
+            places = (torch.tensor(plain) + first).to(s.device)
+            for layer in range(s.layers):
+                for name, sub in self.subs.items():
+                    part = next(parts).contiguous().view(s.dtype).view(len(plain), s.kv_heads, size // sub, -1)
+                    target = self.means[name][layer][:, : (first + len(rows)) * size // sub]
+                    target.unflatten(1, (-1, size // sub)).index_copy_(1, places, part.transpose(0, 1).to(s.device))
         for group in sorted(set(range(len(rows))) - set(plain)):
             self.import_rows((first + group) * size, size, rows[group])

@@ -81,7 +81,9 @@ class KVPages:
             return
         bundle, place = divmod(layer, self.shape.bundle_layers)
         groups = torch.arange(start // size, (end - 1) // size + 1)
+        full = (groups + 1) * size <= end
         slots = self._writable(bundle, groups, start % size > 0)
+        self._unpacked(bundle, groups[~full])
         data = self._hot_pools[bundle].data
         first, last = -(-start // size) * size, end // size * size  # whole groups
         for begin, stop in ((start, min(first, end)), (max(last, first), end)):
@@ -94,9 +96,8 @@ class KVPages:
             for i, x in enumerate((keys, values)):
                 parts = x[:, first - start : last - start].unflatten(1, (-1, size)).transpose(0, 1)
                 data[whole, place, i] = parts.to(data.dtype)
-        full = groups[(groups + 1) * size <= end]
-        if len(full):
-            self._seal(bundle, place, full)
+        if full.any():
+            self._seal(bundle, place, groups[full])
 
     def rows(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
         """(k, v) of consecutive tokens, [Hkv, end - start, D] each."""
@@ -150,7 +151,8 @@ class KVPages:
         bundle, place = divmod(layer, self.shape.bundle_layers)
         size, count = self.group_tokens, slots.shape[1]
         held = self._hot[bundle].held().cpu()
-        self._unseal(bundle, held)
+        self._hot_pools[bundle].loose[self._hot[bundle].slots[held]] = False
+        self._unpacked(bundle, held)
         index = slots[..., None].expand(-1, -1, self.shape.head_dim)
         pair = self.rows(layer, 0, (int(held[-1]) + 1) * size if len(held) else 0)
         data = self._hot_pools[bundle].data
@@ -173,6 +175,15 @@ class KVPages:
                 self._present(bundle, some)
             except PagesLost:
                 return
+
+    def has(self, group: int) -> bool:
+        """Whether all layers of a group are in slots or can be fetched, as far as its first rows tell."""
+        some = torch.tensor([group])
+        try:
+            self._present(0, some)
+        except PagesLost:
+            return False
+        return True
 
     def copy_from(self, other: "KVPages") -> None:
         """Take over what another holds; both have the same room."""
@@ -242,7 +253,10 @@ class KVPages:
         if len(missing):
             fresh = pool.claim(table, missing)  # may move the data
             pool.data[fresh] = 0
-        self._unseal(bundle, groups.cpu())
+        pool.loose[table.slots[groups]] = False
+        if self._packed:  # a packed copy is written over, layer by layer
+            below = self._packed[bundle].slots[groups.cpu()]
+            self._packed_pools[bundle].loose[below[below >= 0]] = False
         return table.slots[groups]
 
     def _present(self, bundle: int, groups: Tensor) -> Tensor:
@@ -333,11 +347,8 @@ class KVPages:
         if place == len(s.bundles[bundle]) - 1:
             hot.loose[slots] = True
 
-    def _unseal(self, bundle: int, groups: Tensor) -> None:
-        """Groups are changed: no lower tier holds them any more."""
-        hot = self._hot_pools[bundle]
-        slots = self._hot[bundle].slots[groups.to(hot.device)]
-        hot.loose[slots] = False
+    def _unpacked(self, bundle: int, groups: Tensor) -> None:
+        """Groups have no packed copy any more: they are not whole, or were changed."""
         if self._packed:
             self._packed_pools[bundle].release(self._packed[bundle], groups)
 

@@ -171,7 +171,7 @@ def test_a_damaged_block_is_told_after_reading_alone(home, open_chat, tmp_path):
     list(chat.read(document.id))
     chat.close()
     with sqlite3.connect(home / "kv.db") as db:
-        db.execute("UPDATE block_kv SET data = zeroblob(length(data)) WHERE block = 2")
+        db.execute("UPDATE block_index SET data = zeroblob(length(data)) WHERE block = 2")
     chat = open_chat()
     list(chat.read(document.id))
     assert any("is read again" in note for note in chat.notes())

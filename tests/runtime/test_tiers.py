@@ -168,6 +168,18 @@ def test_a_copy_goes_on_by_itself(codec):
 
 
 @pytest.mark.parametrize("codec", ("int8", "int4"))
+def test_all_layers_of_a_group_share_its_packed_copy(codec):
+    """Layer by layer, as a segment comes; then every group is had from its packed copy."""
+    pages = KVPages(shape(codec))
+    for start in range(0, 20 * GROUP, 4 * GROUP):
+        fill(pages, text(20 * GROUP), start, start + 4 * GROUP)
+    expected = held(pages, 20 * GROUP)
+    for table, pool in zip(pages._hot, pages.shape.tiers.hot, strict=True):
+        pool.release(table, table.held())
+    assert torch.equal(held(pages, 20 * GROUP), expected)
+
+
+@pytest.mark.parametrize("codec", ("int8", "int4"))
 def test_a_group_is_packed_once_and_its_end_not_at_all(codec):
     kv, cuts = text(100), (0, 10, 32, 90, 100)
     pieces, whole = KVPages(shape(codec)), fill(KVPages(shape(codec)), kv)
