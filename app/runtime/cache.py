@@ -50,7 +50,7 @@ class RegionLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    get_max_cache_shape = get_max_length  # its name before transformers 5.17
+    get_max_cache_shape = get_max_length  # its name in transformers 5.10
 
     def reset(self) -> None:
         self.cache.tail = RegionMemory(self.cache.shape)
