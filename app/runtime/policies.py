@@ -195,9 +195,11 @@ def _stretch(shape: MemoryShape, policy: str) -> int:
     """Tokens that a memory which drops some reads at once.
 
     Raises:
-        ConfigError: its keys and values are not kept as they are.
+        ConfigError: its keys and values are not kept as they are, or not numbered as they are kept.
     """
     if shape.codec != "raw":
         raise ConfigError(f"--kv-codec {shape.codec}: policy {policy} takes raw keys and values; leave it out")
     attention = shape.attention
+    if attention.positions != "compact":
+        raise ConfigError(f"positions = {attention.positions}: policy {policy} numbers what it keeps; choose compact")
     return attention.group_tokens * max(1, attention.budget_tokens // (STRETCHES * attention.group_tokens))

@@ -214,6 +214,8 @@ def test_bad_configurations_are_refused_by_name():
         tiny.engine(policy="magic")
     with pytest.raises(ConfigError, match="budget_tokens = 64: policy h2o needs at least 84: 4 sinks"):
         tiny.engine(policy="h2o")
+    with pytest.raises(ConfigError, match="positions = original: policy h2o numbers what it keeps"):
+        tiny.engine(replace(tiny.SMALL, positions="original"), policy=H2O(HEAVY))
     with pytest.raises(ConfigError, match="--h2o best: not known"):
         policies.named("h2o", h2o="best")
     with pytest.raises(ConfigError, match="--memory-cap 0"):
