@@ -43,8 +43,6 @@ def read_recipe(path: Path):
         raise ConfigError(f"{path}: no [[pretrain.stages]]; give at least one with tokens, batch and steps")
     if "start" in table:
         table["start"] = str(path.parent / table["start"])
-        if not (Path(table["start"]) / "lectern.json").exists():
-            raise ConfigError(f"{path} [pretrain] start = {table['start']}: no checkpoint of ours; train it first")
     config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")
     if attention.budget_tokens > config.trained_tokens:
@@ -104,6 +102,8 @@ def main(argv: list[str]) -> int:
     if not (args.data / "books" / "index.tsv").exists():
         raise InputError(f"{args.data}: no books/index.tsv there; give the data folder with --data")
     config, attention = read_recipe(args.recipe)
+    if config.start and not (Path(config.start) / "lectern.json").exists():
+        raise ConfigError(f"{args.recipe} [pretrain] start = {config.start}: no checkpoint of ours; train it first")
 
     import torch
 

@@ -55,8 +55,9 @@ def recipe(tmp_path):
 
 
 def test_the_shipped_recipe_can_be_read():
-    config, attention = read_recipe(FROZEN / "recipe.toml")
-    assert config.trained_tokens >= 2048 and attention.budget_tokens <= config.trained_tokens
+    config, attention = read_recipe(FROZEN / "recipe-1.toml")
+    last, attention = read_recipe(FROZEN / "recipe.toml")
+    assert config.trained_tokens == last.trained_tokens >= 2048 and attention.budget_tokens <= config.trained_tokens
     bytes_per_token = 2 * 2 * config.layers * config.kv_heads * config.hidden // config.heads
     assert bytes_per_token <= 2048 and config.kv_heads < config.heads
 
@@ -147,7 +148,7 @@ def test_a_recipe_may_go_on_from_a_model(recipe, data, tmp_path):
     torch.testing.assert_close(stock_logits(second, ids), stock_logits(recipe.parent, ids), atol=1e-3, rtol=1e-3)
 
 
-def test_a_start_that_is_not_there_is_refused(recipe):
+def test_a_start_that_is_not_there_is_refused(recipe, data):
     recipe.write_text(RECIPE.replace("[pretrain]", '[pretrain]\nstart = "../nowhere"', 1))
     with pytest.raises(ConfigError, match=r"start = .*nowhere: no checkpoint of ours"):
-        read_recipe(recipe)
+        main([str(recipe), "--data", str(data)])
