@@ -75,11 +75,12 @@ class RegionMemory:
     def counts(self) -> dict[str, int]:
         """What became of the tokens, by the names of AnswerStats; kept, compressed and evicted make up all of them."""
         merged = sum(level > 0 for level in self.levels) * self.shape.attention.region_tokens
+        group = self.shape.attention.group_tokens
         return {
             "tokens_kept": self.slots - merged,
             "tokens_compressed": merged,
             "tokens_evicted": self.dropped,
-            "tokens_quantized": 0,
+            "tokens_quantized": 0 if self.shape.codec == "raw" else self.slots // group * group,
         }
 
     def reserve(self, tokens: int) -> None:

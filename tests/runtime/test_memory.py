@@ -1,9 +1,14 @@
 """Memories at their edges: spare room, few tokens, going back."""
 
+import pytest
 import torch
 
+from app.errors import ConfigError
+from app.runtime.checkpoint import Recipe
 from app.runtime.config import AttentionConfig
+from app.runtime.engine import Engine
 from app.runtime.memory import RegionMemory
+from app.runtime.tiers import Tiers
 from tests import tiny
 
 
@@ -23,6 +28,31 @@ def test_spare_room_in_a_memory_changes_nothing():
     other, turn = engine.read(tiny.token_ids(200, seed=2)), tiny.token_ids(12, seed=4)[1:]
     expected = engine._forward(engine.open_chat([whole, other]), turn)
     torch.testing.assert_close(engine._forward(engine.open_chat([grown, other]), turn), expected)
+
+
+@pytest.mark.parametrize(("codec", "quantized"), [("raw", 0), ("int8", 96), ("int4", 96)])
+def test_whole_groups_are_quantized_and_counted(codec, quantized):
+    counts = tiny.engine(codec=codec).read(tiny.token_ids(100)).counts()
+    assert (counts["tokens_quantized"], counts["tokens_kept"]) == (quantized, 100)
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_segments_do_not_matter_to_a_codec(codec):
+    """Dense and selecting: a group that is whole is seen as it is packed, also by its own segment."""
+    ids, logits = tiny.token_ids(300), []
+    for groups in (1, 4, 100):
+        engine = tiny.engine(codec=codec)
+        engine.segment_tokens = engine.most_segment_tokens = groups * engine.shape.attention.group_tokens
+        logits.append(engine.log_probs(ids))
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[2], logits[0], atol=1e-5, rtol=1e-5)
+    raw = tiny.engine().log_probs(ids)
+    assert 1e-6 < (raw - logits[0]).abs().mean() < 0.5
+
+
+def test_a_budget_too_small_for_a_segment_is_refused():
+    with pytest.raises(ConfigError, match="host_budget_gb: it makes room for .* give more"):
+        Engine(tiny.model(0), tiny.byte_tokenizer(), Recipe(tiny.SMALL, 64), tiers=Tiers(host_bytes=1 << 16))
 
 
 def test_groups_smaller_than_the_rows_that_are_counted():
