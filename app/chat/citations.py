@@ -73,7 +73,7 @@ def _passage(
     span = max(inside, key=lambda s: min(s.token_end, end) - max(s.token_start, start))
     page = part(memory.document.id, span.part)
     char_start, char_end = spans.locate(page, span, tokenizer, start, end)
-    while char_start > 0 and page.text[char_start - 1].isalnum() and page.text[char_start].isalnum():
+    while 0 < char_start < len(page.text) and page.text[char_start - 1].isalnum() and page.text[char_start].isalnum():
         char_start -= 1
     while char_end < len(page.text) and page.text[char_end].isalnum() and page.text[char_end - 1].isalnum():
         char_end += 1

@@ -68,14 +68,18 @@ class Reader:
         """What a memory from elsewhere has to fit."""
         engine = self.engine
 
-        def keys(token_ids: Sequence[int]) -> list[str]:
-            chain = self.store.blocks.chain_keys(engine.recipe, token_ids, self.group_tokens)
-            return [*chain, _mass_key(chain)]
+        def blocks(root: str, token_ids: Sequence[int], count: int) -> list[tuple[str, Sequence[int]]]:
+            size = self.group_tokens
+            chain = self.store.blocks.chain_keys(root or engine.recipe, token_ids, size)
+            if engine.shape.compaction:
+                return [(key, ()) for key in slots.block_keys(slots.state_key(chain[-1]), max(0, count - 1))]
+            found = [(key, token_ids[i * size : (i + 1) * size]) for i, key in enumerate(chain)]
+            return found if root else [*found, (_mass_key(chain), ())]
 
         def texts(parts: Sequence[Part]) -> list[MemoryText]:
             return spans.encode(parts, engine.text_tokenizer, engine.bos_id)
 
-        return Fit(engine.recipe, engine.recipe_parts, self.group_tokens, keys, texts)
+        return Fit(engine.recipe, engine.recipe_parts, blocks, texts)
 
     def read(self, document: str, cancelled: Callable[[], bool]) -> Iterator[Reading]:
         """Read what is not stored yet, telling how far it is; returns a ReadDocument.

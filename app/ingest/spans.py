@@ -39,7 +39,7 @@ def locate(part: Part, span: Span, tokenizer: "Tokenizer", token_start: int, tok
     inside = offsets[max(0, token_start - span.token_start) : max(0, token_end - span.token_start)]
     if not inside:
         return 0, 0
-    return inside[0][0], min(inside[-1][1], len(part.text))
+    return min(inside[0][0], len(part.text)), min(inside[-1][1], len(part.text))
 
 
 def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Span]:

@@ -204,11 +204,13 @@ def cut(tail: Tail, turns: int, group_tokens: Callable[[str], int | None]) -> Ta
     Returns:
         None when the memory of that moment is not stored.
     """
+    if turns == len(tail.turns):
+        return tail
     if turns == 0 or len(tail.turns) < turns or not tail.turns[turns - 1]:
         return None
     kept = tail.turns[:turns]
     size = group_tokens(tail.keys[0]) if len(tail.keys) > 1 else len(tail.token_ids)
-    if not size:
+    if not size:  # gone, or the memory of a policy that drops tokens: its blocks hang on all that was read
         return None
     groups = -(-kept[-1] // size)
     return replace(tail, token_ids=tail.token_ids[: groups * size], keys=tail.keys[:groups], turns=kept)

@@ -12,9 +12,9 @@ from app.store.recipes import Recipes
 EVICTED = "its memory made room on the disk"
 
 _NAMED = """
-    SELECT m.document, m.recipe, k.key FROM manifest k JOIN memory m ON m.id = k.memory
+    SELECT m.document, m.recipe, k.key, m.id, m.tokens FROM manifest k JOIN memory m ON m.id = k.memory
     UNION ALL
-    SELECT '', t.recipe, b.key FROM tail_block b JOIN tail t ON t.chat = b.chat
+    SELECT '', t.recipe, b.key, t.chat, length(t.token_ids) / 4 FROM tail_block b JOIN tail t ON t.chat = b.chat
 """
 
 
@@ -72,7 +72,7 @@ class Space(Recipes):
         """Bytes on disk of each document's memories, under all recipes; shared blocks count for each."""
         found: dict[str, int] = defaultdict(int)
         costs = self.blocks.costs()
-        for document, _, key in self._named():
+        for document, _, key, *_ in self._named():
             if document and key in costs:
                 found[document] += costs[key].size_bytes
         return dict(found)
@@ -83,17 +83,22 @@ class Space(Recipes):
         Args:
             recipe: count memories of this one only.
         """
-        costs, seen = self.blocks.costs(), set()
+        costs, seen, policies = self.blocks.costs(), set(), {}
         sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-        for _, made_by, key in self._named():
+        texts: dict[tuple[str, str], dict[object, int]] = defaultdict(dict)
+        for _, made_by, key, text, tokens in self._named():
             if key in seen or key not in costs or recipe not in (None, made_by):
                 continue
             seen.add(key)
-            policy = (self.recipe_parts(made_by) or {}).get("policy", "unknown")
-            tally = sums[policy, costs[key].codec]
-            tally[0] += costs[key].tokens
-            tally[1] += costs[key].size_bytes
-        kept = [Kept(policy, codec, *tally) for (policy, codec), tally in sums.items()]
+            if made_by not in policies:
+                policy = (self.recipe_parts(made_by) or {}).get("policy", "unknown")
+                policies[made_by] = policy if isinstance(policy, str) else str(policy[0])  # the others are its options
+            place = policies[made_by], costs[key].codec
+            sums[place][0] += costs[key].tokens
+            sums[place][1] += costs[key].size_bytes
+            texts[place][text] = tokens
+        # Blocks of slots belong to no tokens of their own: what counts is what was read for them.
+        kept = [Kept(*place, tokens or sum(texts[place].values()), size) for place, (tokens, size) in sums.items()]
         return sorted(kept, key=lambda item: -item.size_bytes)
 
     def enforce_budget(self, in_use: Iterable[str]) -> int:
@@ -106,17 +111,20 @@ class Space(Recipes):
         """
         stay, pinned = set(in_use), self.pinned()
         if pinned:
-            stay.update(key for document, _, key in self._named() if document in pinned)
+            stay.update(key for document, _, key, *_ in self._named() if document in pinned)
         evicted = self.blocks.enforce_budget(stay)
         if evicted:
-            hit = {(document, recipe) for document, recipe, key in self._named() if document and key in evicted}
+            hit = {(document, recipe) for document, recipe, key, *_ in self._named() if document and key in evicted}
             with self._library.write() as db:
                 for document, recipe in hit:
                     change = "UPDATE reading SET state = 'new', detail = ? WHERE document = ? AND recipe = ?"
                     db.execute(change + " AND state = 'read'", [EVICTED, document, recipe])
         return sum(evicted.values())
 
-    def _named(self) -> list[tuple[str, str, str]]:
-        """(document, recipe, key) of every block that the library names; "" for blocks of chats."""
+    def _named(self) -> list[tuple[str, str, str, object, int]]:
+        """(document, recipe, key, id of the text, its tokens) of every block that the library names.
+
+        For blocks of chats the document is "".
+        """
         with self._library.read() as db:
             return db.execute(_NAMED).fetchall()

@@ -24,14 +24,13 @@ class Fit:
     """What an importing model expects.
 
     Attributes:
-        keys: block keys of a document's memory, from its token ids; the H2O scores' key last.
+        blocks: (key, token ids) of a memory's blocks, from its root ("" for a document's), token ids and their number.
         texts: token ids and spans of a document's parts.
     """
 
     recipe: str
     parts: Mapping[str, Any]
-    group_tokens: int
-    keys: Callable[[Sequence[int]], list[str]]
+    blocks: Callable[[str, Sequence[int], int], list[tuple[str, Sequence[int]]]]
     texts: Callable[[Sequence[Part]], list[MemoryText]]
 
 
@@ -58,8 +57,7 @@ def export_chat(store: Store, chat: str, path: Path, recipe: str) -> dict[str, i
         counts["messages"] = len(messages)
         value: dict[str, Any] = {"info": asdict(info), "messages": [asdict(message) for message in messages]}
         if tail:
-            groups = _groups(tail.token_ids, store.blocks.tokens_in(tail.keys[0]) if tail.keys else None)
-            if _export_blocks(store, tail.keys, groups, "chat", bundle, counts):
+            if _export_blocks(store, tail.keys, tail.token_ids, "chat", bundle, counts):
                 value["tail"] = {k: v for k, v in asdict(tail).items() if k not in ("recipe", "keys")}
         bundle.add_json("chat.json", value)
         bundle.finish({"recipe": recipe, "parts": store.recipe_parts(recipe)})
@@ -75,30 +73,28 @@ def _export_document(store: Store, id: str, recipe: str, bundle: BundleWriter, c
         value["memories"] += 1
         bundle.add(f"documents/{id}/{number}.tokens", pack(memory.token_ids))
         keys = store.manifest(id, recipe, number)
-        groups = _groups(memory.token_ids, store.blocks.tokens_in(keys[0]) if keys else None)
-        groups += [()] * (len(keys) - len(groups))  # blocks of scores belong to no tokens
-        _export_blocks(store, keys, groups[: len(keys)], f"documents/{id}/{number}", bundle, counts)
+        _export_blocks(store, keys, memory.token_ids, f"documents/{id}/{number}", bundle, counts)
     bundle.add_json(f"documents/{id}.json", value)
-
-
-def _groups(token_ids: Sequence[int], size: int | None) -> list[Sequence[int]]:
-    return [token_ids[i : i + size] for i in range(0, len(token_ids), size)] if size else []
 
 
 def _export_blocks(
     store: Store,
     keys: Sequence[str],
-    groups: Sequence[Sequence[int]],
+    token_ids: Sequence[int],
     folder: str,
     bundle: BundleWriter,
     counts: dict[str, int],
 ) -> bool:
     """Blocks up to the first that is damaged or gone; returns whether all went out."""
-    costs = store.blocks.codecs(keys)
+    codecs = store.blocks.codecs(keys)
+    size = (store.blocks.tokens_in(keys[0]) if keys else None) or len(token_ids) + 1
+    whole = len(keys) > 0 and size <= len(token_ids)
+    groups = [token_ids[i : i + size] for i in range(0, len(token_ids), size)] if whole else []
+    groups = [*groups, *[()] * (len(keys) - len(groups))][: len(keys)]  # scores and slots belong to no tokens
     done = 0
     try:
-        for index, kv in store.blocks.get_many(keys[: len(groups)], groups):
-            data = pack_block(pack(groups[done]), index, kv, costs.get(keys[done], "raw"))
+        for index, kv in store.blocks.get_many(keys, groups):
+            data = pack_block(pack(groups[done]), index, kv, codecs.get(keys[done], "raw"))
             bundle.add(f"{folder}/{done}.block", data)
             done += 1
     except (DamagedBlock, NotFoundError):
@@ -139,9 +135,9 @@ def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
             if fit and texts[number] and store.parts(id) == list(document.parts):
                 _import_memories(store, id, texts[number], bundle, fit)
         chat = store.create_chat(attached, model, title)
-        keys = _import_tail(store, chat, tail, bundle, fit) if tail and fit else None
+        keys = _import_tail(store, chat, tail, bundle, fit) if tail and fit else ()
         store.import_messages(chat, messages, tail and keys and Tail(**tail | {"keys": keys, "recipe": fit.recipe}))
-    store.blocks.settle(keys or ())
+    store.blocks.settle(keys)
     return chat
 
 
@@ -171,25 +167,26 @@ def _import_memories(store: Store, id: str, texts: list[MemoryText], bundle: Bun
     store.set_memories(id, fit.recipe, texts)
     whole = True
     for number, text in enumerate(texts):
-        keys = fit.keys(text.token_ids)
-        groups = [*_groups(text.token_ids, fit.group_tokens), ()]
-        done = _import_blocks(store, keys, groups, f"documents/{id}/{number}", bundle)
+        folder = f"documents/{id}/{number}"
+        blocks = fit.blocks("", text.token_ids, _count(bundle, folder))
+        done = _import_blocks(store, blocks, folder, bundle)
         store.blocks.flush()
-        store.set_manifest(id, fit.recipe, number, keys[:done])
-        whole = whole and done >= len(keys) - 1
+        store.set_manifest(id, fit.recipe, number, [key for key, _ in blocks[:done]])
+        whole = whole and done == len(blocks)
     if whole:
         store.set_state(id, fit.recipe, "read")
 
 
-def _import_blocks(
-    store: Store, keys: Sequence[str], groups: Sequence[Sequence[int]], folder: str, bundle: BundleReader
-) -> int:
+def _count(bundle: BundleReader, folder: str) -> int:
+    """How many blocks of a memory are in the file."""
+    return sum(name.startswith(f"{folder}/") and name.endswith(".block") for name in bundle.names)
+
+
+def _import_blocks(store: Store, blocks: Sequence[tuple[str, Sequence[int]]], folder: str, bundle: BundleReader) -> int:
     """Put the blocks that are in the file, up to the first that is not; returns how many."""
-    names = set(bundle.names)
-    for place, (key, group) in enumerate(zip(keys, groups, strict=True)):
+    count = _count(bundle, folder)
+    for place, (key, group) in enumerate(blocks[:count]):
         name = f"{folder}/{place}.block"
-        if name not in names:
-            return place
         try:
             tokens, index, kv, codec = unpack_block(bundle.read(name))
         except ValueError:
@@ -197,16 +194,16 @@ def _import_blocks(
         if tokens != pack(group):
             return place
         store.blocks.put(key, group, index, kv, codec)
-    return len(keys)
+    return min(count, len(blocks))
 
 
 def _import_tail(store: Store, chat: str, tail: dict[str, Any], bundle: BundleReader, fit: Fit) -> tuple[str, ...]:
     """The chat's own blocks, under keys of this library's making; () when some are missing."""
     root = f"{fit.recipe}/chat/{chat}/{time.time_ns()}"
-    keys = store.blocks.chain_keys(root, tail["token_ids"], fit.group_tokens)
-    done = _import_blocks(store, keys, _groups(tail["token_ids"], fit.group_tokens), "chat", bundle)
+    blocks = fit.blocks(root, tail["token_ids"], _count(bundle, "chat"))
+    done = _import_blocks(store, blocks, "chat", bundle)
     store.blocks.flush()
-    return tuple(keys) if done == len(keys) else ()
+    return tuple(key for key, _ in blocks) if done == len(blocks) else ()
 
 
 def _record(kind: type[Record], value: Mapping[str, Any], **other: Any) -> Record:

@@ -24,6 +24,12 @@ def test_many_faint_regions_still_show_the_best():
     assert (0, 77) in [region for item in found for region in item.regions]
 
 
+def test_a_last_region_that_holds_the_line_end_alone_is_no_passage():
+    parts, memory, tokenizer = attach(["x" * (4 * SIZE - 1)])
+    assert len(memory.text.token_ids) == 4 * SIZE + 1
+    assert passages({4: 1.0}, parts, memory, tokenizer) == []
+
+
 def test_no_attention_gives_no_passage():
     parts, memory, tokenizer = attach(["some text that is long enough"])
     assert passages({}, parts, memory, tokenizer) == []

@@ -12,6 +12,7 @@ from app.errors import InputError
 from app.records import Part
 from app.store import bundle
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
+from tests.chat.test_slots import POLICIES
 
 __all__ = ["open_chat"]
 
@@ -198,3 +199,21 @@ def test_parts_keep_every_field() -> None:
     for wrong in ({"index": "3"}, {"index": 10**30}, {"text": None}):
         with pytest.raises(ValueError):
             _record(Part, asdict(part) | wrong)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_memories_that_drop_tokens_travel_too(open_chat: Open, tmp_path: Path, name: str) -> None:
+    policy = POLICIES[name]
+    chat = open_chat(policy=policy)
+    document = chat.add_document(write(tmp_path))
+    first = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
+    path = tmp_path / "chat.lectern"
+    assert chat.export_file(first, path)["blocks_missing"] == 0
+    (kept,) = chat.store.kept()
+    assert kept.policy == name and kept.tokens > chat.document(document.id).tokens
+    expected = finish(chat.ask("next?", chat=chat.fork(first), generation=SHORT))
+    chat = open_chat("other", policy=policy)
+    done = finish(chat.ask("next?", chat=chat.import_chat(path), generation=SHORT))
+    assert done.answer == expected.answer and done.stats.tokens_read == expected.stats.tokens_read < 40
+    early = chat.fork(done.chat, 1)
+    assert finish(chat.ask("and?", chat=early, generation=SHORT)).stats.tokens_read < 80
