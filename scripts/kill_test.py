@@ -8,24 +8,29 @@ answer was complete. Prints one JSON line and writes benchmarks/results/kill.jso
 
 import argparse
 import json
+import os
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-WORDS = 900
+WORDS = 150
+LINES, PAUSE_S = 110, 0.05  # a moment lies after so many lines at most, and so long after the line
 SEGMENT_GROUPS = 4  # tests.tiny reads four groups at a time
 
 
-def work(home: Path, number: int) -> None:
-    """What the killed process does, saying on stdout what a user saw: runs until it is killed."""
+def work(home: Path, number: int, tell: Callable[..., None]) -> None:
+    """What the killed process does, telling what a user saw: runs until it is killed."""
     from app.chat import DocumentChat
     from app.records import Done
     from app.runtime.config import GenerationConfig
@@ -35,15 +40,15 @@ def work(home: Path, number: int) -> None:
     chat = DocumentChat.open(Settings(home=home), engine=tiny.engine())
     folder = home.parent
     generator = random.Random(number)
-    print("ready", flush=True)
+    tell("ready")
     for step in range(10_000):
         name = f"book-{number}-{step}"
         path = folder / f"{name}.txt"
         path.write_text(" ".join(f"{name} word{n}" for n in range(WORDS)), encoding="utf-8")
         document = chat.add_document(path)
-        print("added", document.id, flush=True)
+        tell("added", document.id)
         for reading in chat.read(document.id):
-            print("read", document.id, reading.tokens_done, flush=True)
+            tell("read", document.id, reading.tokens_done)
         known = [info.id for info in chat.chats()]
         open_chat = known[0] if known and generator.random() < 0.5 else None
         for question in ("who is it?", "and then?"):
@@ -54,14 +59,14 @@ def work(home: Path, number: int) -> None:
             ):
                 if isinstance(event, Done):
                     open_chat = event.chat
-                    print("turn", event.chat, asked, flush=True)
+                    tell("turn", event.chat, asked)
         if len(known) > 3:
-            print("deleting", known[-1], flush=True)
+            tell("deleting", known[-1])
             chat.delete_chat(known[-1])
-            print("deleted", known[-1], flush=True)
+            tell("deleted", known[-1])
         documents = chat.documents()
         if len(documents) > 3:
-            print("forgetting", documents[-1].id, flush=True)
+            tell("forgetting", documents[-1].id)
             chat.delete_document(documents[-1].id)
 
 
@@ -89,18 +94,34 @@ class Promises:
             self.read.pop(key, None)
 
 
-def kill_once(home: Path, number: int, after_s: float, promises: Promises) -> str:
-    """Start the worker, kill it, hear what it said; returns what it was doing."""
-    command = [sys.executable, __file__, "--work", str(home), "--number", str(number)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"kill {number}: the worker did not start")
-        time.sleep(after_s)
-        if process.poll() is not None:
-            raise SystemExit(f"kill {number}: the worker ended by itself, with {process.returncode}")
-        process.kill()
-        lines = process.stdout.read().split("\n")[:-1]  # the last may be cut
+def kill_once(home: Path, number: int, after: tuple[int, float], promises: Promises) -> str:
+    """Fork a worker, kill it, hear what it said; returns what it was doing.
+
+    Args:
+        after: lines that it says, and seconds after the last of them: a busy machine must not shift the moments.
+    """
+    reading, writing = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(reading)
+        try:
+            with os.fdopen(writing, "w") as said:
+                work(home, number, lambda *words: print(*words, file=said, flush=True))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as heard:
+        if heard.readline().strip() != "ready":
+            raise RuntimeError(f"kill {number}: the worker did not start")
+        lines = [line.rstrip("\n") for line in islice(heard, after[0])]
+        time.sleep(after[1])
+        os.kill(worker, signal.SIGKILL)
+        ended = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) != -signal.SIGKILL
+        lines += heard.read().split("\n")[:-1]  # the last may be cut
+    if ended:
+        raise RuntimeError(f"kill {number}: the worker ended by itself, after {lines[-1:]}")
     for line in lines:
         promises.hear(line)
     return next((line.split()[0] for line in reversed(lines)), "starting")
@@ -149,8 +170,12 @@ def _reread(chat: Any, promises: Promises) -> list[str]:
     return problems
 
 
-def run(kills: int, seed: int = 0, longest_s: float = 3.0) -> dict[str, Any]:
+def run(kills: int, seed: int = 0, minutes: float = 60) -> dict[str, Any]:
     """Kill so often; returns the result."""
+    import torch
+
+    torch.set_num_threads(1)  # a forked worker has no other threads
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     generator = random.Random(seed)
     problems: list[str] = []
     moments: dict[str, int] = {}
@@ -159,7 +184,11 @@ def run(kills: int, seed: int = 0, longest_s: float = 3.0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         for number in range(kills):
-            moment = kill_once(home, number, generator.uniform(0.0, longest_s), promises)
+            if time.time() - started > 60 * minutes:
+                kills = number
+                break
+            after = generator.randrange(LINES), generator.uniform(0, PAUSE_S)
+            moment = kill_once(home, number, after, promises)
             moments[moment] = moments.get(moment, 0) + 1
             problems += check(home, promises, number)
     return {
@@ -177,15 +206,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100, help="how often (100)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "kill.json")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--number", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--minutes", type=float, default=60, help="stop after so long, with fewer kills (60)")
     args = parser.parse_args()
-    if args.work:
-        work(args.work, args.number)
-        return 0
     from benchmarks import machine
 
-    result = {"benchmark": "kill", **run(args.kills, args.seed), **machine.describe()}
+    result = {"benchmark": "kill", **run(args.kills, args.seed, minutes=args.minutes), **machine.describe()}
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({key: result[key] for key in ("kills", "problems", "after", "turns_promised", "seconds")}))
     return 1 if result["problems"] else 0
