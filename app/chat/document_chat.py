@@ -215,7 +215,10 @@ class DocumentChat(Branches, Keeping):
         """
         from app.ingest.load import load_document
 
-        return self.document(self.store.add_document(load_document(Path(path), password=password, name=name)))
+        id = self.store.add_document(load_document(Path(path), password=password, name=name))
+        if self._ready:
+            self._ready.reader.texts(id)  # its length in tokens, and so what reading will take, is known at once
+        return self.document(id)
 
     def documents(self) -> list[DocumentInfo]:
         return self.store.documents(self._recipe)

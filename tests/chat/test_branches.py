@@ -146,3 +146,36 @@ def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, tmp_path: Pa
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_sizes_are_known_before_and_after_reading(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    before = chat.disk_space()
+    assert document.tokens > 1000 and before.documents == {} and before.expected[document.id] > 100 * document.tokens
+    list(chat.read(document.id))
+    after = chat.disk_space()
+    assert after.expected == {} and 0.5 < before.expected[document.id] / after.documents[document.id] < 2
+    chat.pin(document.title)
+    assert chat.disk_space().pinned == {document.id}
+    chat.evict(document.id)
+    chat.store.collect_garbage()
+    assert chat.disk_space().documents == {} and chat.document(document.id).state == "new"
+    done = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    assert done.stats.tokens_read > document.tokens
+
+
+def test_what_the_disk_budget_takes_is_read_again(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = chat.add_document(write(tmp_path, "first.txt"))
+    list(chat.read(first.id))
+    size = chat.disk_space().documents[first.id]
+    second = chat.add_document(write(tmp_path, "second.txt"))
+    chat = open_chat(disk_budget_gb=1.2 * size / 1e9)
+    list(chat.read(second.id))
+    assert any("made room on the disk" in note for note in chat.notes())
+    gone = chat.document(first.id)
+    assert (gone.state, gone.detail) == ("new", "its memory made room on the disk")
+    assert chat.document(second.id).state == "read"
+    done = finish(chat.ask("who?", documents=[first.id], generation=SHORT))
+    assert done.answer is not None and chat.document(first.id).state == "read"
