@@ -46,8 +46,8 @@ EVERY_REGION = 1 << 40
 WAYS: dict[str, dict[str, Any]] = {
     "exact": {"tree": "none", "candidates": EVERY_REGION},
     "coarse": {"tree": "none"},
-    "adjacent": {"tree": "adjacent", "tree_from_tokens": 1},
-    "similar": {"tree": "similar", "tree_from_tokens": 1},
+    "adjacent": {"tree": "adjacent", "tree_from_tokens": 1, "decode_tree_from_tokens": 1},
+    "similar": {"tree": "similar", "tree_from_tokens": 1, "decode_tree_from_tokens": 1},
 }
 PIECE_TOKENS = 8192
 

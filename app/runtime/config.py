@@ -37,7 +37,8 @@ class AttentionConfig(SelectionOptions):
         candidates: regions that the first cut leaves for the fine score; everything is scored finely below that.
         coarse_sub: tokens averaged into one key representative of the coarse cut.
         tree: `similar` or `adjacent` clusters of key means, searched by beam; `none` scores every region.
-        tree_from_tokens: a query with at least so many tokens behind it searches the tree; others score every region.
+        tree_from_tokens: query groups with so many tokens behind them search the tree; others score every region.
+        decode_tree_from_tokens: the same for a single query, which can afford to miss nothing for longer.
         tree_beam: nodes of each level of the tree whose children are looked at.
     """
 
@@ -45,11 +46,12 @@ class AttentionConfig(SelectionOptions):
     coarse_sub: int = 16
     tree: str = "similar"
     tree_from_tokens: int = 65536
+    decode_tree_from_tokens: int = 262144
     tree_beam: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("candidates", "coarse_sub", "tree_from_tokens", "tree_beam"):
+        for name in ("candidates", "coarse_sub", "tree_from_tokens", "decode_tree_from_tokens", "tree_beam"):
             self._at_least(name, 1)
         if self.tree not in TREES:
             raise ConfigError(f"tree = {self.tree!r}: not known; choose one of {', '.join(TREES)}")

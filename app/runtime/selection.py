@@ -41,7 +41,7 @@ def select(
         picked = best_regions(votes, count)
     else:
         # Each group by its own place, whatever the others of its segment do.
-        far = (firsts_near - cache.base_regions) * a.region_tokens >= a.tree_from_tokens
+        far = (firsts_near - cache.base_regions) * a.region_tokens >= _tree_from(a, q)
         near = len(firsts) - int(far.sum())
         picked = torch.cat(
             [
@@ -60,7 +60,7 @@ def _best_scored(
     """The `count` best regions [G, Hkv, count]: candidates first, then fine scores of those in float32."""
     a, total = spec.attention, eligible.shape[-1]
     means = _query_means(spec, q)  # [G, Hkv, heads, Q, D]
-    searched = _searched(cache, far)
+    searched = _searched(cache, far, _tree_from(a, q))
     if total <= a.candidates and not any(searched):
         fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
         scores = region_scores(means.flatten(2, 3), fine.float())
@@ -103,12 +103,17 @@ def _totals(a: AttentionConfig, scores: Tensor, eligible: Tensor, shape: tuple[i
     return votes.logsumexp(1, keepdim=True).expand_as(votes) if a.heads == "shared" else votes
 
 
-def _searched(cache: RegionCache, far: bool) -> list[bool]:
-    """Which memories are searched by tree; the tail when the groups stand `far` enough in it."""
+def _tree_from(a: AttentionConfig, q: Tensor) -> int:
+    """Length from which a memory is searched by tree for queries [G, Hkv, heads, Tg, D]."""
+    return a.decode_tree_from_tokens if q.shape[3] == 1 else a.tree_from_tokens
+
+
+def _searched(cache: RegionCache, far: bool, tree_from: int) -> list[bool]:
+    """Which memories are searched by tree: those that long; the tail when the groups stand `far` enough in it."""
     a = cache.shape.attention
     if not a.searches_tree or cache.allowed is not None:  # a beam would be spent on muted regions
         return [False] * (len(cache.memories) + 1)
-    return [*(memory.tokens >= a.tree_from_tokens for memory in cache.memories), far]
+    return [*(memory.tokens >= tree_from for memory in cache.memories), far]
 
 
 def _coarse_candidates(

@@ -293,7 +293,7 @@ def test_a_budget_beyond_a_sliding_window_is_refused(saved):
 
 
 def free(monkeypatch, free_bytes):
-    memory = namedtuple("memory", "available")(free_bytes)
+    memory = namedtuple("memory", "available total")(free_bytes, 1 << 34)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
 
 

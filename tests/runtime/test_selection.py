@@ -75,7 +75,7 @@ def test_what_a_memory_cannot_do_is_refused_by_name_and_value(name, value):
         AttentionConfig(**{name: value})
 
 
-TREE = replace(tiny.SMALL, tree_from_tokens=4 * SPAN, tree_beam=64)
+TREE = replace(tiny.SMALL, tree_from_tokens=4 * SPAN, decode_tree_from_tokens=4 * SPAN, tree_beam=64)
 
 
 def filled(attention, tokens, segments=(2048,), seed=0):
