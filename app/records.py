@@ -133,6 +133,7 @@ class ChatInfo:
 
     Attributes:
         parent: id of the chat that it was forked from, which may be deleted since.
+        policy: what it is read and answered under; "" in chats of older releases: the one that Lectern is started with.
     """
 
     id: str
@@ -142,6 +143,7 @@ class ChatInfo:
     model: str
     updated: str
     parent: str | None = None
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class AnswerStats:
         tokens_evicted: tokens that can no longer be attended; these three make up all that was read.
         tokens_quantized: tokens held as int8 or int4, of those kept or compressed.
         saved: False when the library had no room for the turn: the next question knows nothing of it.
+        policy: what it was read and answered under; "" in answers of older releases.
     """
 
     tokens_read: int = 0
@@ -205,6 +208,7 @@ class AnswerStats:
     tokens_evicted: int = 0
     tokens_quantized: int = 0
     saved: bool = True
+    policy: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.errors import InputError, NotFoundError
 from app.store.store import Store
-from app.store.transfer import read_message
+from app.store.transfer import known_policy, read_message
 
 FORMAT, VERSION = "lectern-chat-json", 1
 MAX_BYTES = 256 << 20
@@ -26,6 +26,7 @@ def to_json(store: Store, chat: str) -> str:
         "version": VERSION,
         "title": info.title,
         "model": info.model,
+        "policy": info.policy,
         "updated": info.updated,
         "documents": documents,
         "messages": [asdict(message) for message in store.messages(chat)],
@@ -61,9 +62,9 @@ def from_json(store: Store, path: Path) -> str:
             raise InputError(f"{path.name}: {found}, not {FORMAT} version {VERSION}; choose a chat exported as JSON")
         messages = [read_message(message) for message in value["messages"]]
         documents = [str(document["id"]) for document in value["documents"]]
-        title, model = str(value["title"]), str(value["model"])
+        title, model, policy = str(value["title"]), str(value["model"]), known_policy(value)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         raise InputError(f"{path.name}: not a chat exported as JSON ({error!r:.100}); choose another file") from error
-    chat = store.create_chat(documents, model, title)
+    chat = store.create_chat(documents, model, title, policy)
     store.import_messages(chat, messages, None)
     return chat

@@ -20,7 +20,8 @@ _INFO = """
     SELECT c.id, c.title,
            (SELECT json_group_array(document) FROM
                (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position)),
-           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated, c.parent
+           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated, c.parent,
+           c.policy
     FROM chat c
 """
 _FOUND = """
@@ -40,13 +41,13 @@ class Chats:
     def __init__(self, library: SqliteFile) -> None:
         self._library = library
 
-    def create_chat(self, documents: Sequence[str], model: str, title: str = "New chat") -> str:
-        """Start a chat over documents, in order, and return its id."""
+    def create_chat(self, documents: Sequence[str], model: str, title: str = "New chat", policy: str = "") -> str:
+        """Start a chat over documents, in order, and return its id; see ChatInfo for `policy`."""
         id = secrets.token_hex(6)
         with self._library.write() as db:
             moment = now()
-            row = [id, storable(title), model, moment, moment]
-            db.execute("INSERT INTO chat (id, title, model, created, updated) VALUES (?, ?, ?, ?, ?)", row)
+            row = [id, storable(title), model, moment, moment, policy]
+            db.execute("INSERT INTO chat (id, title, model, created, updated, policy) VALUES (?, ?, ?, ?, ?, ?)", row)
             _attach(db, id, documents)
         return id
 
@@ -103,8 +104,8 @@ class Chats:
                 raise NotFoundError(f"chat {chat!r}: has {len(messages)} turns; turn {turns} is not there")
             title = f"{db.execute('SELECT title FROM chat WHERE id = ?', [chat]).fetchone()[0]} (fork)"
             db.execute(
-                "INSERT INTO chat (id, title, model, created, updated, parent) "
-                "SELECT ?, ?, model, ?, ?, id FROM chat WHERE id = ?",
+                "INSERT INTO chat (id, title, model, created, updated, parent, policy) "
+                "SELECT ?, ?, model, ?, ?, id, policy FROM chat WHERE id = ?",
                 [id, title if turns else "New chat", moment, moment, chat],
             )
             documents = "INSERT INTO chat_document SELECT ?, position, document FROM chat_document WHERE chat = ?"
@@ -132,6 +133,12 @@ class Chats:
         with self._library.write() as db:
             _require(db, chat)
             db.execute("UPDATE chat SET title = ? WHERE id = ?", [storable(title), chat])
+
+    def set_chat_policy(self, chat: str, policy: str) -> None:
+        """Let a chat be read and answered under another policy; its tail stays until the next turn is kept."""
+        with self._library.write() as db:
+            _require(db, chat)
+            db.execute("UPDATE chat SET policy = ? WHERE id = ?", [policy, chat])
 
     def delete_chat(self, chat: str) -> None:
         """Forget a chat, its messages and its tail."""
@@ -295,5 +302,5 @@ def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
 
 
 def _info(row: tuple[Any, ...]) -> ChatInfo:
-    id, title, documents, messages, model, updated, parent = row
-    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated, parent)
+    id, title, documents, messages, model, updated, parent, policy = row
+    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated, parent, policy)

@@ -205,6 +205,12 @@ def library_0002(db: Database) -> None:
     )
 
 
+@_library(name="0003")
+def library_0003(db: Database) -> None:
+    """The policy that a chat reads and answers under; '' in chats of older releases: the one at the start."""
+    db.execute("ALTER TABLE chat ADD COLUMN policy TEXT NOT NULL DEFAULT ''")
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from app.errors import DamagedBlock, InputError, NotFoundError
 from app.records import Document, Evidence, MemoryText, Part, Role, Skipped, Tail
+from app.settings import POLICIES
 from app.store.bundle import BundleReader, BundleWriter, pack_block, reading, unpack_block, writing
 from app.store.documents import ID_DIGITS
 from app.store.recipes import differences
@@ -126,7 +127,7 @@ def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
             messages = [read_message(message) for message in value["messages"]]
             tail = _tail(value["tail"]) if fit and "tail" in value else None
             title, attached = str(value["info"]["title"]), [str(id) for id in value["info"]["documents"]]
-            model = str(value["info"]["model"])
+            model, policy = str(value["info"]["model"]), known_policy(value["info"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{path.name}: not a chat of this kind ({error!r}); choose another file") from error
         texts = [_checked_texts(document, bundle, fit) for document in made] if fit else []
@@ -134,7 +135,7 @@ def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
             id = store.add_document(document)
             if fit and texts[number] and store.parts(id) == list(document.parts):
                 _import_memories(store, id, texts[number], bundle, fit)
-        chat = store.create_chat(attached, model, title)
+        chat = store.create_chat(attached, model, title, policy)
         keys = _import_tail(store, chat, tail, bundle, fit) if tail and fit else ()
         store.import_messages(chat, messages, tail and keys and Tail(**tail | {"keys": keys, "recipe": fit.recipe}))
     store.blocks.settle(keys)
@@ -230,6 +231,12 @@ def _document(value: Mapping[str, Any]) -> Document:
     skipped = tuple(_record(Skipped, item) for item in value["skipped"])
     notes = tuple(str(note) for note in value["notes"])
     return Document(str(value["title"]), kind, sha256, parts, skipped, notes)
+
+
+def known_policy(value: Mapping[str, Any]) -> str:
+    """The policy of a chat in JSON; "" when there is none that this release knows."""
+    policy = value.get("policy", "")
+    return policy if policy in POLICIES else ""
 
 
 def read_message(value: Mapping[str, Any]) -> tuple[Role, str, dict[str, Any], list[Evidence]]:

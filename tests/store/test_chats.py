@@ -164,6 +164,15 @@ def test_chats_are_found_by_title_question_and_answer(store: Store) -> None:
     assert store.chats("emma") == [] and store.chats("novel") == []
 
 
+def test_a_chat_keeps_its_policy_and_a_fork_takes_it_over(store: Store) -> None:
+    chat, older = store.create_chat([], "m", policy="h2o"), store.create_chat([], "m")
+    fork = store.fork(chat, 0)
+    store.set_chat_policy(chat, "streaming")
+    assert [store.chat(id).policy for id in (chat, older, fork)] == ["streaming", "", "h2o"]
+    with pytest.raises(NotFoundError):
+        store.set_chat_policy("gone", "h2o")
+
+
 def test_attached_documents_keep_their_order(store: Store) -> None:
     chat = store.create_chat(["b", "a", "b"], "m")
     assert store.chat(chat).documents == ("b", "a")

@@ -46,6 +46,7 @@ def test_a_store_of_a_release_opens(version: str, tmp_path: Path) -> None:
     assert store.part(document.id, 1).text == TEXT and store.part(document.id, 2).first_line == 0
     assert store.search_parts("handsome clever")[0][:2] == (document.id, 1)
     (chat,) = store.chats("young lady")
+    assert chat.policy == ""
     assert (chat.title, chat.documents, chat.messages, chat.parent) == ("Who is Emma?", (document.id,), 4, None)
     messages = store.messages(chat.id)
     assert [m.content for m in messages] == ["Who is Emma?", "A young lady.", "Is she rich?", "She is."]
