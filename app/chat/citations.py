@@ -31,7 +31,7 @@ def evidence(
     """The passages that received most attention, neighbours joined.
 
     Args:
-        density: [regions of the memories] attention mass per token of the region, over the answer's tokens.
+        density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
         part: gives a document's part by index.
         tokenizer: the one that the memories were encoded with.
     """

@@ -12,8 +12,9 @@ class AnswerEvidence:
     """Gathers while an answer is generated.
 
     Attributes:
-        density: [R] float32, mass per token of each region of the memories' texts, summed over the answer's tokens,
-            heads and layers. The sinks, the first tokens of every text, are left out.
+        density: [R] float32, mass per token of each region of the memories' texts, summed over heads and layers; over
+            the answer's tokens the root of the sum of squares, so that one sharp look counts more than many faint
+            ones. The sinks, the first tokens of every text, are left out.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
@@ -29,7 +30,11 @@ class AnswerEvidence:
         self._lengths = (lengths - sinks * begins).clamp(min=1).float()
         self._step = torch.zeros(len(lengths), device=lengths.device)
         self._best: list[tuple[Tensor, Tensor]] = []
-        self.density = torch.zeros_like(self._step)
+        self._squares = torch.zeros_like(self._step)
+
+    @property
+    def density(self) -> Tensor:
+        return self._squares.sqrt()
 
     def add(self, regions: Tensor, mass: Tensor) -> None:
         """Count mass of the query whose answer token comes next.
@@ -49,7 +54,7 @@ class AnswerEvidence:
         """The next token is part of the answer: what was counted since the last one belongs to it."""
         density = self._step / self._lengths
         self._step.zero_()
-        self.density += density
+        self._squares += density.square()
         best = density.topk(min(MOST_PER_TOKEN, len(density)))
         self._best.append((best.indices, best.values / density.sum().clamp(min=1e-30)))
 

@@ -38,7 +38,7 @@ def test_evidence_is_the_attention_of_the_queries_that_predict_the_answer():
     mass[inside[:, None] & local] = 0
     lengths = torch.tensor([REGION - SINK_TOKENS, REGION, REGION, 6])
     expected = torch.stack([part.sum(-1) for part in mass.split(REGION, dim=-1)], dim=-1) / lengths
-    torch.testing.assert_close(cache.evidence.density, expected.sum(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(cache.evidence.density, expected.square().sum(0).sqrt(), atol=1e-5, rtol=1e-4)
     looks = cache.evidence.looks()
     assert len(looks) == len(said)
     for look, row in zip(looks, expected, strict=True):
