@@ -14,7 +14,7 @@ from typing import Any
 
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
-from app.errors import CancelledError, InputError, ModelError, NotFoundError, PasswordError
+from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
     ChatInfo,
@@ -32,7 +32,7 @@ from app.records import (
     Removal,
 )
 from app.runtime.config import GenerationConfig
-from app.settings import Settings
+from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
@@ -127,6 +127,7 @@ class FakeDocumentChat:
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
+        self._also_read: set[tuple[str, str]] = set()  # (document, policy)
         self._chats: dict[str, _Chat] = {}
         self._stop = threading.Event()
         self._busy: str | None = None
@@ -139,7 +140,17 @@ class FakeDocumentChat:
 
     def engine_under(self, policy: str) -> object:
         self.policies.append(policy)
+        if policy not in POLICIES:
+            raise ConfigError(f"--policy {policy}: not known")
         return self.engine()
+
+    def policy_of(self, chat: str | None = None) -> str:
+        return (self._kept(chat).info.policy if chat else "") or self.model.policy
+
+    def set_chat_policy(self, chat_id: str, policy: str) -> None:
+        self.engine_under(policy)
+        chat = self._kept(chat_id)
+        chat.info = replace(chat.info, policy=policy)
 
     def engine(self) -> object:
         if self.model.state == "failed":
@@ -178,8 +189,12 @@ class FakeDocumentChat:
             self._documents[key] = (info, document)
         return self._documents[key][0]
 
-    def documents(self) -> list[DocumentInfo]:
-        return [info for info, _ in reversed(self._documents.values())]
+    def documents(self, policy: str = "") -> list[DocumentInfo]:
+        """Under a policy other than the one at the start nothing is read until an answer was given under it."""
+        known = [info for info, _ in reversed(self._documents.values())]
+        if policy in ("", self.model.policy):
+            return known
+        return [info if (info.id, policy) in self._also_read else replace(info, state="new") for info in known]
 
     def document(self, document_id: str) -> DocumentInfo:
         return self._found(document_id)[0]
@@ -205,8 +220,9 @@ class FakeDocumentChat:
             raise NotFoundError(f"document {document_id}: not in the library")
         return self._documents[document_id]
 
-    def read(self, document_id: str) -> Iterator[Reading]:
+    def read(self, document_id: str, policy: str = "") -> Iterator[Reading]:
         info, document = self._found(document_id)
+        self._also_read.add((document_id, policy))
         self.engine()
         if info.state == "read":
             yield self._reading(info, document, info.tokens, info.tokens)
@@ -239,9 +255,10 @@ class FakeDocumentChat:
 
     # Chats
 
-    def new_chat(self, documents: Sequence[str] = ()) -> str:
+    def new_chat(self, documents: Sequence[str] = (), policy: str = "") -> str:
         key = f"c{len(self._chats) + 1}"
         info = ChatInfo(key, "New chat", tuple(documents), 0, self.model.name, CREATED)
+        info = replace(info, policy=policy or self.model.policy)
         self._chats[key] = _Chat(info)
         return key
 
@@ -275,7 +292,7 @@ class FakeDocumentChat:
         turns = len(kept.messages) // 2 if turn is None else turn
         if turns > len(kept.messages) // 2:
             raise NotFoundError(f"chat {chat_id}: turn {turn} is not there")
-        key = self.new_chat(kept.info.documents)
+        key = self.new_chat(kept.info.documents, kept.info.policy)
         twin = self._kept(key)
         twin.messages = kept.messages[: 2 * turns]
         title = f"{kept.info.title} (fork)"
@@ -352,16 +369,19 @@ class FakeDocumentChat:
         focus: Sequence[str] = (),
         mute: Sequence[str] = (),
         without: str | None = None,
+        policy: str = "",
     ) -> Iterator[Reading | Delta | Done]:
         self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation,
-                           "focus": tuple(focus), "mute": tuple(mute), "without": without})  # fmt: skip
+                           "focus": tuple(focus), "mute": tuple(mute), "without": without,
+                           "policy": policy})  # fmt: skip
         self.engine()
-        chat = chat or self.new_chat(documents)
+        chat = chat or self.new_chat(documents, policy)
         kept = self._kept(chat)
         if not kept.messages:
             kept.info = replace(kept.info, title=question[:60])
         read = 0
         for key in kept.info.documents:
+            self._also_read.add((key, kept.info.policy))
             if self.document(key).state != "read":
                 yield from self.read(key)
                 read += self.document(key).tokens
@@ -415,7 +435,8 @@ class FakeDocumentChat:
         documents = self._kept(chat).info.documents if chat else ()
         tokens = sum(self._documents[key][0].tokens for key in documents if key in self._documents)
         used = tokens * 2048
-        return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, "keep-all", "compact", "reference",
+        policy = self.policy_of(chat)
+        return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, policy, "compact", "reference",
                           tokens_kept=tokens)  # fmt: skip
 
     def _pause(self, what: str) -> None:
@@ -463,6 +484,7 @@ class FakeDocumentChat:
             mute=sight.mute,
             without=sight.without,
             tokens_kept=reused + read,
+            policy=kept.info.policy,
         )
         self._next_message += 2
         for passage in evidence:

@@ -11,6 +11,7 @@ from app.runtime.config import GenerationConfig
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
+    from app.runtime.engine import Engine
     from app.store.store import Store
 
 
@@ -24,7 +25,8 @@ class Branches:
         def chat(self, id: str) -> ChatInfo: ...
         def messages(self, chat: str) -> list[Message]: ...
         def claim(self, what: str) -> AbstractContextManager["Job"]: ...
-        def _sessions(self) -> "Sessions": ...
+        def engine(self) -> "Engine": ...
+        def _sessions_of(self, chat: str) -> "Sessions": ...
 
     def fork(self, chat: str, turn: int | None = None) -> str:
         """A new chat that begins as this one stood after a turn; all its memory is shared, nothing is read.
@@ -80,9 +82,10 @@ class Branches:
         question = question.strip()
         if not question:
             raise InputError("the question is empty; type one")
-        sessions = self._sessions()
+        self.engine()
         with self.claim("answering") as job:
             id = self.chat(chat).id
+            sessions = self._sessions_of(id)
             _, after = self._question(id, turn)
             session = yield from sessions.open(id, job)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))

@@ -5,14 +5,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
-from app.errors import InputError, LecternError, ModelError, NotFoundError
+from app.chat.policies import Policies
+from app.errors import InputError, LecternError, ModelError
 from app.process import memory_bytes
 from app.records import (
     ChatInfo,
@@ -39,7 +39,7 @@ CLOSE_WAIT_S = 5
 KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
 
 
-class DocumentChat(Branches, Keeping):
+class DocumentChat(Branches, Keeping, Policies):
     """Documents, chats and the model of one data folder. One reading or answer runs at a time.
 
     Attributes:
@@ -49,7 +49,8 @@ class DocumentChat(Branches, Keeping):
     def __init__(self, settings: Settings, store, lock) -> None:
         self.settings, self.store, self.lock = settings, store, lock
         self._engine: Engine | None = None
-        self._ready: Sessions | None = None
+        self._ready: Sessions | None = None  # under the policy that was used last
+        self._twins: dict[str, Engine] = {}
         self._failure: LecternError | None = None
         self._load = threading.Lock()
         self._cancel = threading.Event()
@@ -113,11 +114,14 @@ class DocumentChat(Branches, Keeping):
                 self._failure = ModelError(f"{self.settings.model}: cannot be loaded ({error}); see the log")
 
     def _use(self, engine: "Engine") -> None:
+        self._ready = self._sessions_over(engine)
+        self._engine = engine
+
+    def _sessions_over(self, engine: "Engine") -> "Sessions":
         from app.chat.reader import Reader
         from app.chat.sessions import Sessions
 
-        self._ready = Sessions(self.store, Reader(self.store, engine, memory_bytes() // KEEP_SHARE))
-        self._engine = engine
+        return Sessions(self.store, Reader(self.store, engine, memory_bytes() // KEEP_SHARE))
 
     def engine(self) -> "Engine":
         """The engine, once it is loaded.
@@ -130,17 +134,6 @@ class DocumentChat(Branches, Keeping):
             raise self._failure
         assert self._engine is not None
         return self._engine
-
-    def engine_under(self, policy: str) -> "Engine":
-        """The model under another policy, for a measurement; the library and the chats stay with the engine's own.
-
-        Raises:
-            ConfigError: the policy is not known, or cannot be had with this model.
-        """
-        from app.runtime import policies
-
-        engine = self.engine()
-        return engine if policy == engine.policy else engine.under(policies.of(replace(self.settings, policy=policy)))
 
     def _sessions(self) -> "Sessions":
         """What answers; waits for the model like `engine`."""
@@ -216,12 +209,13 @@ class DocumentChat(Branches, Keeping):
         from app.ingest.load import load_document
 
         id = self.store.add_document(load_document(Path(path), password=password, name=name))
-        if self._ready:
-            self._ready.reader.texts(id)  # its length in tokens, and so what reading will take, is known at once
+        if self._engine:  # its length in tokens, and so what reading will take, is known at once
+            self._sessions_over(self._engine).reader.texts(id)
         return self.document(id)
 
-    def documents(self) -> list[DocumentInfo]:
-        return self.store.documents(self._recipe)
+    def documents(self, policy: str = "") -> list[DocumentInfo]:
+        """The library, newest first, as it was read under a policy; "" stands for the one at the start."""
+        return self.store.documents(self._recipe_under(policy))
 
     def document(self, id: str) -> DocumentInfo:
         """A document by id, the beginning of one, or title."""
@@ -242,23 +236,25 @@ class DocumentChat(Branches, Keeping):
                 self._ready.reader.forget(id)
             self.store.delete_document(id)
 
-    def read(self, document: str) -> Iterator[Reading]:
-        """Read a document once; what is stored already is not read again.
+    def read(self, document: str, policy: str = "") -> Iterator[Reading]:
+        """Read a document once under a policy, "" for the one at the start; what is stored is not read again.
 
         Raises:
             CancelledError: `stop` was called; the next reading goes on from there.
+            ConfigError: see `engine_under`.
         """
-        reader = self._sessions().reader
+        self.engine()
         info = self.document(document)
         with self.claim(f"reading {info.title}") as job:
+            reader = self._sessions_under(policy or self.policy_of()).reader
             yield from reader.read(info.id, job.cancel.is_set)
 
     # --- chats
 
-    def new_chat(self, documents: Sequence[str] = ()) -> str:
-        """Start a chat over documents, in this order."""
+    def new_chat(self, documents: Sequence[str] = (), policy: str = "") -> str:
+        """Start a chat over documents, in this order, under a policy; "" stands for the one at the start."""
         ids = [self.document(d).id for d in documents]
-        return self.store.create_chat(ids, model=Path(self.settings.model).name)
+        return self.store.create_chat(ids, Path(self.settings.model).name, policy=policy or self.policy_of())
 
     def chats(self, query: str | None = None) -> list[ChatInfo]:
         return self.store.chats(query)
@@ -285,23 +281,6 @@ class DocumentChat(Branches, Keeping):
         """Attach these documents and no others; none of them is read again for it."""
         self.store.set_chat_documents(self.chat(chat).id, [self.document(d).id for d in ids])
 
-    def export_chat(self, chat: str) -> str:
-        """The chat as Markdown, passages included."""
-        info = self.chat(chat)
-        titles = []
-        for id in info.documents:
-            try:
-                titles.append(self.document(id).title)
-            except NotFoundError:
-                titles.append("a document since deleted")
-        lines = [f"# {info.title}", "", f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}.", ""]
-        for message in self.store.messages(info.id):
-            lines += [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
-            for item in message.evidence:
-                quote = " ".join(item.text.split())
-                lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
-        return "\n".join(lines)
-
     # --- asking
 
     def ask(
@@ -314,6 +293,7 @@ class DocumentChat(Branches, Keeping):
         focus: Sequence[str] = (),
         mute: Sequence[str] = (),
         without: str | None = None,
+        policy: str = "",
     ) -> Iterator[Reading | Delta | Done]:
         """Ask; documents that are not read yet are read first.
 
@@ -322,19 +302,21 @@ class DocumentChat(Branches, Keeping):
             documents: what the chat is about; for an existing chat in place of what it was about.
             focus, mute: places (see `app.chat.focus.find_place`) that alone may be seen, or may not be seen.
             without: id of a passage that may not be seen.
+            policy: of a new chat, "" for the one at the start; another chat keeps its own (`set_chat_policy`).
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
         """
         question = question.strip()
         if not question:
             raise InputError("the question is empty; type one")
-        sessions = self._sessions()
+        self.engine()
         with self.claim("answering") as job:
             if chat and documents:
                 self.set_chat_documents(chat, documents)
-            new = None if chat else self.new_chat(documents)
+            new = None if chat else self.new_chat(documents, policy)
             answered = False
             try:
+                sessions = self._sessions_of(new or self.chat(chat).id)
                 session = yield from sessions.open(new or self.chat(chat).id, job)
                 sessions.see(session, Sight(tuple(focus), tuple(mute), without or ""))
                 answered = yield from sessions.answer(session, question, generation, job)
@@ -351,9 +333,11 @@ class DocumentChat(Branches, Keeping):
         mute: Sequence[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Answer the last question again, in place of the last answer."""
-        sessions = self._sessions()
+        self.engine()
         with self.claim("answering") as job:
-            session = yield from sessions.open(self.chat(chat).id, job)
+            id = self.chat(chat).id
+            sessions = self._sessions_of(id)
+            session = yield from sessions.open(id, job)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
             question, after = self._question(session.chat)
             yield from sessions.answer(session, question, generation, job, after=after)
@@ -365,9 +349,10 @@ class DocumentChat(Branches, Keeping):
 
         Later regions were encoded after reading the passage, so traces of it stay: this is a mask, not a deletion.
         """
-        sessions = self._sessions()
+        self.engine()
         item, chat, message = self.store.evidence(evidence)
         with self.claim("answering") as job:
+            sessions = self._sessions_of(chat, message)
             session = yield from sessions.open(chat, job)
             yield from sessions.answer_without(session, item, message, generation, job)
 
@@ -375,9 +360,10 @@ class DocumentChat(Branches, Keeping):
         """How much less likely an answer is with a passage of it masked; the Removal comes last. Nothing is saved."""
         from app.chat.removal import removal
 
-        sessions = self._sessions()
+        self.engine()
         item, chat, message = self.store.evidence(evidence)
         with self.claim("testing a passage") as job:
+            sessions = self._sessions_of(chat, message)
             session = yield from sessions.open(chat, job)
             yield removal(sessions, session, item, message, job.cancel.is_set)
 
@@ -388,8 +374,8 @@ class DocumentChat(Branches, Keeping):
 
     def memory_line(self, chat: str | None = None) -> MemoryLine:
         """What is held in memory for the open chat, and on disk for all."""
-        sessions, engine = self._sessions(), self.engine()
-        session = sessions.session
+        sessions = self._sessions()
+        session, engine = sessions.session, sessions.engine
         cache = session.cache if session and (chat is None or session.chat == chat) else None
         held = sessions.reader.kept_bytes + (cache.tail.size_bytes if cache else 0)
         on_device = engine.shape.device.type != "cpu"

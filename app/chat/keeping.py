@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.errors import NotFoundError
 from app.records import ChatInfo, DocumentInfo
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
     from app.runtime.engine import Engine
     from app.store.store import Store
+    from app.store.transfer import Fit
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Keeping:
         def documents(self) -> list[DocumentInfo]: ...
         def claim(self, what: str) -> AbstractContextManager["Job"]: ...
         def engine(self) -> "Engine": ...
-        def _sessions(self) -> "Sessions": ...
+        def _sessions_under(self, policy: str) -> "Sessions": ...
+        def policy_of(self, chat: str | None = None) -> str: ...
+        def _recipe_under(self, policy: str) -> str: ...
 
         @property
         def _recipe(self) -> str: ...
@@ -94,6 +98,23 @@ class Keeping:
 
     # --- files
 
+    def export_chat(self, chat: str) -> str:
+        """The chat as Markdown, passages included."""
+        info = self.chat(chat)
+        titles = []
+        for id in info.documents:
+            try:
+                titles.append(self.document(id).title)
+            except NotFoundError:
+                titles.append("a document since deleted")
+        lines = [f"# {info.title}", "", f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}.", ""]
+        for message in self.store.messages(info.id):
+            lines += [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
+            for item in message.evidence:
+                quote = " ".join(item.text.split())
+                lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
+        return "\n".join(lines)
+
     def export_json(self, chat: str) -> str:
         """The chat as JSON, passages and costs included; `import_chat` takes it."""
         from app.store.chat_json import to_json
@@ -104,7 +125,7 @@ class Keeping:
         """Write the chat with its documents and their memory as one file; returns what went out, counted."""
         from app.store.transfer import export_chat
 
-        return export_chat(self.store, self.chat(chat).id, path, self._recipe)
+        return export_chat(self.store, self.chat(chat).id, path, self._recipe_under(self.policy_of(chat)))
 
     def import_chat(self, path: Path, *, text_only: bool = False) -> str:
         """Take in a chat that `export_file` or `export_json` wrote; returns its id here.
@@ -118,7 +139,10 @@ class Keeping:
         from app.store.chat_json import from_json, is_json
         from app.store.transfer import import_chat
 
+        def fit(policy: str) -> "Fit":
+            return self._sessions_under(policy or self.policy_of()).reader.fit()
+
         with self.claim("importing a chat"):
             if is_json(path):
                 return from_json(self.store, path)
-            return import_chat(self.store, path, None if text_only else self._sessions().reader.fit())
+            return import_chat(self.store, path, None if text_only else fit)

@@ -133,15 +133,30 @@ class Sessions:
         Raises:
             InputError: a place or passage that is not in the attached documents, or memories that mix places.
         """
-        hidden = [*items, *([self.store.evidence(sight.without)[0]] if sight.without else ())]
+        hidden = [*items, *([self._shown(sight.without)] if sight.without else ())]
         attached, size = self.reader.attached(session.documents), session.cache.shape.attention.region_tokens
         if (sight or hidden) and self.engine.shape.compaction:
             raise InputError(
                 f"focus, mute and hidden passages need memories that keep every token, and policy {self.engine.policy} "
-                "drops some; start with --policy keep-all"
+                "drops some; ask in a chat under policy keep-all"
             )
         session.sight, session.visible = look(sight, hidden, attached, self.store.parts, size)
         session.cache.allow(session.visible)
+
+    def _shown(self, id: str) -> Evidence:
+        """A passage by its id.
+
+        Raises:
+            InputError: it was found under another policy, whose regions may be others.
+        """
+        item, chat, message = self.store.evidence(id)
+        made = next(m.stats.get("policy") for m in self.store.messages(chat) if m.id == message)
+        if made and made != self.engine.policy:
+            raise InputError(
+                f"passage {id}: found under policy {made}, and this chat is answered under {self.engine.policy}; ask "
+                "without hiding it, then hide a passage of that answer"
+            )
+        return item
 
     def answer(
         self,
@@ -300,6 +315,7 @@ class Sessions:
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
+            policy=self.engine.policy,
             **cache.counts(),
         )
         yield Done("".join(pieces).strip(), session.chat, *self._looked(session, said, stats))

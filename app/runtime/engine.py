@@ -156,8 +156,9 @@ class Engine:
         twin.spec = AttentionSpec(attends, self.spec.inv_freq, self.spec.rope_scaling, policy)
         twin.recipe_parts = {**self.recipe_parts, "attention": asdict(attends), "policy": policy.recipe()}
         twin.recipe = _digest(twin.recipe_parts)
-        room = Tiers(tiers.device_bytes, tiers.host_bytes)  # groups may have another size
-        shape = replace(self.shape, attention=attends, compaction=None, recipe=twin.recipe, tiers=room)
+        if attends.group_tokens != self.shape.attention.group_tokens:  # its slots do not fit
+            tiers = Tiers(tiers.device_bytes, tiers.host_bytes)
+        shape = replace(self.shape, attention=attends, compaction=None, recipe=twin.recipe, tiers=tiers)
         twin.shape = replace(shape, compaction=policy.compaction(shape))
         twin.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         return twin

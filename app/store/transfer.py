@@ -105,11 +105,12 @@ def _export_blocks(
     return done == len(keys)
 
 
-def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
+def import_chat(store: Store, path: Path, fit_under: Callable[[str], Fit] | None) -> str:
     """Take in a file that `export_chat` wrote; all of it is checked before anything is taken.
 
     Args:
-        fit: what the memory has to fit; None leaves it out, and the documents are read again when asked.
+        fit_under: what the memory has to fit, by the name of the policy that it was made under, "" when there is none;
+            None leaves the memory out, and the documents are read again when asked.
 
     Returns:
         the new chat's id.
@@ -118,6 +119,7 @@ def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
         InputError: not such a file, damaged, or its memory was made by another model or recipe: which part differs.
     """
     with reading(path) as bundle:
+        fit = fit_under(_made_under(bundle)) if fit_under else None
         if fit:
             _refuse_foreign(bundle, path, fit)
         value = bundle.read_json("chat.json")
@@ -140,6 +142,12 @@ def import_chat(store: Store, path: Path, fit: Fit | None) -> str:
         store.import_messages(chat, messages, tail and keys and Tail(**tail | {"keys": keys, "recipe": fit.recipe}))
     store.blocks.settle(keys)
     return chat
+
+
+def _made_under(bundle: BundleReader) -> str:
+    parts = bundle.facts.get("parts")
+    policy = parts.get("policy") if isinstance(parts, dict) else None
+    return known_policy({"policy": policy[0] if isinstance(policy, list) and policy else policy})
 
 
 def _refuse_foreign(bundle: BundleReader, path: Path, fit: Fit) -> None:
