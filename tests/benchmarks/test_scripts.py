@@ -13,6 +13,7 @@ from app.runtime.config import AttentionConfig
 from app.settings import Settings
 from benchmarks import attached, controls, evidence, h2o, passkey, perplexity, regions
 from benchmarks import needles as table
+from benchmarks import store
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 from tests.eval.test_needles import oracle
@@ -205,3 +206,15 @@ def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> Non
     for script in (passkey, table, perplexity, attached, evidence, h2o, regions):
         assert script.main(["--estimate", "--model", str(tiny_folder), "--file", str(BOOK)]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("all")
+
+
+def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codecs and policies that drop tokens take less than raw keys and values; what is written comes back."""
+    monkeypatch.setattr(store, "POLICIES", ("keep-all", "h2o"))
+    output = tmp_path / "store.json"
+    assert store.main(["--tokens", "1500", "--megabytes", "2", "--repeats", "1", "--output", str(output)]) == 0
+    values = json.loads(output.read_text(encoding="utf-8"))
+    sizes = {(row["policy"], row["codec"]): row["bytes_per_token"] for row in values["sizes"]}
+    assert sizes["keep-all", "raw"] > sizes["keep-all", "int8"] > sizes["keep-all", "int4"] > 2048 / 4
+    assert sizes["h2o", "raw"] < sizes["keep-all", "raw"]
+    assert min(values["megabytes_per_s"]["median"].values()) > 0
