@@ -1,9 +1,10 @@
-"""kill -9 at random moments of reading, answering and deleting: what was promised is there afterwards.
+"""kill -9 at random moments of reading, answering and deleting, in turn: what was promised is there afterwards.
 
     python scripts/kill_test.py --kills 100
 
-Every time: the library opens, `store verify` is clean, at most two segments are read again, and no turn is lost whose
-answer was complete. Prints one JSON line and writes benchmarks/results/kill.json; the exit code is 1 on any failure.
+Every time: the library opens, `store verify` is clean, at most two segments are read again, no turn is lost whose
+answer was complete, no document or chat is lost, and none that was deleted is back. Prints one JSON line and writes
+benchmarks/results/kill.json; the exit code is 1 on any failure.
 """
 
 import argparse
@@ -15,91 +16,123 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-WORDS = 150
-LINES, PAUSE_S = 110, 0.05  # a moment lies after so many lines at most, and so long after the line
+WORDS = 80
+PHASES = {
+    "reading": ("adding", "added", "read"),
+    "answering": ("asking", "delta", "turn"),
+    "deleting": ("deleting", "deleted", "forgetting", "forgotten"),
+}
+LINES = {"reading": 24, "answering": 11, "deleting": 5}  # a kill comes after one of so many lines of its phase
+PAUSE_S = 0.05  # and at most so long after that line
+KEPT = 2  # chats and documents beyond the newest are deleted
 SEGMENT_GROUPS = 4  # tests.tiny reads four groups at a time
 
 
 def work(home: Path, number: int, tell: Callable[..., None]) -> None:
     """What the killed process does, telling what a user saw: runs until it is killed."""
     from app.chat import DocumentChat
-    from app.records import Done
+    from app.records import Delta, Done
     from app.runtime.config import GenerationConfig
     from app.settings import Settings
     from tests import tiny
 
     chat = DocumentChat.open(Settings(home=home), engine=tiny.engine())
-    folder = home.parent
     generator = random.Random(number)
     tell("ready")
     for step in range(10_000):
+        _delete(chat, tell)
         name = f"book-{number}-{step}"
-        path = folder / f"{name}.txt"
+        path = home.parent / f"{name}.txt"
         path.write_text(" ".join(f"{name} word{n}" for n in range(WORDS)), encoding="utf-8")
+        tell("adding")
         document = chat.add_document(path)
         tell("added", document.id)
         for reading in chat.read(document.id):
             tell("read", document.id, reading.tokens_done)
         known = [info.id for info in chat.chats()]
         open_chat = known[0] if known and generator.random() < 0.5 else None
-        for question in ("who is it?", "and then?"):
-            asked = f"{question} {number}-{step}"
+        for question in (f"who is it? {name}", f"and then? {name}"):
+            tell("asking")
             documents = () if open_chat else (document.id,)
-            for event in chat.ask(
-                asked, chat=open_chat, documents=documents, generation=GenerationConfig(max_new_tokens=4)
-            ):
+            asked = chat.ask(
+                question, chat=open_chat, documents=documents, generation=GenerationConfig(max_new_tokens=4)
+            )
+            for event in asked:
+                if isinstance(event, Delta):
+                    tell("delta")
                 if isinstance(event, Done):
                     open_chat = event.chat
-                    tell("turn", event.chat, asked)
-        if len(known) > 3:
-            tell("deleting", known[-1])
-            chat.delete_chat(known[-1])
-            tell("deleted", known[-1])
-        documents = chat.documents()
-        if len(documents) > 3:
-            tell("forgetting", documents[-1].id)
-            chat.delete_document(documents[-1].id)
+                    tell("turn", event.chat, json.dumps([question, event.answer]))
+                    if any(words in event.stats.note for words in ("damaged", "not stored")):
+                        tell("fault", event.chat, event.stats.note)
+
+
+def _delete(chat: Any, tell: Callable[..., None]) -> None:
+    """Delete all but the newest chats and documents."""
+    for old in chat.chats()[KEPT:]:
+        tell("deleting", old.id)
+        chat.delete_chat(old.id)
+        tell("deleted", old.id)
+    for old in chat.documents()[KEPT:]:
+        tell("forgetting", old.id)
+        chat.delete_document(old.id)
+        tell("forgotten", old.id)
 
 
 class Promises:
-    """What the killed processes said was kept."""
+    """What the killed processes said was kept.
+
+    Attributes:
+        turns: of each chat, its questions with their answers.
+        read: of each document, the tokens that were read.
+        going, gone: chats and documents whose deletion began, and ended.
+        faults: what an answer said of a memory that was not whole.
+    """
 
     def __init__(self) -> None:
-        self.turns: dict[str, set[str]] = {}
+        self.turns: dict[str, set[tuple[str, str]]] = {}
+        self.read: dict[str, int] = {}
         self.going: set[str] = set()
         self.gone: set[str] = set()
-        self.read: dict[str, int] = {}
+        self.faults: list[str] = []
 
     def hear(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         key, _, text = rest.partition(" ")
         if word == "turn":
-            self.turns.setdefault(key, set()).add(text)
-        elif word == "deleting":
+            self.turns.setdefault(key, set()).add(tuple(json.loads(text)))
+        elif word in ("added", "read"):
+            self.read[key] = int(text or 0)
+        elif word in ("deleting", "forgetting"):
             self.going.add(key)
-        elif word == "deleted":
+        elif word in ("deleted", "forgotten"):
             self.gone.add(key)
-        elif word == "read":
-            self.read[key] = int(text)
-        elif word == "forgetting":
-            self.read.pop(key, None)
+        elif word == "fault":
+            self.faults.append(rest)
 
 
-def kill_once(home: Path, number: int, after: tuple[int, float], promises: Promises) -> str:
-    """Fork a worker, kill it, hear what it said; returns what it was doing.
+def phase_of(line: str) -> str:
+    """The phase that a line belongs to; "" of none."""
+    return next((phase for phase, words in PHASES.items() if line.split(" ")[0] in words), "")
+
+
+def kill_once(home: Path, number: int, after: tuple[str, int, float], promises: Promises) -> str:
+    """Fork a worker, kill it, hear what it said; returns the last line.
 
     Args:
-        after: lines that it says, and seconds after the last of them: a busy machine must not shift the moments.
+        after: the phase, how many lines of it the worker says before, and seconds after the last of them: a busy
+            machine must not shift the moments.
     """
+    phase, count, pause_s = after
     reading, writing = os.pipe()
     worker = os.fork()
     if worker == 0:
@@ -112,11 +145,14 @@ def kill_once(home: Path, number: int, after: tuple[int, float], promises: Promi
         finally:
             os._exit(1)
     os.close(writing)
+    lines: list[str] = []
     with os.fdopen(reading) as heard:
-        if heard.readline().strip() != "ready":
-            raise RuntimeError(f"kill {number}: the worker did not start")
-        lines = [line.rstrip("\n") for line in islice(heard, after[0])]
-        time.sleep(after[1])
+        for line in heard:
+            lines.append(line.rstrip("\n"))
+            count -= phase_of(lines[-1]) == phase
+            if not count:
+                break
+        time.sleep(pause_s)
         os.kill(worker, signal.SIGKILL)
         ended = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) != -signal.SIGKILL
         lines += heard.read().split("\n")[:-1]  # the last may be cut
@@ -124,7 +160,7 @@ def kill_once(home: Path, number: int, after: tuple[int, float], promises: Promi
         raise RuntimeError(f"kill {number}: the worker ended by itself, after {lines[-1:]}")
     for line in lines:
         promises.hear(line)
-    return next((line.split()[0] for line in reversed(lines)), "starting")
+    return lines[-1]
 
 
 def check(home: Path, promises: Promises, number: int) -> list[str]:
@@ -136,22 +172,28 @@ def check(home: Path, promises: Promises, number: int) -> list[str]:
     problems = []
     chat = DocumentChat.open(Settings(home=home), engine=tiny.engine())
     try:
-        chat.store.collect_garbage()
         problems += [f"verify: {fault}" for fault in chat.store.verify().damaged]
+        chat.store.collect_garbage()
         problems += [f"note: {note}" for note in chat.store.notes]
-        known = {info.id for info in chat.chats()}
-        for key, texts in promises.turns.items():
-            if key in promises.gone:
-                problems += [f"chat {key} was deleted and is back"] if key in known else []
-            elif key in known:
-                kept = {message.content for message in chat.messages(key)}
-                problems += [f"chat {key}: lost {text!r}" for text in texts - kept]
-            elif key not in promises.going:
-                problems.append(f"chat {key} is lost")
+        problems += [f"answer in chat {fault}" for fault in promises.faults]
+        promises.faults.clear()
+        chats = {info.id for info in chat.chats()}
+        problems += _kept("chat", chats, set(promises.turns), promises)
+        problems += _kept("document", {info.id for info in chat.documents()}, set(promises.read), promises)
+        for key in chats & promises.turns.keys():
+            said = [message.content for message in chat.messages(key)]
+            lost = promises.turns[key] - set(zip(said[::2], said[1::2], strict=False))
+            problems += [f"chat {key}: lost {turn}" for turn in sorted(lost)]
         problems += _reread(chat, promises)
     finally:
         chat.close()
     return [f"kill {number}: {problem}" for problem in problems]
+
+
+def _kept(kind: str, there: set[str], promised: set[str], promises: Promises) -> list[str]:
+    """Chats or documents that are lost, or back."""
+    lost = [f"{kind} {key} is lost" for key in sorted(promised - promises.going - there)]
+    return lost + [f"{kind} {key} was deleted and is back" for key in sorted(promises.gone & there)]
 
 
 def _reread(chat: Any, promises: Promises) -> list[str]:
@@ -178,7 +220,7 @@ def run(kills: int, seed: int = 0, minutes: float = 60) -> dict[str, Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     generator = random.Random(seed)
     problems: list[str] = []
-    moments: dict[str, int] = {}
+    landed, lines = Counter[str](), Counter[str]()
     promises = Promises()
     started = time.time()
     with tempfile.TemporaryDirectory() as folder:
@@ -187,14 +229,17 @@ def run(kills: int, seed: int = 0, minutes: float = 60) -> dict[str, Any]:
             if time.time() - started > 60 * minutes:
                 kills = number
                 break
-            after = generator.randrange(LINES), generator.uniform(0, PAUSE_S)
-            moment = kill_once(home, number, after, promises)
-            moments[moment] = moments.get(moment, 0) + 1
+            phase = list(PHASES)[number % len(PHASES)]
+            after = phase, generator.randint(1, LINES[phase]), generator.uniform(0, PAUSE_S)
+            last = kill_once(home, number, after, promises)
+            landed[phase_of(last)] += 1
+            lines[last.split(" ")[0]] += 1
             problems += check(home, promises, number)
     return {
         "kills": kills,
         "problems": problems,
-        "after": moments,
+        "landed": dict(landed),
+        "after": dict(lines),
         "turns_promised": sum(map(len, promises.turns.values())),
         "seconds": round(time.time() - started, 1),
     }
@@ -211,8 +256,9 @@ def main() -> int:
     from benchmarks import machine
 
     result = {"benchmark": "kill", **run(args.kills, args.seed, minutes=args.minutes), **machine.describe()}
+    shown = ("kills", "problems", "landed", "after", "turns_promised", "seconds")
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({key: result[key] for key in ("kills", "problems", "after", "turns_promised", "seconds")}))
+    print(json.dumps({key: result[key] for key in shown}))
     return 1 if result["problems"] else 0
 
 

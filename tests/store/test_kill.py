@@ -11,4 +11,4 @@ from scripts.kill_test import run
 def test_a_killed_app_loses_nothing_that_was_seen() -> None:
     result = run(kills=5, seed=1)
     assert result["problems"] == []
-    assert sum(result["after"].values()) == 5
+    assert sum(result["landed"].values()) == sum(result["after"].values()) == 5
