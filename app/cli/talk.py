@@ -23,6 +23,9 @@ def ask(session: Session, args: argparse.Namespace) -> None:
     with session.chat() as chat:
         documents = [chat.document(name).id for name in args.document]
         session.model_ready(chat)
+        if args.chat and (policy := chat.policy_of(args.chat)) != session.settings.policy:
+            started = session.settings.policy
+            session.out.say(f"chat {args.chat} is answered under policy {policy}; --policy {started} is for new chats")
         events = chat.ask(
             args.question,
             chat=args.chat,
@@ -53,6 +56,7 @@ def _answered(session: Session, done: Done) -> None:
     values = {
         "answer": done.answer,
         "chat": done.chat,
+        "policy": stats.policy,
         "tokens_read": stats.tokens_read,
         "tokens_reused": stats.tokens_reused,
         "new_tokens": stats.new_tokens,
@@ -69,7 +73,8 @@ def _answered(session: Session, done: Done) -> None:
             session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
         session.out.say(
             f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
-            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; chat {done.chat}"
+            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; "
+            f"policy {stats.policy}; chat {done.chat}"
         )
     session.out.result(values)
 

@@ -15,17 +15,15 @@ Spans lie at absolute multiples, so a text's tree is the same however it was rea
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 SPAN = 1024  # nodes of a level that are clustered together
 CLUSTER = 16  # nodes of a cluster
 POWER_STEPS = 4
 SLACK = 0.5
-GROUPS_AT_ONCE = 4  # whose scores stay in a CPU's caches
 TreeKind = Literal["similar", "adjacent"]
 
 
@@ -34,20 +32,27 @@ class Level:
     """Nodes of one level above the fine means.
 
     Attributes:
-        means: [Hkv, M, D]; `radii` [Hkv, M], distance of the farthest fine mean below.
+        nodes: [Hkv, M, D + 1]: means, and behind each its radius, the distance of the farthest fine mean below.
         children: [Hkv, M, CLUSTER] int32, numbers of nodes of the level below.
     """
 
-    means: Tensor
-    radii: Tensor
+    nodes: Tensor
     children: Tensor
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.means, self.radii, self.children
+    @property
+    def means(self) -> Tensor:
+        return self.nodes[..., :-1]
+
+    @property
+    def radii(self) -> Tensor:
+        return self.nodes[..., -1]
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        return self.nodes, self.children
 
 
-def sealed_nodes(below: Any) -> Any:
-    """Nodes of a level over `below` nodes (a number or a tensor of numbers): those of whole spans."""
+def sealed_nodes(below: int) -> int:
+    """Nodes of a level over `below` nodes: those of whole spans."""
     return below // SPAN * (SPAN // CLUSTER)
 
 
@@ -108,108 +113,83 @@ def _at(rows: Tensor, numbers: Tensor) -> Tensor:
 
 
 def search(
-    fine: Tensor,
-    levels: list[Level],
-    queries: Tensor,
-    limits: Tensor,
-    *,
-    skip: int,
-    beam: int,
-    found: int,
-    slack: float = SLACK,
+    fine: Tensor, levels: list[Level], queries: Tensor, limit: int, end: int, *, beam: int, slack: float = SLACK
 ) -> tuple[Tensor, Tensor]:
-    """Find the fine means that the queries of each group want most, from the top of the tree down.
+    """Find the fine means that the queries of one group want most, from the top of the tree down.
 
     At each level the children of the best `beam` nodes above are scored, and the nodes of the level's unsealed end. A
     node's score is the largest, over the group's rows, of its log-softmax among the nodes scored beside it.
 
     Args:
         fine: [Hkv, M, D] fine key means; `levels` the tree over them, lowest first.
-        queries: [G, Hkv, Q, D] query representatives, scaled.
-        limits: [G] int64, fine means that each group may see; the tree is used as if it had been sealed there.
-        skip: fine means at the start that are not wanted (the sinks').
+        queries: [Hkv, Q, D] query representatives, scaled.
+        limit: the tree is used as if it had been sealed at so many fine means; those from there to `end` are all
+            looked at.
         beam: nodes of each level whose children are looked at.
-        found: fine means wanted.
 
     Returns:
-        (numbers [G, Hkv, K] of fine means, scores [G, Hkv, K]), best first; K at most `found`. Where a group has fewer,
-        the score is -inf.
+        (numbers [Hkv, N] of fine means, each once, their products [Hkv, Q, N] with the queries, float32).
     """
-    parts = [
-        _search(fine, levels, q, limit, skip, beam, found, slack)
-        for q, limit in zip(queries.split(GROUPS_AT_ONCE), limits.split(GROUPS_AT_ONCE), strict=True)
-    ]
-    width = max(numbers.shape[-1] for numbers, _ in parts)
-    numbers = torch.cat([F.pad(x, (0, width - x.shape[-1])) for x, _ in parts])
-    return numbers, torch.cat([F.pad(x, (0, width - x.shape[-1]), value=float("-inf")) for _, x in parts])
-
-
-def _search(
-    fine: Tensor,
-    levels: list[Level],
-    queries: Tensor,
-    limits: Tensor,
-    skip: int,
-    beam: int,
-    found: int,
-    slack: float,
-) -> tuple[Tensor, Tensor]:
-    counts = [limits]
-    while int(counts[-1].max()) >= SPAN and len(counts) <= len(levels):
+    counts = [limit]
+    while len(counts) <= len(levels) and sealed_nodes(counts[-1]) > beam:  # else all of a level is looked at
         counts.append(sealed_nodes(counts[-1]))
-    kv_heads = fine.shape[0]
-    picked = torch.zeros(len(limits), kv_heads, 0, dtype=torch.int64, device=fine.device)
-    known = torch.zeros_like(picked, dtype=torch.bool)
-    for number in range(len(counts) - 1, -1, -1):
-        nodes = fine if number == 0 else levels[number - 1].means
-        count = counts[number]
-        upper = counts[number + 1] if number + 1 < len(counts) else torch.zeros_like(count)
-        start = upper // (SPAN // CLUSTER) * SPAN  # the unsealed end of this level, for each group
-        longest = int((count - start).max())
-        end = (start[:, None] + torch.arange(longest, device=fine.device))[:, None].expand(-1, kv_heads, -1)
-        numbers = torch.cat([picked, end], dim=-1)
-        valid = torch.cat([known, end < count[:, None, None]], dim=-1)
-        if number == 0:
-            valid &= numbers >= skip
-        radii = levels[number - 1].radii if number and slack else None
-        scores = _node_scores(nodes, radii, queries, numbers.masked_fill(~valid, 0), valid, slack)
-        width = min(found if number == 0 else beam, numbers.shape[-1])
-        best = scores.topk(width, dim=-1)
-        chosen = numbers.gather(-1, best.indices)
-        if number == 0:
-            return chosen, best.values
-        known = (best.values > float("-inf"))[..., None].expand(-1, -1, -1, CLUSTER).flatten(2)
-        picked = _take(levels[number - 1].children, chosen.masked_fill(best.values == float("-inf"), 0))
-        picked = picked.flatten(2).long()
-    raise AssertionError("level 0 returns")
+    queries = queries.float()
+    reaching = torch.cat([queries, slack * queries.norm(dim=-1, keepdim=True)], dim=-1)  # meets (mean, radius)
+    picked: Tensor | None = None
+    for number in range(len(counts) - 1, 0, -1):
+        level, start = levels[number - 1], _sealed_below(counts, number)
+        numbers, scores = _scored(level.nodes, reaching, picked, start, counts[number])
+        best = scores.log_softmax(-1).amax(-2).topk(min(beam, numbers.shape[-1]), dim=-1, sorted=False).indices
+        picked = _take(level.children, numbers.gather(-1, best)).flatten(1).long()
+    return _scored(fine, queries, picked, _sealed_below(counts, 0), end)
+
+
+def _sealed_below(counts: list[int], number: int) -> int:
+    """Nodes of a level that have nodes above them, of those that are searched."""
+    return counts[number + 1] // (SPAN // CLUSTER) * SPAN if number + 1 < len(counts) else 0
+
+
+def _scored(nodes: Tensor, queries: Tensor, picked: Tensor | None, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """(numbers [Hkv, N], products [Hkv, Q, N]) of picked nodes and of all in [start, end)."""
+    numbers = torch.arange(start, end, device=nodes.device).expand(len(nodes), -1)
+    products = queries @ nodes[:, start:end].float().transpose(-1, -2)
+    if picked is None:
+        return numbers, products
+    more = queries @ _take(nodes, picked).float().transpose(-1, -2)
+    return torch.cat([picked, numbers], dim=-1), torch.cat([more, products], dim=-1)
 
 
 def _take(rows: Tensor, numbers: Tensor) -> Tensor:
-    """rows [Hkv, M, X], contiguous, at numbers [G, Hkv, N] -> [G, Hkv, N, X]."""
+    """rows [Hkv, M, X], contiguous, at numbers [Hkv, N] -> [Hkv, N, X]."""
     kv_heads, size, width = rows.shape
-    heads = torch.arange(kv_heads, device=rows.device)[:, None] * size
-    return rows.view(-1, width).index_select(0, (numbers + heads).flatten()).view(*numbers.shape, width)
+    heads = torch.arange(0, kv_heads * size, size, device=rows.device)[:, None]
+    return rows.view(-1, width).index_select(0, (numbers + heads).flatten()).view(kv_heads, -1, width)
 
 
-def _node_scores(
-    nodes: Tensor, radii: Tensor | None, queries: Tensor, numbers: Tensor, valid: Tensor, slack: float
-) -> Tensor:
-    """[G, Hkv, N] log of the largest vote that any row gives to each node; -inf where it is not valid."""
-    rows = _take(nodes, numbers)  # [G, Hkv, N, D]
-    mask = torch.zeros(valid.shape, device=rows.device).masked_fill_(~valid, float("-inf"))
-    products = (queries.to(rows.dtype) @ rows.transpose(-1, -2)) + mask[:, :, None]  # [G, Hkv, Q, N], float32
-    if radii is not None:
-        reach = _take(radii[..., None], numbers)[..., 0].float() * slack  # [G, Hkv, N]
-        products.addcmul_(queries.norm(dim=-1, keepdim=True).float(), reach[:, :, None])
-    votes = products.sub_(products.logsumexp(-1, keepdim=True)).amax(-2)
-    return votes.masked_fill_(~valid, float("-inf"))
+def best_of_regions(regions: Tensor, scores: Tensor, count: int) -> Tensor:
+    """Give each region's best score to one of its fine means, and -inf to the others.
+
+    Args:
+        regions: [Hkv, N] of fine means, below `count`.
+        scores: [Hkv, Q, N].
+
+    Returns:
+        [Hkv, Q, N].
+    """
+    index = regions[:, None].expand_as(scores)
+    best = scores.new_empty(*scores.shape[:2], count)  # only what is written is read: no cost per region of the text
+    best = best.scatter_(-1, index, float("-inf")).scatter_reduce_(-1, index, scores, "amax").gather(-1, index)
+    places = torch.arange(regions.shape[-1], device=regions.device).expand_as(regions)
+    owner = torch.empty(len(regions), count, dtype=torch.int64, device=regions.device)
+    first = owner.scatter_(-1, regions, places).gather(-1, regions) == places
+    return best.masked_fill_(~first[:, None], float("-inf"))
 
 
 def candidate_regions(numbers: Tensor, scores: Tensor, per_region: int, count: int) -> tuple[Tensor, Tensor]:
     """The regions of found fine means, each once, in the order of their best.
 
     Args:
-        numbers, scores: [..., K] as `search` gives them.
+        numbers, scores: [..., K], best first; -inf for what was not found.
         per_region: fine means of one region.
 
     Returns:

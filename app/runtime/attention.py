@@ -13,7 +13,7 @@ from app.kernels.ms_attn import ms_attention
 from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.selection import gather, select
+from app.runtime.selection import gather, select, select_one
 from app.runtime.spec import AttentionSpec
 
 NAME = "lectern"
@@ -211,15 +211,15 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     if fits:
         regions = torch.arange(len(starts), device=q.device).expand(1, kv_heads, -1)
     else:
-        first = torch.tensor([(end - 1) // a.region_tokens + cache.base_regions], device=q.device)
-        regions = select(spec, cache, layer, q, first, 1, lengths)
+        first = (end - 1) // a.region_tokens + cache.base_regions
+        regions = select_one(spec, cache, layer, q, first, lengths)
     k, v = gather(cache, layer, regions)
     places, valid = _places(starts, lengths, regions, a.region_tokens)
     seen = torch.tensor([[cache.base_tokens + end - 1]], device=q.device)
     if fits or a.positions == "compact":
         near = None
     else:
-        near = regions >= spec.first_near(first)[:, None, None]
+        near = regions >= spec.first_near(first)
     q, k = _turned(spec, q, k, valid.sum(-1, keepdim=True) - 1, seen, places, valid, near)
     q, k = q[0, :, :, 0], k[0]  # [Hkv, heads, D], [Hkv, S, D]
     logits = (q @ k.transpose(-1, -2)).float() * scale

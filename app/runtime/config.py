@@ -79,7 +79,11 @@ class AttentionConfig(SelectionOptions):
             )
 
     @property
+    def votes_by_means(self) -> bool:
+        """Whether each KV head chooses by votes for means of keys."""
+        return (self.score, self.combine, self.heads) == ("max", "votes", "kv")
+
+    @property
     def searches_tree(self) -> bool:
-        """Whether long texts are searched by tree: it follows the votes of each KV head for means of keys."""
-        votes = (self.score, self.combine, self.heads) == ("max", "votes", "kv")
-        return votes and self.tree != "none"
+        """Whether long texts are searched by tree, which follows such votes."""
+        return self.votes_by_means and self.tree != "none"

@@ -35,7 +35,7 @@ from app.runtime.tiers import Tiers
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
-MEMORY_FORMAT = 1
+MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment

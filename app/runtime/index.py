@@ -35,8 +35,7 @@ class RegionIndex:
     def _empty_level(self, nodes: int) -> Level:
         s = self.shape
         return Level(
-            means=self._empty(nodes),
-            radii=torch.zeros(s.kv_heads, nodes, dtype=s.dtype, device=s.device),
+            nodes=torch.zeros(s.kv_heads, nodes, self.width + 1, dtype=s.dtype, device=s.device),
             children=torch.zeros(s.kv_heads, nodes, CLUSTER, dtype=torch.int32, device=s.device),
         )
 

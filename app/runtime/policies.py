@@ -38,6 +38,11 @@ class Policy:
         """Whether memories lose tokens for good."""
         return type(self).compaction is not Policy.compaction
 
+    @property
+    def scores(self) -> bool:
+        """Whether regions are scored, instead of `votes` saying which."""
+        return type(self).votes is Policy.votes
+
     def recipe(self) -> object:
         """What distinguishes memories of this policy from others, for the digest."""
         return [self.name, asdict(self)] if asdict(self) else self.name

@@ -1,11 +1,12 @@
 """Which regions each query group attends to (MSA-1 steps 1 to 4), and their keys and values."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
 from app.kernels.rope import rotate
-from app.kernels.tree import candidate_regions, search
+from app.kernels.tree import best_of_regions, candidate_regions, search
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
 from app.runtime.memory import RegionMemory
@@ -52,6 +53,75 @@ def select(
         )
     fixed = forced[:, None].expand(-1, kv_heads, -1)
     return torch.cat([picked, fixed], dim=-1).sort(-1).values
+
+
+def select_one(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, first: int, lengths: Tensor) -> Tensor:
+    """Choose the regions of a single query; costs nothing per region of a text that is searched by tree.
+
+    Args:
+        q: [1, Hkv, heads, 1, D] raw query, which stands in region `first`.
+        lengths: [R] tokens of every region, 0 for muted ones.
+
+    Returns:
+        [1, Hkv, K] regions in text order.
+    """
+    a, kv_heads = spec.attention, q.shape[1]
+    if cache.allowed is not None or not (a.votes_by_means and spec.policy.scores):
+        return select(spec, cache, layer, q, torch.tensor([first], device=q.device), 1, lengths)
+    near = spec.first_near(first)
+    sinks = a.sink_regions if a.forced == "all" else 0
+    forced = [*range(sinks), *(max(0, region) for region in range(near, first + 1))]
+    count = min(max(0, a.budget_regions - len(forced)), near)
+    query = _query_means(spec, q)[0, :, :, 0]  # [Hkv, heads, D]
+    far = (near - cache.base_regions) * a.region_tokens >= a.decode_tree_from_tokens
+    searched = _searched(cache, far, a.decode_tree_from_tokens)
+    parts = []
+    for tree, (offset, end, memory) in zip(searched, cache.stores(), strict=True):
+        start, stop = max(sinks - offset, 0), min(end, near) - offset
+        if start < stop:
+            scored = _by_tree if tree else _one_by_one
+            regions, scores = scored(a, memory, layer, query, start, stop, count)
+            parts.append((regions + offset, scores))
+    regions, scores = (torch.cat(x, dim=-1) for x in zip(*parts, strict=True))
+    votes = scores.log_softmax(-1).logsumexp(-2)
+    picked = regions.gather(-1, best_regions(votes, count))
+    fixed = torch.tensor(forced, device=q.device).expand(kv_heads, -1)
+    return torch.cat([picked, fixed], dim=-1).sort(-1).values[None]
+
+
+def _one_by_one(
+    a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, start: int, stop: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """(regions [Hkv, R], scores [Hkv, heads, R]) of the regions in [start, stop) of a memory.
+
+    When they are many, of those that look best in the data type of the cache.
+    """
+    fine = memory.index.summaries(layer, "fine", stop)[:, start:]
+    regions = torch.arange(start, stop, device=query.device).expand(len(query), -1)
+    if stop - start > a.candidates:
+        votes = region_scores(query.to(fine.dtype), fine).log_softmax(-1).logsumexp(-2)
+        regions = best_regions(votes, max(a.candidates, count)) + start
+        heads = torch.arange(len(query), device=query.device)[:, None].expand_as(regions)
+        fine = memory.index.take(layer, "fine", heads.flatten(), regions.flatten()).view(
+            *regions.shape, *fine.shape[2:]
+        )
+    return regions, region_scores(query, fine.float())
+
+
+def _by_tree(
+    a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, start: int, stop: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """The same of those that a tree finds, and of the last `count`, so that there are always enough.
+
+    A region may stand there several times, all but once with a score of -inf.
+    """
+    per_region = a.region_tokens // a.key_sub
+    limit = max(0, stop - count) * per_region
+    fine, levels = memory.index.tree(layer)
+    numbers, scores = search(fine, levels, query, limit, stop * per_region, beam=a.tree_beam)
+    regions = numbers // per_region
+    scores = best_of_regions(regions, scores, stop)
+    return regions, scores.masked_fill_((regions < start)[:, None], float("-inf")) if start else scores
 
 
 def _best_scored(
@@ -166,11 +236,19 @@ def _tree_candidates(
     limits = (last - count).clamp(min=0)
     skip = max(0, a.sink_regions - offset) if a.forced == "all" else 0
     fine, levels = memory.index.tree(layer)
-    numbers, scores = search(
-        fine, levels, means.flatten(2, 3), limits * per_region,
-        skip=skip * per_region, beam=a.tree_beam, found=FOUND_PER_CANDIDATE * a.candidates,
-    )  # fmt: skip
-    regions, valid = candidate_regions(numbers, scores, per_region, max(a.candidates - count, count))
+    parts = []
+    for query, limit in zip(means.flatten(2, 3), (limits * per_region).tolist(), strict=True):
+        numbers, scores = search(fine, levels, query, limit, limit, beam=a.tree_beam)
+        votes = scores.log_softmax(-1).amax(-2).masked_fill_(numbers < skip * per_region, float("-inf"))
+        best = votes.topk(min(FOUND_PER_CANDIDATE * a.candidates, votes.shape[-1]), dim=-1)
+        found = candidate_regions(
+            numbers.gather(-1, best.indices), best.values, per_region, max(a.candidates - count, count)
+        )
+        parts.append(found)
+    width = max(regions.shape[-1] for regions, _ in parts)
+    regions, valid = (
+        torch.stack([F.pad(x, (0, width - x.shape[-1])) for x in part]) for part in zip(*parts, strict=True)
+    )
     recent = limits[:, None] + torch.arange(count, device=means.device)  # [G, count]
     recent = recent[:, None].expand(-1, means.shape[1], -1)
     near = (recent < last[:, None, None]) & (recent >= skip)

@@ -1,6 +1,7 @@
 """AttentionSpec: the attention recipe at work in one engine."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -38,8 +39,11 @@ class AttentionSpec:
         score = "infllm" if self.policy.local_keys else values["score"]
         return SelectionOptions(**{**values, "budget_tokens": self.budget_for(layer), "score": score})
 
-    def first_near(self, firsts: Tensor) -> Tensor:
-        """First of the regions that are attended because they are near, of groups whose own ones begin at `firsts`."""
+    def first_near(self, firsts: Any) -> Any:
+        """First of the regions that are attended for being near, of groups whose own ones begin at `firsts`.
+
+        `firsts` may be a number or a tensor of numbers.
+        """
         a = self.attention
         return firsts - (a.local_regions if a.forced == "all" else 0)
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from app.chat.focus import Sight
 from app.runtime.config import GenerationConfig
-from app.ui import actions, asking, branching, format, viewer
+from app.ui import actions, asking, branching, format, policies, viewer
 from app.ui.asking import View
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class AskTab:
 
     Attributes:
         view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
-        library: components that depend on the library; `refresh` gives their values for the picked documents.
+        policy: the list of policies, set by `show`.
+        library: components that depend on the library; `refresh` gives their values for picked documents and policy.
         kept: what the browser keeps of the chat for a reload; see `asking.reopened`.
         streams: events that write into the conversation; showing another one has to cancel them.
         remark: what is said about the model on the empty page.
@@ -47,10 +48,11 @@ class AskTab:
 
     chat_id: gr.State
     picker: gr.Dropdown
+    policy: gr.Dropdown
     view: list[Any]
     show: Callable[[str | None], tuple[Any, ...]]
     library: list[Any]
-    refresh: Callable[[list[str]], tuple[Any, ...]]
+    refresh: Callable[..., tuple[Any, ...]]
     kept: gr.HTML
     streams: list[Any]
     remark: gr.HTML
@@ -78,6 +80,7 @@ class _Parts:
     mute: gr.Dropdown
     temperature: gr.Slider
     longest: gr.Slider
+    policy: gr.Dropdown
     memory: gr.HTML
     side: gr.Column
     page: gr.HTML
@@ -102,7 +105,7 @@ _KEEP = "watch('value', () => sessionStorage.setItem('lectern-chat', props.value
 RECALL = "() => sessionStorage.getItem('lectern-chat') ?? ''"
 
 
-def _layout() -> _Parts:
+def _layout(start_policy: str) -> _Parts:
     chat_id = gr.State(None)
     kept = gr.HTML("", visible="hidden", js_on_load=_KEEP, elem_id="kept")
     with gr.Row(elem_classes="lt-ask"):
@@ -154,12 +157,19 @@ def _layout() -> _Parts:
                         0, 2, 0, step=0.05, label="Temperature", info="0 always picks the likeliest"
                     )
                     longest = gr.Slider(16, 2048, 256, step=16, label="Longest answer", info="in tokens")
+                policy = gr.Dropdown(
+                    policies.choices(),
+                    value=start_policy,
+                    label="Memory policy",
+                    info="how this chat's documents are read and remembered; each policy reads a document once",
+                    elem_id="policy",
+                )
         with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
             page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question,
-        focus, mute, temperature, longest, memory, side, page, compare,
+        focus, mute, temperature, longest, policy, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -190,17 +200,18 @@ def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
 
 def build(chat: "DocumentChat") -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
-    parts = _layout()
+    parts = _layout(chat.policy_of())
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
+    view.append(parts.policy)
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
-    def values(shown: View, box: Any) -> tuple[Any, ...]:
+    def values(shown: View, box: Any, policy: Any = gr.skip()) -> tuple[Any, ...]:
         talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
         if shown.running:  # which chat it is changes at the end only: the user may have turned to another one
             key, kept, memory = (gr.skip(),) * 3
         else:
             key, kept, memory = shown.chat, shown.chat or "", _memory(chat, shown.chat)
-        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory
+        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy
 
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
         """The question box is set at the start and the end only: the user may be typing the next question."""
@@ -213,12 +224,12 @@ def build(chat: "DocumentChat") -> AskTab:
 
     def show(chat_id: str | None) -> tuple[Any, ...]:
         try:
-            return values(asking.show(chat, chat_id), _running(False))
+            return values(asking.show(chat, chat_id), _running(False), chat.policy_of(chat_id))
         except Exception as error:
             return values(View(status=format.failure(error)), _running(False))
 
-    def refresh(picked: list[str]) -> tuple[Any, ...]:
-        known = asking.choices(chat)
+    def refresh(picked: list[str], policy: str = "") -> tuple[Any, ...]:
+        known = asking.choices(chat, policy)
         ids = [document for _, document in known]
         picked = [document for document in picked or [] if document in ids]
         sample = gr.update(visible=not picked)
@@ -228,12 +239,13 @@ def build(chat: "DocumentChat") -> AskTab:
 
     streams = _wire_asking(chat, parts, view, stream)
     for event in streams:  # asking may have read a document
-        event.then(refresh, parts.picker, library, queue=False, **PRIVATE)
+        event.then(refresh, [parts.picker, parts.policy], library, queue=False, **PRIVATE)
     _wire_documents(chat, parts, view, library, refresh, show, streams)
     _wire_evidence(chat, parts)
     return AskTab(
-        parts.chat_id, parts.picker, view, show, library, refresh, parts.kept, streams, parts.remark, parts.side
-    )
+        parts.chat_id, parts.picker, parts.policy, view, show, library, refresh, parts.kept, streams, parts.remark,
+        parts.side,
+    )  # fmt: skip
 
 
 def _running(running: bool) -> dict[str, Any]:
@@ -252,7 +264,8 @@ def _settings(
 
 def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> list[Any]:
     """Returns the events that write into the conversation."""
-    controls = [parts.chat_id, parts.picker, parts.focus, parts.mute, parts.temperature, parts.longest]
+    controls = [parts.chat_id, parts.picker, parts.policy]
+    controls += [parts.focus, parts.mute, parts.temperature, parts.longest]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
         busy = chat.busy()
@@ -262,13 +275,15 @@ def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: C
     def example(text: str, chat_id: str | None) -> tuple[str, ...]:
         return text, *announce(chat_id)
 
-    def ask(question: str, chat_id: str | None, picked: list[str], *settings: Any) -> Iterator[Any]:
-        yield from stream(asking.answer(chat, question, chat_id, picked or [], *_settings(*settings)))
+    def ask(question: str, chat_id: str | None, picked: list[str], policy: str, *settings: Any) -> Iterator[Any]:
+        yield from stream(asking.answer(chat, question, chat_id, picked or [], *_settings(*settings), policy=policy))
 
-    def retry(_id: str, chat_id: str | None, _picked: list[str], *settings: Any) -> Iterator[Any]:
+    def retry(_id: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any) -> Iterator[Any]:
         yield from stream(asking.again(chat, chat_id, *_settings(*settings)))
 
-    def edit(answer: str, text: str, chat_id: str | None, _picked: list[str], *settings: Any) -> Iterator[Any]:
+    def edit(
+        answer: str, text: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any
+    ) -> Iterator[Any]:
         yield from stream(branching.edit(chat, chat_id, answer, text, *_settings(*settings)))
 
     announced = [parts.status, parts.kept]
@@ -288,33 +303,39 @@ def _wire_documents(
     parts: _Parts,
     view: list[Any],
     library: list[Any],
-    refresh: Callable[[list[str]], tuple[Any, ...]],
+    refresh: Callable[..., tuple[Any, ...]],
     show: Callable[..., tuple[Any, ...]],
     streams: list[Any],
 ) -> None:
-    def pick(chat_id: str | None, picked: list[str]) -> tuple[Any, ...]:
-        return *refresh(picked), asking.attach(chat, chat_id, picked)
+    def pick(chat_id: str | None, picked: list[str], policy: str) -> tuple[Any, ...]:
+        return *refresh(picked, policy), asking.attach(chat, chat_id, picked)
+
+    def choose(chat_id: str | None, picked: list[str], policy: str) -> tuple[Any, ...]:
+        told, policy = policies.change(chat, chat_id, policy, picked or [])
+        return *refresh(picked, policy), told, policy
 
     def narrow(picked: list[str], focus: list[str], mute: list[str]) -> tuple[Any, ...]:
         offered, focus, mute = asking.places(chat, picked or [], focus, mute)
         return gr.update(choices=offered, value=focus), gr.update(choices=offered, value=mute)
 
-    def sample() -> Iterator[tuple[Any, ...]]:
+    def sample(policy: str) -> Iterator[tuple[Any, ...]]:
         yield *[gr.skip()] * len(library), "", _running(True)
         last = "", ""
-        for last in asking.read_sample(chat, asking.sample_book()):
+        for last in asking.read_sample(chat, asking.sample_book(), policy):
             yield *[gr.skip()] * len(library), last[1], gr.skip()
         document, status = last
-        yield *refresh([document] if document else []), status, _running(False)
+        yield *refresh([document] if document else [], policy), status, _running(False)
 
     def new(picked: list[str]) -> tuple[Any, ...]:
         return *show(None), *refresh(picked), gr.update(visible=False)
 
     status = [parts.status]
-    parts.picker.input(pick, [parts.chat_id, parts.picker], library + status, queue=False, **PRIVATE)
+    about = [parts.chat_id, parts.picker, parts.policy]
+    parts.picker.input(pick, about, library + status, queue=False, **PRIVATE)
+    parts.policy.input(choose, about, [*library, parts.status, parts.policy], queue=False, **PRIVATE)
     places = [parts.focus, parts.mute]
     parts.picker.change(narrow, [parts.picker, *places], places, queue=False, **PRIVATE)
-    parts.sample.click(sample, None, [*library, parts.status, parts.question], **GPU, **PRIVATE)
+    parts.sample.click(sample, parts.policy, [*library, parts.status, parts.question], **GPU, **PRIVATE)
     parts.new.click(None, cancels=streams, **PRIVATE)  # first: what is on its way must not be written afterwards
     parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)
 

@@ -104,8 +104,13 @@ def answer(
     generation: GenerationConfig = GenerationConfig(),
     sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
+    policy: str = "",
 ) -> Iterator[View]:
-    """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost."""
+    """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost.
+
+    Args:
+        policy: of a new chat; another one has its own.
+    """
     question = question.strip()
     if not question:
         yield replace(show(chat, chat_id), status=format.notice("Type a question first."))
@@ -122,6 +127,7 @@ def answer(
         generation=generation,
         focus=sight.focus,
         mute=sight.mute,
+        policy="" if chat_id else policy,
     )
     yield from follow(chat, events, start, fallback, question, clock)
 
@@ -258,11 +264,11 @@ def attach(chat: "DocumentChat", chat_id: str | None, picked: Sequence[str]) -> 
     return format.notice("From the next question on. The answers above stay as they were given.")
 
 
-def choices(chat: "DocumentChat") -> list[tuple[str, str]]:
-    """(what the picker shows, document id), newest first; unread ones say so."""
+def choices(chat: "DocumentChat", policy: str = "") -> list[tuple[str, str]]:
+    """(what the picker shows, document id), newest first; those that were not read under the policy say so."""
     ready = chat.model_state().state == "ready"  # before, nobody knows what this model has read
     listed = []
-    for document in chat.documents():
+    for document in chat.documents(policy):
         state = " (not read yet)" if ready and document.state != "read" else ""
         listed.append((f"{document.title}{state}", document.id))
     return listed
@@ -273,8 +279,8 @@ def sample_book() -> Path | None:
     return next(iter(sorted((ROOT / "samples").glob("*.txt"))), None)
 
 
-def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, str]]:
-    """Add and read the sample book; yields (document id or "", status HTML)."""
+def read_sample(chat: "DocumentChat", book: Path | None, policy: str = "") -> Iterator[tuple[str, str]]:
+    """Add the sample book and read it under a policy; yields (document id or "", status HTML)."""
     if book is None:
         yield "", format.notice("This copy of Lectern has no sample book (folder samples); add a file in Library.")
         return
@@ -283,7 +289,7 @@ def read_sample(chat: "DocumentChat", book: Path | None) -> Iterator[tuple[str, 
     try:
         info = chat.add_document(book)
         document = info.id
-        with closed_after(chat.read(document)) as events:
+        with closed_after(chat.read(document, policy)) as events:
             for event in events:
                 yield document, format.reading(event, info.kind)
         yield document, ""

@@ -69,14 +69,14 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         # One after the other: the model's mark makes the tabs look again at what is picked.
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
         reload.then(state, None, marks, queue=False, **PRIVATE)
-        ask.select(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
+        ask.select(asking.refresh, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
         library.select(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
         chats.select(lambda query: chats_tab.listing(chat, query), found.query, found.list, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
         # What was read and how long a text may be depends on the model that has just become ready.
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
         model.change(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
-        model.change(asking.refresh, asking.picker, asking.library, queue=False, **PRIVATE)
+        model.change(asking.refresh, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
     return blocks
@@ -95,8 +95,9 @@ def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> R
     """Chat id: show a kept chat; None: an empty one."""
 
     def show(key: str | None) -> tuple[Any, ...]:
-        documents = [document for known in chat.chats() if known.id == key for document in known.documents]
-        return *asking.show(key), *asking.refresh(documents), gr.update(visible=False), gr.Tabs(selected="ask")
+        known = next((info for info in chat.chats() if info.id == key), None)
+        library = asking.refresh(list(known.documents), known.policy) if known else asking.refresh([])
+        return *asking.show(key), *library, gr.update(visible=False), gr.Tabs(selected="ask")
 
     return Reaction(show, [*asking.view, *asking.library, asking.side, tabs], asking.streams)
 

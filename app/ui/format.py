@@ -99,6 +99,8 @@ def cost(stats: Mapping[str, Any]) -> str:
         parts.append(duration(stats["seconds"]))
     if stats.get("tokens_per_s"):
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    if stats.get("policy"):
+        parts.append(f"policy {stats['policy']}")
     parts += [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))]
     parts += [words] if (words := Sight.of(stats).words) else []
     if stats.get("stopped"):

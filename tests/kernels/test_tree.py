@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from app.kernels.tree import CLUSTER, SPAN, Level, candidate_regions, cluster_span, node_radii, search, sealed_nodes
+from app.kernels.tree import (
+    CLUSTER,
+    SPAN,
+    Level,
+    best_of_regions,
+    candidate_regions,
+    cluster_span,
+    node_radii,
+    search,
+    sealed_nodes,
+)
 
 DIM = 8
 
@@ -17,8 +27,8 @@ def build(fine, kind="similar"):
         parts = [cluster_span(below[:, s * SPAN : (s + 1) * SPAN], kind) for s in range(below.shape[1] // SPAN)]
         means = torch.cat([m for m, _ in parts], dim=1)
         children = torch.cat([c + s * SPAN for s, (_, c) in enumerate(parts)], dim=1)
-        levels.append(Level(means, torch.zeros(means.shape[:2]), children.int()))
-        levels[-1].radii = node_radii(fine, levels, len(levels) - 1, slice(None))
+        levels.append(Level(torch.nn.functional.pad(means, (0, 1)), children.int()))
+        levels[-1].radii[:] = node_radii(fine, levels, len(levels) - 1, slice(None))
         below = means
     return levels
 
@@ -63,42 +73,39 @@ def test_no_fine_mean_lies_farther_than_the_radius(nodes):
         torch.testing.assert_close(distances.max(), top.radii[0, i])
 
 
+@pytest.mark.parametrize("beam", [64, 10_000])
 @pytest.mark.parametrize("count", [1, 100, 1023, 1024, 1025, 5000, 40_000])
-def test_a_beam_of_everything_finds_the_best(count):
-    fine, queries = random(2, 40_000, DIM), random(3, 2, 5, DIM, seed=1)
-    limits = torch.tensor([count, max(1, count // 2), count])
-    numbers, scores = search(fine, build(fine), queries, limits, skip=0, beam=10_000, found=20)
-    for g in range(3):
-        for h in range(2):
-            seen = fine[h, : limits[g]]
-            votes = (queries[g, h] @ seen.T).log_softmax(-1).amax(0)
-            best = votes.topk(min(20, len(seen))).values
-            torch.testing.assert_close(scores[g, h, : len(best)], best, atol=1e-4, rtol=1e-4)
-            assert (scores[g, h, len(best) :] == float("-inf")).all()
-            assert len(set(numbers[g, h, : len(best)].tolist())) == len(best)
+def test_a_search_scores_each_fine_mean_once(count, beam):
+    """A beam of everything finds all fine means, any other the unsealed end."""
+    fine, queries = random(2, 50_000, DIM), random(2, 5, DIM, seed=1)
+    numbers, products = search(fine, build(fine), queries, count, count + 300, beam=beam)
+    for h in range(2):
+        there = sorted(numbers[h].tolist())
+        sealed = 0 if sealed_nodes(count) <= beam else count // SPAN * SPAN
+        assert len(set(there)) == len(there) and there[-(count + 300 - sealed) :] == list(range(sealed, count + 300))
+        assert len(there) == min(beam * CLUSTER, sealed) + count + 300 - sealed
+        torch.testing.assert_close(products[h], queries[h] @ fine[h, numbers[h]].T, atol=1e-4, rtol=1e-4)
 
 
-def test_the_sinks_are_not_found():
-    fine, queries = random(1, 2000, DIM), random(1, 1, 3, DIM, seed=1)
-    fine[0, 3] = 10 * queries[0, 0, 0]
-    for skip, there in ((0, True), (4, False)):
-        numbers, _ = search(fine, build(fine), queries, torch.tensor([2000]), skip=skip, beam=64, found=20)
-        assert (3 in numbers[0, 0].tolist()) == there
+def test_a_beam_of_a_tenth_finds_most_of_the_best():
+    fine, queries = random(2, 40 * SPAN, DIM), random(2, 3, DIM, seed=1)
+    numbers, _ = search(fine, build(fine), queries, 40 * SPAN, 40 * SPAN, beam=256)  # by chance 5 of 50
+    for h in range(2):
+        best = (queries[h] @ fine[h].T).log_softmax(-1).amax(0).topk(50).indices.tolist()
+        assert len(set(best) & set(numbers[h].tolist())) >= 30
 
 
 def test_the_radius_shows_the_one_member_that_answers():
     """An answer unlike everything around it, whose cluster's mean says nothing of it, at a beam of 8 of 640 nodes."""
     hits = {0.0: 0, 0.5: 0}
     for trial in range(20):
-        fine, queries = random(1, 10 * SPAN, 64, seed=trial), random(1, 1, 1, 64, seed=100 + trial)
+        fine, queries = random(1, 10 * SPAN, 64, seed=trial), random(1, 1, 64, seed=100 + trial)
         place = 500 * trial + 3
-        fine[0, place] = 3 * queries[0, 0, 0]
+        fine[0, place] = 3 * queries[0, 0]
         levels = build(fine)
         for slack in hits:
-            numbers, _ = search(
-                fine, levels, queries / 8, torch.tensor([10 * SPAN]), skip=0, beam=8, found=50, slack=slack
-            )
-            hits[slack] += place in numbers[0, 0].tolist()
+            numbers, _ = search(fine, levels, queries / 8, 10 * SPAN, 10 * SPAN, beam=8, slack=slack)
+            hits[slack] += place in numbers[0].tolist()
     assert hits[0.5] == 20 and hits[0.5] >= hits[0.0]
 
 
@@ -109,3 +116,15 @@ def test_candidate_regions_come_once_each_best_first():
     assert regions[0, 0, :3].tolist() == [2, 7, 0] and valid[0, 0].tolist() == [True, True, True, False, False]
     regions, valid = candidate_regions(numbers, scores, 4, 2)
     assert regions[0, 0].tolist() == [2, 7] and valid.all()
+
+
+def test_one_fine_mean_speaks_for_each_region():
+    regions = torch.tensor([[7, 2, 7, 0, 2], [1, 1, 1, 1, 5]])
+    scores = random(2, 3, 5)
+    best = best_of_regions(regions, scores, 8)
+    for h in range(2):
+        kept = best[h, 0] > float("-inf")
+        assert sorted(regions[h, kept].tolist()) == sorted(set(regions[h].tolist()))
+        for i in kept.nonzero()[:, 0]:
+            assert torch.equal(best[h, :, i], scores[h][:, regions[h] == regions[h, i]].amax(-1))
+        assert (best[h][:, ~kept] == float("-inf")).all()

@@ -101,6 +101,8 @@ def chosen(engine, cache, end, queries, attention=None):
     own = max(1, rows // a.region_tokens)
     firsts = cache.base_regions - (-end // a.region_tokens) - len(q) * own + torch.arange(len(q)) * own
     spec = replace(engine.spec, attention=a)
+    if queries.shape[1] == 1:
+        return selection.select_one(spec, cache, 0, q, int(firsts), cache.table(end)[1])
     return selection.select(spec, cache, 0, q, firsts, own, cache.table(end)[1])
 
 
@@ -138,7 +140,32 @@ def test_the_tree_finds_the_key_that_answers(rows, place, monkeypatch):
     monkeypatch.setattr(selection, "region_scores", lambda q, fine: (counted.append(fine.shape[-3]), exact(q, fine))[1])
     found = chosen(engine, cache, TOKENS, asked)
     assert place // 8 in found[-1, 1].tolist()
-    assert max(counted) <= 32  # 3,076 regions were not scored one by one
+    assert max(counted, default=0) <= 32  # 3,076 regions were not scored one by one
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tree_beam": 10_000, "candidates": TOKENS}, {"tree": "none", "candidates": TOKENS}]
+)
+@pytest.mark.parametrize("tokens", [200, 1000, TOKENS])
+def test_a_single_query_chooses_as_a_group_of_one(options, tokens):
+    """Over two memories and a tail; exactly so when every region is scored, or a beam looks everywhere."""
+    attention, exact = replace(TREE, **options), replace(TREE, decode_tree_from_tokens=1 << 40, candidates=TOKENS)
+    engine, cache = filled(attention, tokens)
+    other = filled(attention, 300, seed=1)[1].tail
+    chat = engine.open_chat([cache.tail.freeze(), other.freeze()])
+    for layer in range(2):
+        chat.tail.append(layer, torch.randn(2, 90, 8), torch.randn(2, 90, 8))
+    first, lengths = chat.base_regions + 89 // attention.region_tokens, chat.table(90)[1]
+    same = total = 0
+    for seed in range(20):
+        q = queries(1, seed).view(1, 2, 2, 1, 8)
+        one = selection.select_one(engine.spec, chat, 0, q, first, lengths)
+        all_ = selection.select(replace(engine.spec, attention=exact), chat, 0, q, torch.tensor([first]), 1, lengths)
+        assert one.shape == all_.shape and (one.diff(dim=-1) > 0).all()
+        for h in range(2):
+            same += len(set(one[0, h].tolist()) & set(all_[0, h].tolist()))
+            total += one.shape[-1]
+    assert same == total if options else same >= 0.8 * total
 
 
 def test_each_group_chooses_by_its_own_place():
