@@ -157,12 +157,6 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     assert again["chat"] == values["chat"]
 
 
-def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Path) -> None:
-    document = line.json("read", book)["document"]
-    code, out, err = line.run("ask", "-d", document, "How many ships?")
-    assert code == 0
-    assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
-    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, 1" in err
 def test_ask_chooses_the_policy_of_a_new_chat_only(line: Line) -> None:
     code, _, err = line.run("ask", "Where?")
     assert code == 0 and "policy keep-all" in err and "new chats" not in err
@@ -170,6 +164,12 @@ def test_ask_chooses_the_policy_of_a_new_chat_only(line: Line) -> None:
     assert code == 0 and "answered under policy keep-all; --policy streaming is for new chats" in err
 
 
+def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Path) -> None:
+    document = line.json("read", book)["document"]
+    code, out, err = line.run("ask", "-d", document, "How many ships?")
+    assert code == 0
+    assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
+    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, 1" in err
 
 
 def test_ask_tells_where_each_token_looked(line: Line, book: Path) -> None:
