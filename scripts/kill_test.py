@@ -32,7 +32,8 @@ PHASES = {
     "deleting": ("deleting", "deleted", "forgetting", "forgotten"),
 }
 LINES = {"reading": 24, "answering": 11, "deleting": 5}  # a kill comes after one of so many lines of its phase
-PAUSE_S = 0.05  # and at most so long after that line
+PAUSE_S = {"reading": 0.05, "answering": 0.01, "deleting": 0.01}  # and at most so long after that line
+CLEANING_S = 0.03  # between two deletions: what they leave behind goes in the background
 KEPT = 2  # chats and documents beyond the newest are deleted
 SEGMENT_GROUPS = 4  # tests.tiny reads four groups at a time
 
@@ -82,10 +83,12 @@ def _delete(chat: Any, tell: Callable[..., None]) -> None:
         tell("deleting", old.id)
         chat.delete_chat(old.id)
         tell("deleted", old.id)
+        time.sleep(CLEANING_S)
     for old in chat.documents()[KEPT:]:
         tell("forgetting", old.id)
         chat.delete_document(old.id)
         tell("forgotten", old.id)
+        time.sleep(CLEANING_S)
 
 
 class Promises:
@@ -230,7 +233,7 @@ def run(kills: int, seed: int = 0, minutes: float = 60) -> dict[str, Any]:
                 kills = number
                 break
             phase = list(PHASES)[number % len(PHASES)]
-            after = phase, generator.randint(1, LINES[phase]), generator.uniform(0, PAUSE_S)
+            after = phase, generator.randint(1, LINES[phase]), generator.uniform(0, PAUSE_S[phase])
             last = kill_once(home, number, after, promises)
             landed[phase_of(last)] += 1
             lines[last.split(" ")[0]] += 1
