@@ -187,6 +187,10 @@ class AnswerStats:
         tokens_compressed: tokens of which a part is kept (some heads only, or merged with others).
         tokens_evicted: tokens that can no longer be attended; these three make up all that was read.
         tokens_quantized: tokens held as int8 or int4, of those kept or compressed.
+        tokens_device, tokens_host, tokens_disk, tokens_ids: tokens held whose keys and values were on the GPU, in
+            memory, on the disk alone, or lost and left out; together they make up those kept or compressed.
+        tokens_reread: tokens held that were read again since their memory was opened, its stored copy being damaged.
+        codec: how keys and values are stored.
         saved: False when the library had no room for the turn: the next question knows nothing of it.
         policy: what it was read and answered under; "" in answers of older releases.
     """
@@ -207,6 +211,12 @@ class AnswerStats:
     tokens_compressed: int = 0
     tokens_evicted: int = 0
     tokens_quantized: int = 0
+    tokens_device: int = 0
+    tokens_host: int = 0
+    tokens_disk: int = 0
+    tokens_ids: int = 0
+    tokens_reread: int = 0
+    codec: str = ""
     saved: bool = True
     policy: str = ""
 
@@ -294,7 +304,7 @@ class ModelState:
 
 @dataclass(frozen=True)
 class MemoryLine:
-    """What the memory of a chat holds, for the panel under the answers; see AnswerStats for the last four."""
+    """What the memory of a chat holds, for the panel under the answers; see AnswerStats for what has a default."""
 
     tokens: int
     regions: int
@@ -308,6 +318,12 @@ class MemoryLine:
     tokens_compressed: int = 0
     tokens_evicted: int = 0
     tokens_quantized: int = 0
+    tokens_device: int = 0
+    tokens_host: int = 0
+    tokens_disk: int = 0
+    tokens_ids: int = 0
+    tokens_reread: int = 0
+    codec: str = ""
 
 
 @dataclass(frozen=True)

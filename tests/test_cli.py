@@ -146,6 +146,12 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "tokens_compressed",
         "tokens_evicted",
         "tokens_quantized",
+        "tokens_device",
+        "tokens_host",
+        "tokens_disk",
+        "tokens_ids",
+        "tokens_reread",
+        "codec",
     }
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6

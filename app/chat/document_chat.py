@@ -377,16 +377,17 @@ class DocumentChat(Branches, Keeping, Policies):
         sessions = self._sessions()
         session, engine = sessions.session, sessions.engine
         cache = session.cache if session and (chat is None or session.chat == chat) else None
-        held = sessions.reader.kept_bytes + (cache.tail.size_bytes if cache else 0)
-        on_device = engine.shape.device.type != "cpu"
+        memories = [*sessions.reader.memories, *([cache.tail] if cache else ())]
+        host = sum(memory.host_bytes for memory in memories)
         return MemoryLine(
             tokens=cache.get_seq_length() if cache else 0,
             regions=cache.base_regions + cache.tail.regions if cache else 0,
-            device_bytes=held if on_device else 0,
-            host_bytes=0 if on_device else held,
+            device_bytes=sum(memory.size_bytes for memory in memories) - host,
+            host_bytes=host,
             disk_bytes=self.store.stats()["kv_bytes"],
             policy=engine.policy,
             positions=engine.description["positions"],
             backend=engine.description["backend"],
+            codec=engine.shape.codec,
             **(cache.counts() if cache else {}),
         )

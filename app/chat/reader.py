@@ -49,8 +49,13 @@ class Reader:
         return self.engine.shape.attention.group_tokens
 
     @property
+    def memories(self) -> list[RegionMemory]:
+        """Those that stay in RAM."""
+        return [memory for document in self._kept.values() for memory in document.memories]
+
+    @property
     def kept_bytes(self) -> int:
-        return sum(memory.size_bytes for document in self._kept.values() for memory in document.memories)
+        return sum(memory.size_bytes for memory in self.memories)
 
     def forget(self, document: str) -> None:
         """Drop a document from RAM."""
@@ -215,13 +220,21 @@ class Reader:
             stored.warm(memory, None)
 
     def read_again_note(self, documents: Sequence[ReadDocument]) -> str:
-        """What the user should know of stored memory that was lost since this was asked last."""
-        found = [memory.pages.source for document in documents for memory in document.memories]
-        sources = [source for source in found if isinstance(source, StoredGroups)]
-        lost = sum(source.read_again for source in sources)
+        """What the user should know of stored memory that was lost: read again since the last call, or left out."""
+        pages = [memory.pages for document in documents for memory in document.memories]
+        sources = [each.source for each in pages if isinstance(each.source, StoredGroups)]
+        again, gone = sum(source.read_again for source in sources), sum(len(each.left_out) for each in pages)
         for source in sources:
             source.read_again = 0
-        return f"{lost * self.group_tokens:,} tokens were read again: their stored memory was damaged" if lost else ""
+        notes = (
+            [f"{again * self.group_tokens:,} tokens were read again: their stored memory was damaged"] if again else []
+        )
+        if gone:
+            notes.append(
+                f"{gone * self.group_tokens:,} tokens are left out: their stored memory is damaged, "
+                "and they could not be read again"
+            )
+        return "; ".join(notes)
 
     def _read_rest(
         self,

@@ -316,6 +316,7 @@ class Sessions:
             mute=session.sight.mute,
             without=session.sight.without,
             policy=self.engine.policy,
+            codec=self.engine.shape.codec,
             **cache.counts(),
         )
         yield Done("".join(pieces).strip(), session.chat, *self._looked(session, said, stats))

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 MEMORY = ("tokens_kept", "tokens_compressed", "tokens_evicted", "tokens_quantized")
+TIERS = {
+    "tokens_device": "on the GPU",
+    "tokens_host": "in memory",
+    "tokens_disk": "on the disk",
+    "tokens_ids": "left out",
+    "tokens_reread": "read again",
+}
 
 
 def evidence(session: Session, args: argparse.Namespace) -> None:
@@ -122,14 +129,16 @@ def answer_values(done: Done) -> dict[str, Any]:
         "focus": list(stats.focus),
         "mute": list(stats.mute),
         "without": stats.without or None,
-        **{name: getattr(stats, name) for name in MEMORY},
+        **{name: getattr(stats, name) for name in (*MEMORY, *TIERS)},
+        "codec": stats.codec,
     }
 
 
 def memory_line(stats: AnswerStats) -> str:
-    """What became of the tokens behind an answer: "2,103 tokens kept, 40 evicted"."""
+    """What became of the tokens behind an answer: "2,103 tokens kept, 40 evicted, 63 in memory, 2,040 on the disk"."""
     facts = [f"{stats.tokens_kept:,} tokens kept"]
     for name in MEMORY[1:]:
         if count := getattr(stats, name):
             facts.append(f"{count:,} {name.removeprefix('tokens_')}")
+    facts += [f"{count:,} {words}" for name, words in TIERS.items() if (count := getattr(stats, name))]
     return ", ".join(facts)

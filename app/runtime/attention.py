@@ -150,6 +150,7 @@ def _count_dense(
         seen = (base + torch.arange(first + 1, end + 1, device=q.device)).repeat(q.shape[1])
         mass = causal_mass(rows, k[:, : base + end], seen, scale)
         places = torch.arange(end, device=q.device)
+        cache.remember(layer)
         tail.fade(layer, end - first)
         tail.mass[layer][:, :end] += mass[:, base:]
         tail.exposure[layer][:, :end] += q.shape[1] * (end - places.clamp(min=first))

@@ -65,7 +65,7 @@ class RegionCache(Cache):
     Attributes:
         memories: frozen memories, in the order their texts are seen.
         tail: memory of everything after them.
-        allowed: [regions of the memories] bool, False for muted ones; None when all may be seen.
+        allowed: [regions of the memories] bool, False for those muted or left out; None when all may be seen.
         evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
     """
 
@@ -76,6 +76,8 @@ class RegionCache(Cache):
         self.memories = tuple(memories)
         self.tail = RegionMemory(shape) if tail is None else tail
         self.allowed: Tensor | None = None
+        self._sight: Tensor | None = None
+        self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
         region = shape.attention.region_tokens
         starts, lengths = [], []
@@ -91,11 +93,25 @@ class RegionCache(Cache):
         none = torch.zeros(0, dtype=torch.int64)
         self._starts = torch.cat([none, *starts]).to(shape.device)
         self._lengths = torch.cat([none, *lengths]).to(shape.device)
+        self.look()
         super().__init__(layers=[RegionLayer(self, i) for i in range(shape.layers)])
 
     def allow(self, regions: Sequence[bool] | None) -> None:
         """Mute the regions of the memories that are False here; None lifts it."""
-        self.allowed = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
+        self._sight = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
+        self.look()
+
+    def look(self) -> None:
+        """See what may be seen now, and no region that a memory has to leave out."""
+        a, there = self.shape.attention, torch.ones_like(self._lengths, dtype=torch.bool)
+        per_group = a.group_tokens // a.region_tokens
+        for first, memory in zip(self.offsets, self.memories, strict=True):
+            for group in memory.pages.left_out:
+                there[first + group * per_group : first + min((group + 1) * per_group, memory.regions)] = False
+        self._sinks = (self._lengths * there)[:1].clamp(max=SINK_TOKENS)
+        if self._sight is not None:
+            there &= self._sight
+        self.allowed = None if there.all() and self._sight is None else there
 
     def watch(self) -> AnswerEvidence:
         """Gather evidence of an answer from now on."""
@@ -110,8 +126,35 @@ class RegionCache(Cache):
     def fork(self) -> "RegionCache":
         """A cache that can go on by itself: the memories are shared, the tail is copied, what is muted stays so."""
         twin = RegionCache(self.shape, self.memories, self.tail.copy())
-        twin.allowed = self.allowed
+        twin._sight, twin.allowed = self._sight, self.allowed
         return twin
+
+    def begin(self) -> None:
+        """Start a step of the model; it may have to be repeated where keys and values can be lost."""
+        lossy = any(memory.pages.source is not None for memory in (*self.memories, self.tail))
+        self._counted = [] if lossy else None
+
+    def take_back(self, tokens: int) -> None:
+        """Undo what the step has counted and appended, up to `tokens` tokens of the tail: it is to be repeated."""
+        for book, places, old in reversed(self._counted or ()):
+            book[places] = old
+        self._counted = None if self._counted is None else []
+        if self.evidence is not None:
+            self.evidence.forget()
+        self.tail.truncate(tokens)
+
+    def remember(self, layer: int, places: Tensor | None = None) -> None:
+        """Keep the tail's mass and exposure as they are, before a step adds to them.
+
+        Args:
+            places: [N] rows of [Hkv * regions, L]; None keeps all.
+        """
+        if self._counted is None:
+            return
+        for books in (self.tail.mass, self.tail.exposure):
+            rows = books[layer].view(-1, self.shape.attention.region_tokens)
+            kept = torch.arange(len(rows), device=rows.device) if places is None else places
+            self._counted.append((rows, kept, rows[kept]))
 
     def counts(self) -> dict[str, int]:
         """What became of the tokens of the memories and the tail, by the names of AnswerStats."""
@@ -139,7 +182,7 @@ class RegionCache(Cache):
         lengths = self._lengths
         if self.allowed is not None:
             lengths = lengths.masked_fill(~self.allowed, 0)
-            lengths[:1] = torch.maximum(lengths[:1], self._lengths[:1].clamp(max=SINK_TOKENS))
+            lengths[:1] = torch.maximum(lengths[:1], self._sinks)
         starts = torch.cat([self._starts, first + self.base_tokens])
         return starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
 
@@ -182,6 +225,7 @@ class RegionCache(Cache):
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
         tail, size = self.tail, self.shape.attention.region_tokens
         places = own[0] * (tail.mass[layer].shape[1] // size) + regions[own] - self.base_regions
+        self.remember(layer, places)
         tail.fade(layer, steps)
         tail.mass[layer].view(-1, size).index_add_(0, places, mass[own])
         seen = tail.exposure[layer]

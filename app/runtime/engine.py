@@ -30,7 +30,7 @@ from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape
 from app.runtime.spec import AttentionSpec
-from app.runtime.stored import read_again
+from app.runtime.stored import restore
 from app.runtime.tiers import Tiers
 from app.settings import Settings
 
@@ -202,13 +202,14 @@ class Engine:
     @torch.no_grad()
     def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
-        before, hidden = cache.tail.tokens, None
+        before, hidden, tried = cache.tail.tokens, None, set()
+        cache.begin()
         while hidden is None:
             try:
                 hidden = self._hidden(cache, token_ids)
             except PagesLost as lost:  # the store's copy is damaged or gone
-                cache.tail.truncate(before)
-                read_again(cache, lost, self._hidden)
+                cache.take_back(before)
+                restore(cache, lost, self._hidden, tried)
             except BaseException:  # some layers may hold the tokens, others not
                 cache.tail.truncate(before)
                 raise

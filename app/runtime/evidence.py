@@ -50,6 +50,10 @@ class AnswerEvidence:
         """The same for single tokens, which may come from anywhere: [N] regions, places in their texts, and mass."""
         self._step.index_add_(0, regions, mass.float() * (places >= self._sinks))
 
+    def forget(self) -> None:
+        """What was counted since the last token is counted again."""
+        self._step.zero_()
+
     def take(self) -> None:
         """The next token is part of the answer: what was counted since the last one belongs to it."""
         density = self._step / self._lengths

@@ -68,12 +68,20 @@ class RegionMemory:
         books = sum(t.numel() * t.itemsize for layers in self._books() for t in layers)
         return self.pages.size_bytes + self.index.size_bytes + books
 
+    @property
+    def host_bytes(self) -> int:
+        """Those of the bytes held that are on the host."""
+        return self.size_bytes if self.shape.device.type == "cpu" else self.pages.packed_bytes
+
     def _books(self) -> list[list[Tensor]]:
         """What is known of each token besides its key and value: lists by layer of [Hkv, capacity]."""
         return [self.mass, self.exposure, *([self.origins] if self.origins else [])]
 
     def counts(self) -> dict[str, int]:
-        """What became of the tokens, by the names of AnswerStats; kept, compressed and evicted make up all of them."""
+        """What became of the tokens and where they are, by the names of AnswerStats.
+
+        Kept, compressed and evicted make up all of them.
+        """
         merged = sum(level > 0 for level in self.levels) * self.shape.attention.region_tokens
         group = self.shape.attention.group_tokens
         return {
@@ -81,6 +89,7 @@ class RegionMemory:
             "tokens_compressed": merged,
             "tokens_evicted": self.dropped,
             "tokens_quantized": 0 if self.shape.codec == "raw" else self.slots // group * group,
+            **self.pages.places(self.slots),
         }
 
     def reserve(self, tokens: int) -> None:

@@ -36,6 +36,8 @@ class KVPages:
     Attributes:
         source: where groups come from that are in no slot; None when there are none.
         scores: [groups] float32, attention mass of each group, which decides between equally old ones.
+        left_out: groups that are lost for good: zeros stand in their place, and nobody may attend to them.
+        reread: groups that were lost and read again.
     """
 
     def __init__(self, shape: MemoryShape) -> None:
@@ -43,6 +45,8 @@ class KVPages:
         self.shape, self.groups = shape, 0
         self.source: PageSource | None = None
         self.scores: Tensor | None = None
+        self.left_out: set[int] = set()
+        self.reread: set[int] = set()
         self.group_tokens = shape.attention.group_tokens
         self._hot_pools, self._packed_pools = shape.tiers.hot, shape.tiers.packed
         self._hot = [_table(self, pool) for pool in self._hot_pools]
@@ -51,19 +55,40 @@ class KVPages:
     @property
     def size_bytes(self) -> int:
         """Bytes held in slots."""
-        return sum(
-            len(table.held()) * pool.slot_bytes
-            for tables, pools in ((self._hot, self._hot_pools), (self._packed, self._packed_pools))
-            for table, pool in zip(tables, pools, strict=True)
-        )
+        return self.packed_bytes + _held_bytes(self._hot, self._hot_pools)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes held in packed slots, which are on the host."""
+        return _held_bytes(self._packed, self._packed_pools)
 
     def held_groups(self) -> tuple[int, int]:
-        """Groups of which all layers are (hot, packed on the host but not hot)."""
-        hot = torch.stack([table.slots >= 0 for table in self._hot]).all(0).cpu()
-        if not self._packed:
-            return int(hot.sum()), 0
-        packed = torch.stack([table.slots >= 0 for table in self._packed]).all(0)
-        return int(hot.sum()), int((packed & ~hot).sum())
+        """Groups of which all layers are (hot, in slots but not hot)."""
+        hot, held = self._held()
+        return int(hot.sum()), int((held & ~hot).sum())
+
+    def _held(self) -> tuple[Tensor, Tensor]:
+        """[groups] bool, on the CPU: whether all layers are hot, and whether they are in slots of any kind."""
+        hot = held = torch.stack([table.slots >= 0 for table in self._hot]).cpu()
+        if self._packed:
+            held = hot | torch.stack([table.slots >= 0 for table in self._packed])
+        return hot.all(0), held.all(0)
+
+    def places(self, tokens: int) -> dict[str, int]:
+        """Where the keys and values of the first `tokens` tokens are, by the names of AnswerStats."""
+        size, counts = self.group_tokens, torch.zeros(self.groups, dtype=torch.int64)
+        counts[: tokens // size] = size
+        counts[tokens // size : -(-tokens // size)] = tokens % size
+        hot, held = self._held()
+        gone = torch.zeros_like(hot)
+        gone[list(self.left_out)] = True
+        device = hot & (self.shape.device.type != "cpu")
+        where = {"device": device, "host": held & ~device, "disk": ~held}
+        return {
+            **{f"tokens_{name}": int(counts[mask & ~gone].sum()) for name, mask in where.items()},
+            "tokens_ids": int(counts[gone].sum()),
+            "tokens_reread": int(counts[sorted(self.reread - self.left_out)].sum()),
+        }
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens."""
@@ -185,9 +210,17 @@ class KVPages:
             return False
         return True
 
+    def leave_out(self, groups: Sequence[int]) -> None:
+        """Give groups up that can neither be fetched nor read again."""
+        self.left_out |= set(groups)
+        for bundle, pool in enumerate(self._hot_pools):
+            slots = self._writable(bundle, torch.tensor(sorted(groups)), False)
+            pool.data[slots] = 0
+
     def copy_from(self, other: "KVPages") -> None:
         """Take over what another holds; both have the same room."""
         self.source, self.scores = other.source, other.scores
+        self.left_out, self.reread = set(other.left_out), set(other.reread)
         for mine, theirs, pools in (
             (self._hot, other._hot, self._hot_pools),
             (self._packed, other._packed, self._packed_pools),
@@ -369,6 +402,10 @@ class KVPages:
         parts = ((data[:, :keys], "channel"), (data[:, keys:], "token"))
         pair = [dequantize(x.reshape(len(data) * s.kv_heads, -1), s.codec, axis, size, s.head_dim) for x, axis in parts]
         return torch.stack([x.unflatten(0, (len(data), s.kv_heads)) for x in pair], dim=1).to(s.dtype)
+
+
+def _held_bytes(tables: Sequence[PageTable], pools: Sequence[SlotPool]) -> int:
+    return sum(len(table.held()) * pool.slot_bytes for table, pool in zip(tables, pools, strict=True))
 
 
 def _table(pages: KVPages, pool: SlotPool) -> PageTable:

@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import torch
 
+from app.errors import LecternError, StoreError
 from app.runtime.cache import RegionCache
 from app.runtime.memory import RegionMemory
-from app.runtime.pages import PageSource, PagesLost
+from app.runtime.pages import KVPages, PageSource, PagesLost
 from app.runtime.shape import from_bytes, to_bytes
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,38 @@ def warm(memory: RegionMemory, mass: bytes | None) -> None:
     memory.pages.warm([group for group in dict.fromkeys(wanted) if 0 <= group < whole])
 
 
+def restore(
+    cache: RegionCache,
+    lost: PagesLost,
+    forward: Callable[[RegionCache, Sequence[int]], Any],
+    tried: set[tuple[KVPages, int]],
+) -> None:
+    """Read lost groups again; those of an attached memory that cannot be are left out, as if they were muted.
+
+    Args:
+        forward: as for `read_again`.
+        tried: what was read again in this step of the model; what is lost once more cannot be had.
+
+    Raises:
+        StoreError: they belong to the text that is being read, which cannot go on without them.
+    """
+    now = {(lost.pages, group) for group in lost.groups}
+    try:
+        if now & tried:
+            raise lost
+        tried |= now
+        read_again(cache, lost, forward)
+    except (PagesLost, LecternError, RuntimeError, MemoryError) as error:  # memory that runs out is a RuntimeError
+        log.warning("groups %s are neither stored nor can they be read again: %s", lost.groups, error)
+        if not any(memory.pages is lost.pages for memory in cache.memories):
+            raise StoreError(
+                f"the stored memory of groups {lost.groups} is damaged and cannot be made again ({error}); "
+                "delete the memory (documents evict) and read the document again"
+            ) from error
+        lost.pages.leave_out(lost.groups)
+        cache.look()
+
+
 def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCache, Sequence[int]], Any]) -> None:
     """Read groups again whose stored copy cannot be used, from their token ids.
 
@@ -75,12 +108,12 @@ def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCac
         forward: runs tokens into a cache's tail and raises what happens there.
 
     Raises:
-        PagesLost: nobody keeps the groups' tokens.
+        PagesLost: nobody keeps the groups' tokens, or what was just read again is lost at once.
     """
     found = [memory for memory in (*cache.memories, cache.tail) if memory.pages is lost.pages]
     if not found or lost.pages.source is None:
         raise lost
-    memory, pending = found[0], set(lost.groups)
+    memory, pending, done = found[0], set(lost.groups), set[int]()
     while pending:
         last = min(pending)
         first = last
@@ -91,9 +124,13 @@ def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCac
         try:
             _read_groups(memory, groups, forward)
         except PagesLost as more:
+            if done & set(more.groups):
+                raise
             pending |= set(more.groups)
             continue
         pending -= set(groups)
+        done |= set(groups)
+        lost.pages.reread |= set(groups)
         for group in groups:
             lost.pages.source.replace(group, memory)
 

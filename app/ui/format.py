@@ -15,6 +15,7 @@ from app.units import duration, size_text
 log = logging.getLogger(__name__)
 
 LOSSES = ("compressed", "evicted", "quantized")  # what may have happened to tokens
+TIERS = {"device": "on the GPU", "host": "in memory", "disk": "in SQLite", "ids": "left out", "reread": "read again"}
 CALM = "Something went wrong inside Lectern. Your documents and chats are kept; the log has the details."
 
 
@@ -165,12 +166,14 @@ def memory(line: MemoryLine) -> str:
     if not line.tokens:
         return ""
     lost = [f"{count(n)} {word}" for word in LOSSES if (n := getattr(line, f"tokens_{word}"))]
+    tiers = [f"{count(n)} {words}" for name, words in TIERS.items() if (n := getattr(line, f"tokens_{name}"))]
     places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
     facts = [
         f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
         ", ".join([f"{'all' if line.tokens_kept == line.tokens else count(line.tokens_kept)} kept", *lost]),
+        *([", ".join(tiers)] if tiers else ()),
         "altogether " + (", ".join(f"{size_text(held)} {where}" for held, where in places if held) or "nothing stored"),
-        f"{line.policy}, {line.positions} positions, {line.backend}",
+        f"{line.policy}, {f'{line.codec} codec, ' if line.codec else ''}{line.positions} positions, {line.backend}",
     ]
     return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'
 

@@ -78,6 +78,22 @@ def test_rows_damaged_after_opening_are_read_again_in_the_answer(open_chat, tmp_
     assert later.stats.tokens_read < 60  # the damage that it finds is as small
 
 
+def test_what_can_be_neither_fetched_nor_read_again_is_left_out(open_chat, tmp_path, monkeypatch):
+    def out_of_memory(*args):
+        raise RuntimeError("out of memory")
+
+    document, _, twin = asked(open_chat, tmp_path)
+    chat = open_chat()
+    list(chat.read(document.id))
+    pages = memory_of(chat, document).pages
+    with sqlite3.connect(tmp_path / "home" / "kv.db", timeout=10) as db:
+        db.execute(DAMAGE["zeroed"], [json.dumps(pages.source._keys)])
+    monkeypatch.setattr("app.runtime.stored._read_groups", out_of_memory)
+    done = finish(chat.ask("and then?", chat=twin, generation=SHORT))
+    assert done.stats.new_tokens and pages.left_out
+    assert f"{len(pages.left_out) * pages.group_tokens:,} tokens are left out" in done.stats.note
+
+
 def test_what_is_read_again_is_what_was_lost(open_chat, tmp_path):
     document, _, _ = asked(open_chat, tmp_path)
     chat = open_chat()

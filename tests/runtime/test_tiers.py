@@ -122,6 +122,19 @@ def test_slots_stay_within_the_budget_once_they_can_be_fetched():
     assert torch.equal(held(pages, 40 * GROUP), kv) and len(pool.tables) == 4
 
 
+def test_tokens_are_counted_where_they_are():
+    pages = fill(KVPages(shape("int8", groups=4)), text(6 * GROUP + 5))
+    stored(pages, 6)
+    for tables, pools, groups in (
+        (pages._hot, pages.shape.tiers.hot, torch.tensor([0, 1, 2])),
+        (pages._packed, pages.shape.tiers.packed, torch.tensor([2, 3])),
+    ):
+        pools[0].release(tables[0], groups)
+    pages.reread, pages.left_out = {0, 4}, {4}
+    expected = {"device": 0, "host": 4 * GROUP + 5, "disk": GROUP, "ids": GROUP, "reread": GROUP}
+    assert pages.places(6 * GROUP + 5) == {f"tokens_{name}": n for name, n in expected.items()}
+
+
 def test_what_is_nowhere_else_is_never_lost():
     kv = text(10 * GROUP)
     pages = fill(KVPages(shape(groups=2)), kv)

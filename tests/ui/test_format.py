@@ -151,9 +151,13 @@ def test_notes_of_the_folder_are_shown_as_text() -> None:
 def test_memory_line() -> None:
     facts = (21_973, 344, 1_000_000, 40_000_000, 20_000_000, "keep-all", "compact", "reference")
     assert "· all kept ·" in format.memory(MemoryLine(*facts, tokens_kept=21_973))
-    line = format.memory(MemoryLine(*facts, tokens_kept=21_000, tokens_evicted=973, tokens_quantized=20_000))
+    tiers = {"tokens_device": 3_000, "tokens_host": 5_000, "tokens_disk": 12_744, "tokens_ids": 256, "codec": "int8"}
+    dropped = {"tokens_kept": 21_000, "tokens_evicted": 973, "tokens_quantized": 20_000}
+    line = format.memory(MemoryLine(*facts, **dropped, **tiers, tokens_reread=128))
     for fact in (
         "· 21,000 kept, 973 evicted, 20,000 quantized ·",
+        "· 3,000 on the GPU, 5,000 in memory, 12,744 in SQLite, 256 left out, 128 read again ·",
+        "keep-all, int8 codec, compact positions",
         "21,973 tokens in 344 regions",
         "altogether 1.0 MB on the GPU",
         "40 MB in memory",
