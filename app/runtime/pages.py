@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from app.kernels.quant import dequantize, packed_bytes, quantize
+from app.runtime.prefetch import Flight, Selected
 from app.runtime.shape import MAX_ROW_BYTES, MemoryShape, from_bytes, to_bytes
 from app.runtime.tiers import PageTable, SlotPool
 
@@ -49,6 +50,7 @@ class KVPages:
         self.reread: set[int] = set()
         self.group_tokens = shape.attention.group_tokens
         self._hot_pools, self._packed_pools = shape.tiers.hot, shape.tiers.packed
+        self._selected = Selected()
         self._hot = [_table(self, pool) for pool in self._hot_pools]
         self._packed = [_table(self, pool) for pool in self._packed_pools]
 
@@ -142,9 +144,56 @@ class KVPages:
     def take(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(k, v) of n regions, each of one KV head: [n, L, D] each; beyond the text's end they hold anything finite.
 
+        Where there is a lane, what the next layer took last is brought to the device meanwhile.
+
         Args:
             heads, regions: [n], int64.
         """
+        bundle = layer // self.shape.bundle_layers
+        pool = self._hot_pools[bundle]
+        pool.land(self._hot[bundle])
+        evictions = pool.evictions
+        pair = self._take(layer, heads, regions)
+        if self.shape.tiers.lane is not None:
+            groups = regions // (self.group_tokens // self.shape.attention.region_tokens)
+            self._selected.note(layer, groups, evictions)
+            self._prefetch((layer + 1) % self.shape.layers)
+        return pair
+
+    def _prefetch(self, layer: int) -> None:
+        """Start to copy groups that a layer took last from packed slots to hot ones, as far as there is room.
+
+        Each goes from its own pinned row: gathering them first would be work for the CPU.
+        """
+        bundle, lane = layer // self.shape.bundle_layers, self.shape.tiers.lane
+        pool, table, below = self._hot_pools[bundle], self._hot[bundle], self._packed_pools[bundle]
+        groups = self._selected.wanted(layer, pool.evictions)
+        if groups is None:
+            return
+        slots = table.slots[groups]
+        pool.tick()
+        pool.touch(slots[slots >= 0])  # they are wanted as well
+        missing = groups[slots < 0].cpu()
+        missing = missing[self._packed[bundle].slots[missing] >= 0]
+        missing = missing[: min(pool.spare(), self._most(bundle))]
+        if not len(missing):
+            return
+        source = self._packed[bundle].slots[missing]
+        slots = self._claim(pool, table, missing)
+        below.tick()
+        below.touch(source)
+
+        def copy() -> None:
+            staged = torch.empty(len(source), *below.row, dtype=torch.uint8, device=self.shape.device)
+            for row, slot in zip(staged, source.tolist(), strict=True):
+                row.copy_(below.data[slot], non_blocking=True)
+            pool.data[slots] = self._decoded(staged.flatten(0, 1)).unflatten(0, staged.shape[:2])
+
+        flight = Flight(lane, lane.run(copy), table, slots)
+        pool.arrivals.append(flight)
+        below.departure = flight
+
+    def _take(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         s, length = self.shape, self.shape.attention.region_tokens
         per_group = self.group_tokens // length
         bundle, place = divmod(layer, s.bundle_layers)
@@ -175,6 +224,7 @@ class KVPages:
         """Keep only the given slots of each KV head, [Hkv, S], moved to the front in this order."""
         bundle, place = divmod(layer, self.shape.bundle_layers)
         size, count = self.group_tokens, slots.shape[1]
+        self._hot_pools[bundle].land(self._hot[bundle])
         held = self._hot[bundle].held().cpu()
         self._hot_pools[bundle].loose[self._hot[bundle].slots[held]] = False
         self._unpacked(bundle, held)
@@ -226,6 +276,7 @@ class KVPages:
             (self._packed, other._packed, self._packed_pools),
         ):
             for table, source, pool in zip(mine, theirs, pools, strict=True):
+                pool.land(source)
                 groups = source.held()
                 pool.tick()
                 pool.touch(source.slots[groups])  # they stay while room is made for the copy
@@ -277,6 +328,7 @@ class KVPages:
     def _writable(self, bundle: int, groups: Tensor, begun: bool) -> Tensor:
         """Hot slots of groups that are about to be written; `begun`: the first holds tokens already."""
         pool, table = self._hot_pools[bundle], self._hot[bundle]
+        pool.land(table)
         pool.tick()
         groups = groups.to(table.slots.device)
         if begun:
@@ -295,6 +347,7 @@ class KVPages:
     def _present(self, bundle: int, groups: Tensor) -> Tensor:
         """Hot slots of groups [n], fetched where they are missing."""
         pool, table = self._hot_pools[bundle], self._hot[bundle]
+        pool.land(table)
         groups = groups.to(table.slots.device)
         slots = table.slots[groups]
         pool.tick()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from app.runtime.prefetch import CudaLane, Flight, Lane
+
 if TYPE_CHECKING:
     from app.runtime.shape import MemoryShape
 
@@ -46,6 +48,8 @@ class SlotPool:
     Attributes:
         data: [slots, *row].
         limit: slots it may have; None means as many as are asked for.
+        evictions: how often slots were taken from a memory.
+        arrivals: copies to these slots that run beside the model; `departure`: the last one from them.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class SlotPool:
         self.groups, self.used, self.score, self.loose = (
             self._facts(0, t) for t in ("int64", "int64", "float32", "bool")
         )
-        self.clock = 0
+        self.clock = self.evictions = 0
+        self.arrivals: list[Flight] = []
+        self.departure: Flight | None = None
         self._free: list[int] = []
         self._dropped: deque[PageTable] = deque()
 
@@ -77,6 +83,27 @@ class SlotPool:
     def touch(self, slots: Tensor) -> None:
         self.used[slots] = self.clock
 
+    def spare(self) -> int:
+        """How many groups can be claimed without growing beyond the limit, and without what is in use now."""
+        self._collect()
+        if self.limit is None:
+            return len(self._free)
+        room = max(0, self.limit - len(self.tables))
+        return len(self._free) + room + int((self.loose & (self.used < self.clock)).sum())
+
+    def land(self, table: PageTable | None = None) -> None:
+        """Let the model wait for what is on its way to the slots of one memory, or of all."""
+        for flight in [flight for flight in self.arrivals if table is None or flight.owner is table]:
+            flight.land()
+            self.loose[flight.slots] = True
+            self.arrivals.remove(flight)
+
+    def finish(self) -> None:
+        """Wait until nothing is copied from these slots any more: copies end in the order of their beginning."""
+        if self.departure is not None:
+            self.departure.finish()
+            self.departure = None
+
     def expect(self, groups: int) -> None:
         """Make room at once for so many more groups, unless there is a limit."""
         self._collect()
@@ -86,6 +113,7 @@ class SlotPool:
     def claim(self, table: PageTable, groups: Tensor, scores: Tensor | None = None) -> Tensor:
         """Slots for groups [n] that have none; what they hold is left from before."""
         self._collect()
+        self.finish()
         count = len(groups)
         if count > len(self._free):
             self._make_room(count - len(self._free))
@@ -100,6 +128,7 @@ class SlotPool:
 
     def release(self, table: PageTable, groups: Tensor) -> None:
         """Give back the slots of groups that have one."""
+        self.land(table)
         slots = table.slots[groups]
         table.slots[groups] = -1
         self._give_back(slots[slots >= 0].tolist())
@@ -111,6 +140,7 @@ class SlotPool:
     def _collect(self) -> None:
         while self._dropped:
             table = self._dropped.popleft()
+            self.land(table)
             self._give_back(table.slots[table.slots >= 0].tolist())
 
     def _give_back(self, slots: Sequence[int]) -> None:
@@ -137,11 +167,14 @@ class SlotPool:
             assert table is not None
             table.slots[self.groups[slot]] = -1
         self._give_back(victims)
+        self.evictions += bool(victims)
         if count > len(victims):
             self._grow(len(self.tables) + count - len(victims))
 
     def _grow(self, slots: int) -> None:
         # Untouched memory costs the CPU nothing, so a limit is taken at once and never copied.
+        self.land()
+        self.finish()
         old, have = self.data, len(self.tables)
         self.data = torch.empty(slots, *self.row, dtype=self.dtype, device=self.device, pin_memory=self.pinned)
         self.data[:have] = old
@@ -162,12 +195,14 @@ class Tiers:
 
     Attributes:
         device_bytes, host_bytes: most that keys and values may take; None means no limit.
+        lane: where groups are prefetched; None where device and host are one.
     """
 
     device_bytes: int | None = None
     host_bytes: int | None = None
     hot: list[SlotPool] = field(default_factory=list)
     packed: list[SlotPool] = field(default_factory=list)
+    lane: Lane | None = None
 
     def open(self, shape: "MemoryShape") -> None:
         """Set the pools up for memories of this shape; once is enough."""
@@ -179,6 +214,7 @@ class Tiers:
             device = sum(given) if given else None
             if device is not None and shape.codec != "raw":
                 device, host = device // HOT_SHARE, device - device // HOT_SHARE
+        self.lane = CudaLane(shape.device) if cuda else None
         group, here = shape.attention.group_tokens, torch.device("cpu")
         for layers in shape.bundles:
             share = len(layers) / shape.layers
