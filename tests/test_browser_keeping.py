@@ -1,5 +1,6 @@
 """The page in Chromium over a fake chat: forks, edits, files, search, pins."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def test_an_answer_is_forked_and_its_question_edited(visit: Visit) -> None:
     row.get_by_role("button", name="Documents only").click()
     expect(page.get_by_role("tab", name="Ask", exact=True)).to_have_attribute("aria-selected", "true")
     expect(page.locator(".lt-foot")).to_have_count(0)
+
+
+def test_a_chat_is_answered_under_the_policy_that_was_chosen(visit: Visit) -> None:
+    page, policy = visit.page, visit.page.get_by_label("Memory policy")
+    page.locator("button", has_text="Answer settings").click()
+    expect(policy).to_have_value(re.compile("keep-all: "))
+    policy.click()
+    page.get_by_role("option", name=re.compile("streaming: ")).click()
+    visit.ask("Where is the harbour?")
+    expect(page.locator(".lt-foot").last).to_contain_text("policy streaming")
+    policy.click()
+    page.get_by_role("option", name=re.compile("full: ")).click()
+    expect(page.locator("#status")).to_contain_text("answered under full: its turns are run again")
+    visit.ask("And the ships?")
+    expect(page.locator(".lt-foot").last).to_contain_text("policy full")
+    expect(page.locator(".lt-foot").first).to_contain_text("policy streaming")
+    page.get_by_role("button", name="New chat").click()
+    expect(policy).to_have_value(re.compile("keep-all: "))
 
 
 def test_a_chat_leaves_as_a_file_and_comes_back(visit: Visit, tmp_path: Path) -> None:
