@@ -177,12 +177,13 @@ def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
         )
         bands = gr.Slider(1, 10, 5, step=1, label="Depths", min_width=180)
         trials = gr.Slider(1, 40, 5, step=1, label="Trials per length", min_width=180)
-    policy = gr.Dropdown(
-        [("as started", ""), *((name, name) for name in POLICIES)],
-        value="",
-        label="Policy: what later tokens attend to",
-        elem_id="passkey-policy",
-    )
+        policy = gr.Dropdown(
+            [("as started", ""), *((name, name) for name in POLICIES)],
+            value="",
+            label="Policy",
+            min_width=180,
+            elem_id="passkey-policy",
+        )
     with gr.Row(elem_classes="lt-bar"):
         start = gr.Button("Run", variant="primary", elem_id="passkey-run", scale=0, min_width=120)
         stop = gr.Button("Stop", visible=False, elem_id="passkey-stop", scale=0, min_width=120)
