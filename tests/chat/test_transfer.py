@@ -64,7 +64,7 @@ def test_it_can_come_back_beside_the_original(exported, open_chat: Open) -> None
     assert done.answer == expected and done.stats.tokens_read < 40 and len(chat.documents()) == 1
 
 
-@pytest.mark.parametrize(("change", "named"), [({"policy": "streaming"}, "policy"), ({"seed": 1}, "weights")])
+@pytest.mark.parametrize(("change", "named"), [({"codec": "int8"}, "codec"), ({"seed": 1}, "weights")])
 def test_a_foreign_memory_is_refused_by_name(exported, open_chat: Open, monkeypatch, change, named) -> None:
     if "seed" in change:
         from tests import tiny
