@@ -39,11 +39,15 @@ def engine(monkeypatch):
 def cold(engine, *broken):
     """A memory whose keys and values are all on the shelf; those of the last layer of groups `broken` are not."""
     memory = engine.read(TEXT)
-    memory.pages.source = shelf = Shelf(memory)
-    shelf.broken = {(group, 1) for group in broken}
-    for table, pool in zip(memory.pages._hot, engine.shape.tiers.hot, strict=True):
-        pool.release(table, table.held())
+    memory.pages.source = Shelf(memory)
+    lose(memory, broken)
     return memory
+
+
+def lose(memory, broken):
+    memory.pages.source.broken = {(group, 1) for group in broken}
+    for table, pool in zip(memory.pages._hot, memory.shape.tiers.hot, strict=True):
+        pool.release(table, table.held())
 
 
 def answer(engine, memory):
@@ -52,17 +56,37 @@ def answer(engine, memory):
     return said, cache
 
 
+@torch.no_grad()
 def test_a_step_that_is_repeated_counts_once(engine):
-    said, cache = answer(engine, cold(engine))
-    memory = cold(engine, *range(30))
-    again, repeated = answer(engine, memory)
-    assert len(memory.pages.source.broken) < 30  # some were read again, after the first layer had counted
-    assert again == said
-    assert memory.counts()["tokens_reread"] == GROUP * (30 - len(memory.pages.source.broken))
+    memories, caches = [cold(engine) for _ in range(2)], []
+    for memory, broken in zip(memories, ((), range(30)), strict=True):
+        caches.append(cache := engine.open_chat([memory]))
+        engine._forward(cache, TURN)
+        evidence = cache.watch()
+        lose(memory, broken)
+        engine._forward(cache, [5])
+        evidence.take()
+    cache, repeated = caches
+    again = 30 - len(memories[1].pages.source.broken)  # after the first layer had counted
+    assert again and memories[1].counts()["tokens_reread"] == GROUP * again
     torch.testing.assert_close(repeated.evidence.density, cache.evidence.density)
     for books in ("mass", "exposure"):
         for mine, theirs in zip(getattr(repeated.tail, books), getattr(cache.tail, books), strict=True):
             torch.testing.assert_close(mine, theirs)
+
+
+@torch.no_grad()
+def test_what_dense_queries_counted_is_taken_back_as_well(engine):
+    memory = engine.read(tiny.token_ids(GROUP))
+    cache = engine.open_chat([memory])
+    memory.pages.source = Shelf(memory)
+    engine._forward(cache, TURN)
+    before = [book.clone() for books in (cache.tail.mass, cache.tail.exposure) for book in books]
+    cache.begin()
+    engine._hidden(cache, tiny.token_ids(28, seed=3))
+    cache.take_back(len(TURN))
+    after = [*cache.tail.mass, *cache.tail.exposure]
+    assert all(torch.equal(a[:, : len(TURN)], b[:, : len(TURN)]) for a, b in zip(after, before, strict=True))
 
 
 @pytest.mark.parametrize("gone", [(0,), (3, 17)])

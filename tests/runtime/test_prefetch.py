@@ -101,6 +101,16 @@ def test_what_is_there_or_on_its_way_is_not_fetched_again(pages):
     assert lane.began == began + 1
 
 
+def test_nothing_is_brought_ahead_where_there_is_no_room(pages):
+    lane, pool = pages.shape.tiers.lane, pages.shape.tiers.hot[1]
+    take(pages, 1, 3, 4)
+    forget(pages, 1)
+    pool.loose[:] = False
+    began = lane.began
+    take(pages, 0, 1, 2)
+    assert lane.began == began and len(pool.tables) == 4
+
+
 def test_a_group_on_its_way_is_not_evicted(pages):
     take(pages, 1, 3, 4)
     forget(pages, 1)
@@ -112,6 +122,19 @@ def test_a_group_on_its_way_is_not_evicted(pages):
     assert {3, 4} <= set(hot(pages, 1))
     take(pages, 1, 3, 4)
     assert torch.equal(held(other, 6 * GROUP), whole(kv))
+
+
+def test_packed_slots_are_read_before_they_are_used_again(pages):
+    for pool in pages.shape.tiers.packed:
+        pool.limit = 20
+    take(pages, 1, 3, 4)
+    forget(pages, 1)
+    take(pages, 0, 1, 2)
+    other, kv = KVPages(pages.shape), text(20 * GROUP, seed=1)
+    for group in range(20):
+        fill(other, kv, group * GROUP, (group + 1) * GROUP)
+    assert not pages._packed[1].held().numel()
+    take(pages, 1, 3, 4)
 
 
 def test_slots_of_a_memory_that_went_are_not_written_afterwards(pages):
