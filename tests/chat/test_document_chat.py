@@ -408,11 +408,11 @@ def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):
     chat = open_chat()
     document = chat.add_document(write(tmp_path))
     done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
-    chat = restart(chat, open_chat, policy="streaming")
+    chat = restart(chat, open_chat, codec="int8")
     assert chat.document(document.id).state == "new"
     again, _ = finish(chat.ask("who?", chat=done.chat, generation=SHORT))
-    assert "the chat's memory was made with policy keep-all (now streaming)" in again.stats.note
-    assert "the memory of book was made with policy keep-all" in again.stats.note
+    assert "the chat's memory was made with codec raw (now int8)" in again.stats.note
+    assert "the memory of book was made with codec raw" in again.stats.note
     assert again.stats.tokens_read > chat.document(document.id).tokens
 
 
