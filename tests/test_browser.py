@@ -263,11 +263,12 @@ def test_chats_are_found_renamed_exported_opened_and_deleted(visit: Visit) -> No
     page.fill("#search input, #search textarea", "lighthouses")
     expect(page.locator(".lt-chat")).to_have_count(1)
     page.locator("summary", has_text="Rename").click()
-    page.fill(".lt-pop input", "Towers & lamps")
+    page.fill(".lt-pop input:visible", "Towers & lamps")
     page.locator(".lt-pop").get_by_role("button", name="Rename").click()
     expect(page.locator(".lt-open b")).to_have_text("Towers & lamps")
+    page.locator("summary", has_text="Export").click()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Export").click()
+        page.get_by_role("link", name="Markdown").click()
     assert download.value.suggested_filename == "towers-lamps.md"
     assert "A question about lighthouses" in Path(download.value.path()).read_text(encoding="utf-8")
     page.locator(".lt-open").click()
