@@ -88,7 +88,8 @@ def _read(engine, ids: list[int], keys: list[passkeys.Passkey], rows: list[int])
         seconds += elapsed
         asked = [key for key, depth in zip(keys, DEPTHS, strict=True) if depth < 0.9 * end / len(ids)]
         asked = asked if end == len(ids) else asked[-1:]
-        store_bytes = memory.size_bytes * memory.regions // (memory.capacity // engine.shape.attention.region_tokens)
+        index_bytes = memory.index.size_bytes * end // memory.capacity  # room is reserved, but no memory taken for it
+        store_bytes = engine.shape.token_bytes * end + index_bytes
         right = [key.found_in(texts.answer(engine, memory, key.question, 32)) for key in asked]
         row = {
             "tokens": end,
