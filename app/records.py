@@ -173,16 +173,11 @@ class Delta:
     text: str
 
 
-@dataclass(frozen=True)
-class AnswerStats:
-    """What an answer cost.
+@dataclass(frozen=True, kw_only=True)
+class TokenCounts:
+    """What became of the tokens that a chat's memories read.
 
     Attributes:
-        tokens_read: prompt tokens run through the model now, of documents and of the question.
-        tokens_reused: tokens of documents and of the chat that were not run again.
-        note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
-        focus, mute: places of the documents that alone could be seen, or could not be seen.
-        without: id of a passage that could not be seen.
         tokens_kept: tokens that can be attended whole, of documents and chat.
         tokens_compressed: tokens of which a part is kept (some heads only, or merged with others).
         tokens_evicted: tokens that can no longer be attended; these three make up all that was read.
@@ -191,6 +186,30 @@ class AnswerStats:
             memory, on the disk alone, or lost and left out; together they make up those kept or compressed.
         tokens_reread: tokens held that were read again since their memory was opened, its stored copy being damaged.
         codec: how keys and values are stored.
+    """
+
+    tokens_kept: int = 0
+    tokens_compressed: int = 0
+    tokens_evicted: int = 0
+    tokens_quantized: int = 0
+    tokens_device: int = 0
+    tokens_host: int = 0
+    tokens_disk: int = 0
+    tokens_ids: int = 0
+    tokens_reread: int = 0
+    codec: str = ""
+
+
+@dataclass(frozen=True)
+class AnswerStats(TokenCounts):
+    """What an answer cost.
+
+    Attributes:
+        tokens_read: prompt tokens run through the model now, of documents and of the question.
+        tokens_reused: tokens of documents and of the chat that were not run again.
+        note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
+        focus, mute: places of the documents that alone could be seen, or could not be seen.
+        without: id of a passage that could not be seen.
         saved: False when the library had no room for the turn: the next question knows nothing of it.
         policy: what it was read and answered under; "" in answers of older releases.
     """
@@ -207,16 +226,6 @@ class AnswerStats:
     focus: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()
     without: str = ""
-    tokens_kept: int = 0
-    tokens_compressed: int = 0
-    tokens_evicted: int = 0
-    tokens_quantized: int = 0
-    tokens_device: int = 0
-    tokens_host: int = 0
-    tokens_disk: int = 0
-    tokens_ids: int = 0
-    tokens_reread: int = 0
-    codec: str = ""
     saved: bool = True
     policy: str = ""
 
@@ -303,8 +312,8 @@ class ModelState:
 
 
 @dataclass(frozen=True)
-class MemoryLine:
-    """What the memory of a chat holds, for the panel under the answers; see AnswerStats for what has a default."""
+class MemoryLine(TokenCounts):
+    """What the memory of a chat holds, for the panel under the answers."""
 
     tokens: int
     regions: int
@@ -314,16 +323,6 @@ class MemoryLine:
     policy: str
     positions: str
     backend: str
-    tokens_kept: int = 0
-    tokens_compressed: int = 0
-    tokens_evicted: int = 0
-    tokens_quantized: int = 0
-    tokens_device: int = 0
-    tokens_host: int = 0
-    tokens_disk: int = 0
-    tokens_ids: int = 0
-    tokens_reread: int = 0
-    codec: str = ""
 
 
 @dataclass(frozen=True)
