@@ -246,7 +246,9 @@ def test_a_real_repository(shared_data):
     document = load_codebase(shared_data / "code" / "flask-85c5d93.zip", "flask-85c5d93.zip")
     labels = [part.label for part in document.parts]
     assert labels[0] == "README.md" and "src/flask/app.py" in labels
-    assert {part.group for part in document.parts} == {0, 1, 2, 3, 4}
+    groups = {part.label: part.group for part in document.parts}
+    assert set(groups.values()) == set(range(14))
+    assert groups["src/flask/app.py"] == groups["src/flask/cli.py"] != groups["src/flask/sansio/app.py"]
     app = document.parts[labels.index("src/flask/app.py")]
     assert spans.label(app, app.text.index("class Flask("), app.text.index("class Flask(") + 5).startswith(
         "src/flask/app.py:"
