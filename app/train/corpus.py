@@ -74,14 +74,29 @@ def _answer(entry: dict[str, Any]) -> str | None:
 
 
 def passages(data: Path, sets: tuple[str, ...] = FREE_QA) -> Iterator[Passage]:
-    """Passages with their questions; the shortest reference answer is the target."""
+    """Passages with their questions; the shortest reference answer is the target.
+
+    A story whose questions name the sections that hold the answer gives one passage for each choice of sections.
+    """
     for name in sets:
         for line in lzma.open(data / "qa" / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
             entry = json.loads(line)
-            pairs = ((qa["question"].strip(), _answer(qa)) for qa in entry["qas"])
-            questions = tuple(Question(q, a) for q, a in pairs if a)
-            if questions:
-                yield Passage(entry["text"], questions)
+            for text, asked in _by_sections(entry):
+                pairs = ((qa["question"].strip(), _answer(qa)) for qa in asked)
+                questions = tuple(Question(q, a) for q, a in pairs if a)
+                if questions:
+                    yield Passage(text, questions)
+
+
+def _by_sections(entry: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A document's text with all its questions, or those sections of it that some of them need."""
+    texts = {str(section["n"]): section["text"] for section in entry.get("sections", ())}
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for qa in entry["qas"]:
+        asked.setdefault(str(qa.get("sections", "")) if texts else "", []).append(qa)
+    for sections, qas in asked.items():
+        numbers = sections.replace(" ", "").split(",") if sections else []
+        yield "\n".join(texts[n] for n in numbers) if numbers else entry["text"], qas
 
 
 def instructions(data: Path, name: str = "dolly_3k") -> Iterator[Question]:

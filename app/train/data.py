@@ -19,6 +19,8 @@ from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
 TASKS = ("text", "copying", "passkey", "pairs", "tracking", "records", "recall", "questions", "talk")
 MAX_TURNS = 4
+MISSING = 0.15  # of the samples with questions have one about a passage that is not there
+UNANSWERABLE_KEPT = 0.25  # of the questions that their own passage does not answer
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ class BookTokens:
         breaks = np.flatnonzero(self.ends_line[self.ids[start : start + 200]])
         start += int(breaks[0]) + 1 if len(breaks) else 0
         return np.asarray(self.ids[start : start + tokens], dtype=np.int64)
+
+
+def _repeating(rng: random.Random, count: int) -> list[str]:
+    """Distinct five-digit numbers of two or three different digits: those are copied wrong most often."""
+    found: set[str] = set()
+    while len(found) < count:
+        digits = rng.sample("0123456789", rng.choice((2, 3)))
+        number = "".join(rng.choices(digits, k=5))
+        if number[0] != "0":
+            found.add(number)
+    return sorted(found, key=lambda _: rng.random())
 
 
 class SampleMaker:
@@ -96,6 +109,10 @@ class SampleMaker:
 
     def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8, 12)), max(1, tokens // 64)))
+        if rng.random() < 0.5:
+            keys = [
+                passkeys.Passkey(number, key.name) for number, key in zip(_repeating(rng, len(keys)), keys, strict=True)
+            ]
         facts = [self.encode(key.sentence + "\n") for key in keys]
         asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), 2 * MAX_TURNS))]
         return self._task(rng, tokens, facts, asked, prose=rng.random() < 0.8)
@@ -154,20 +171,32 @@ class SampleMaker:
         return ids, weights
 
     def questions(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
-        """Questions about a passage, alone or inside a book; sometimes about a passage that is not there."""
-        passage = rng.choice(self.passages)
-        asked = [(q.question, q.answer) for q in rng.sample(passage.questions, min(len(passage.questions), 3))]
-        ids = self.encode(passage.text.strip() + "\n")
-        room = tokens - sum(len(self.encode(q + a)) + 4 for q, a in asked) - 2
-        while len(asked) > 1 and len(ids) > room:
-            asked = asked[:-1]
-            room = tokens - sum(len(self.encode(q + a)) + 4 for q, a in asked) - 2
-        if len(ids) > room or room < 8:
+        """Questions about several passages, alone or inside a book; some about a passage that is not there."""
+        passages, facts, asked = rng.sample(self.passages, rng.randrange(1, 9)), [], []
+        if rng.random() < MISSING:
+            absent = passages.pop()
+            passages = [p for p in passages if p.text not in absent.text and absent.text not in p.text]
+            asked = [(question, NO_ANSWER) for question, _ in self._some_questions(rng, absent)[:1]]
+        room = tokens - 2 - self._turn_tokens(asked)
+        for passage in passages:
+            turns, text = self._some_questions(rng, passage), self.encode(passage.text.strip() + "\n")
+            while turns and len(text) + self._turn_tokens(turns) > room:
+                turns = turns[:-1]
+            if turns:
+                facts.append(text)
+                asked += turns
+                room -= len(text) + self._turn_tokens(turns)
+        if room < 0 or not asked:
             return self.text(rng, tokens)
-        if rng.random() < 0.08:
-            ids = self.books.excerpt(rng, len(ids)).tolist()
-            asked = [(question, NO_ANSWER) for question, _ in asked[:1]]
-        return self._task(rng, tokens, [ids], asked, prose=True)
+        return self._task(rng, tokens, facts, rng.sample(asked, len(asked)), prose=True)
+
+    def _some_questions(self, rng: random.Random, passage: Passage) -> list[tuple[str, str]]:
+        """Some of a passage's questions, few of them without an answer: a model that always refuses is no use."""
+        few = [q for q in passage.questions if q.answer != NO_ANSWER or rng.random() < UNANSWERABLE_KEPT]
+        return [(q.question, q.answer) for q in rng.sample(few, min(len(few), MAX_TURNS))]
+
+    def _turn_tokens(self, turns: Sequence[tuple[str, str]]) -> int:
+        return sum(len(self.encode(question)) + len(self.encode(answer)) + 3 for question, answer in turns)
 
     def talk(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Short instructions and answers without a document, one after the other."""

@@ -1,5 +1,7 @@
 """Training samples: their length, what counts, and that the answers can be found."""
 
+import json
+import lzma
 import random
 
 import numpy as np
@@ -102,17 +104,36 @@ def test_turns_look_as_in_the_app(maker, tokenizer):
 
 
 def test_questions_come_with_their_passage_or_with_none(maker):
-    refused = kept = 0
+    refused = kept = answered = 0
     for seed in range(120):
         document, asked = turns(maker, draw(maker, "questions", 256, seed))
         if "grey cat" in document:
             kept += 1
             wanted = {"What is the cat called?": "Tom", "Who is the king?": corpus.NO_ANSWER}
             assert all(wanted[question] == answer for question, answer, _ in asked)
+            answered += sum(answer == "Tom" for _, answer, _ in asked)
         else:
             refused += 1
             assert [answer for _, answer, _ in asked] == [corpus.NO_ANSWER]
-    assert kept > 90 and refused > 2
+    assert kept > 90 and refused > 2 and answered > kept
+
+
+def test_a_story_gives_a_passage_for_each_choice_of_sections(data):
+    entry = {
+        "text": "One.\nTwo.\nThree.",
+        "sections": [{"n": n, "text": text} for n, text in enumerate(("One.", "Two.", "Three."), 1)],
+        "qas": [{"question": f"About {n}?", "answers": [n], "sections": n} for n in ("2", "1,3", "2")],
+    }
+    with lzma.open(data / "qa" / "stories.jsonl.xz", "wt", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+    found = {p.text: [q.answer for q in p.questions] for p in corpus.passages(data, ("stories",))}
+    assert found == {"Two.": ["2", "2"], "One.\nThree.": ["1,3"]}
+
+
+def test_half_of_the_passkeys_repeat_digits(maker):
+    answers = [a for seed in range(60) for _, a, _ in turns(maker, draw(maker, "passkey", 512, seed))[1]]
+    few = sum(len(set(filter(str.isdigit, answer))) <= 3 for answer in answers)
+    assert 0.4 < few / len(answers) < 0.85
 
 
 def test_copies_are_copies(maker):
