@@ -110,9 +110,10 @@ def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str,
 
     from app.runtime import checkpoint
     from app.runtime.engine import Engine
+    from app.runtime.folder import find_folder, read_config
 
-    folder = checkpoint.find_folder(settings.model, download=False)
-    recipe = checkpoint.read_recipe(folder, checkpoint.read_config(folder), settings)
+    folder = find_folder(settings.model, download=False)
+    recipe = checkpoint.read_recipe(folder, read_config(folder), settings)
     recipe = replace(recipe, attention=replace(recipe.attention, **attention))
     device = checkpoint.pick_device(settings.device)
     torch.set_num_threads(settings.threads or 1)
@@ -124,9 +125,10 @@ def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str,
 def trained_tokens(args: argparse.Namespace) -> int:
     """The length the model was trained on, without loading it."""
     from app.runtime import checkpoint
+    from app.runtime.folder import find_folder, read_config
 
-    folder = checkpoint.find_folder(args.model, download=False)
-    return checkpoint.read_recipe(folder, checkpoint.read_config(folder), Settings(model=args.model)).trained_tokens
+    folder = find_folder(args.model, download=False)
+    return checkpoint.read_recipe(folder, read_config(folder), Settings(model=args.model)).trained_tokens
 
 
 def weights(folder: str | Path) -> str:

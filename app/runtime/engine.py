@@ -21,9 +21,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoTokeniz
 from app.errors import CancelledError, ConfigError, ModelError
 from app.process import memory_bytes
 from app.runtime import attention, checkpoint, policies
+from app.runtime.adapter import check_fit, read_adapter
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
+from app.runtime.folder import (
+    find_folder,
+    fingerprint,
+    first_line,
+    model_files,
+    read_config,
+    stored_weights,
+    tokenizer_files,
+)
 from app.runtime.memory import RegionMemory
 from app.runtime.pages import PagesLost
 from app.runtime.policies import Policy
@@ -504,30 +514,30 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
     """Check, load and join everything that `settings` names.
 
     Args:
-        known: fingerprints already computed, see `checkpoint.fingerprint`.
+        known: fingerprints already computed, see `folder.fingerprint`.
 
     Raises:
         ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
     """
-    folder = checkpoint.find_folder(settings.model, download=settings.download)
-    config = checkpoint.read_config(folder)
+    folder = find_folder(settings.model, download=settings.download)
+    config = read_config(folder)
     recipe = checkpoint.read_recipe(folder, config, settings)
     device = checkpoint.pick_device(settings.device)
     dtype = checkpoint.pick_dtype(device)
     if settings.adapter:
-        checkpoint.check_adapter(settings.adapter, folder)
+        check_fit(read_adapter(settings.adapter), stored_weights(folder), folder.name)
     checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
     torch.set_num_threads(settings.threads or default_threads())
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare Exceptions for a damaged file
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {checkpoint.first_line(error)}") from error
+        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
     model = checkpoint.load_model(folder, settings, device, dtype)
     known = {} if known is None else known
-    weights = checkpoint.fingerprint(checkpoint.model_files(folder, settings.adapter), known)
-    vocabulary = checkpoint.fingerprint(checkpoint.tokenizer_files(folder), known)
+    weights = fingerprint(model_files(folder, settings.adapter), known)
+    vocabulary = fingerprint(tokenizer_files(folder), known)
     name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
     return Engine(
         model,

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from app.errors import ConfigError, LecternError, ModelError
 from app.runtime import checkpoint, engine
+from app.runtime.folder import model_files, tokenizer_files, weight_files
 from app.settings import Settings
 from tests import tiny
 
@@ -108,7 +109,7 @@ def test_every_architecture_equals_transformers(saved, name):
 
 def test_shards_are_read(tmp_path):
     folder = save(tmp_path / "shards", CONFIGS["llama"], shard_size="20KB")
-    assert len(checkpoint.weight_files(folder)) > 2
+    assert len(weight_files(folder)) > 2
     expected = stock_logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     torch.testing.assert_close(logits(load(folder)), expected, atol=1e-5, rtol=1e-5)
 
@@ -147,7 +148,7 @@ def test_merging_in_half_precision_leaves_the_positions_exact(llama, tmp_path, m
 def test_the_recipe_follows_the_weights_and_the_reading(llama):
     first, known = load(llama), {}
     assert engine.load_engine(Settings(model=str(llama), device="cpu"), known).recipe == first.recipe
-    assert len(known) == len([*checkpoint.model_files(llama, None), *checkpoint.tokenizer_files(llama)])
+    assert len(known) == len([*model_files(llama, None), *tokenizer_files(llama)])
     assert load(llama, budget_tokens=384).recipe != first.recipe
     assert load(llama, policy="streaming").recipe != first.recipe
     weights = load_file(llama / "model.safetensors")
@@ -169,7 +170,7 @@ def test_lectern_json_says_how_to_read(llama):
 
 
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
-    monkeypatch.setattr(checkpoint, "find_folder", lambda model, download: llama)
+    monkeypatch.setattr(engine, "find_folder", lambda model, download: llama)
     assert load("ORG/Some-Model-1B").name == "Some-Model-1B"
 
 
