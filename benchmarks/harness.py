@@ -117,7 +117,7 @@ def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str,
     recipe = replace(recipe, attention=replace(recipe.attention, **attention))
     device = checkpoint.pick_device(settings.device)
     torch.set_num_threads(settings.threads or 1)
-    model = checkpoint.load_model(folder, settings, device, checkpoint.pick_dtype(device))
+    model = checkpoint.load_model(folder, settings, device, checkpoint.pick_dtype(device), recipe.rope)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Engine(model, tokenizer, recipe, policy=policy, name=folder.name, weights=weights(folder))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from app.errors import ConfigError, ModelError
+from app.runtime import stretch
 from app.runtime.config import AttentionConfig
 from app.runtime.folder import first_line, read_json, stored_weights
 from app.settings import Settings
@@ -18,23 +19,31 @@ DEFAULT_BUDGET = 4096
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint wants to be read: `lectern.json`, or what its config implies."""
+    """How a checkpoint wants to be read: `lectern.json`, or what its config implies.
+
+    Attributes:
+        rope: `rope_parameters` that an adapter brings with it; None leaves those of config.json.
+    """
 
     attention: AttentionConfig
     trained_tokens: int
     demonstration: bool = False
     system_prompt: str = ""
+    rope: dict[str, Any] | None = None
 
 
 def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Recipe:
-    """The reading recipe of a checkpoint, with the user's budget put in.
+    """The reading recipe of a checkpoint, with its adapter's and the user's budget put in.
 
     Raises:
-        ModelError: `lectern.json` has keys that this version does not know.
+        ModelError: `lectern.json` has keys that this version does not know, or contradicts config.json.
         ConfigError: the budget does not fit.
     """
     path = folder / "lectern.json"
     recipe = read_json(path) if path.exists() else {}
+    tuned = _read_adapter_recipe(settings.adapter)
+    _check_rope(path, recipe.get("rope", {}), config)
+    recipe = {**recipe, **tuned}
     attention = recipe.get("attention", {})
     if not isinstance(attention, dict):
         raise ModelError(f"{path}: attention is not a table; copy or download it again")
@@ -48,17 +57,42 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
         if type(value) is not kinds.get(name, int):
             kind = "a word" if kinds.get(name) is str else "a whole number"
             raise ModelError(f"{path if path.exists() else folder}: {name} = {value!r}: must be {kind}")
-    limit = min(trained, _window(config) or trained)
+    rope = recipe.get("rope", {})
+    limit = min(trained, _window(config) or trained, stretch.range_tokens(rope) or trained)
     group = AttentionConfig().group_tokens
     budget = settings.budget_tokens or attention.get("budget_tokens") or min(DEFAULT_BUDGET, limit // group * group)
     if budget > limit:
         raise ConfigError(f"budget_tokens = {budget}: the model was trained to attend to {limit}; choose at most that")
+    if budget > stretch.MOST_POSITIONS:
+        raise ConfigError(
+            f"budget_tokens = {budget}: no token is placed beyond position {stretch.MOST_POSITIONS}; "
+            "choose at most that"
+        )
     return Recipe(
         attention=AttentionConfig(**{**attention, "budget_tokens": budget}),
         trained_tokens=trained,
         demonstration=bool(recipe.get("demonstration", False)),
         system_prompt=str(recipe.get("system_prompt", "")),
+        rope=stretch.applied(rope, config) if "rope" in tuned else None,
     )
+
+
+def _check_rope(path: Path, entry: Any, config: dict[str, Any] | None) -> None:
+    reason = stretch.refusal(entry, config)
+    if reason:
+        raise ModelError(f"{path}: {reason}; copy or download the folder again, or update Lectern")
+
+
+def _read_adapter_recipe(adapter: str | None) -> dict[str, Any]:
+    """What an adapter's own `lectern.json` changes in how its base is read; {} without one."""
+    path = Path(adapter).expanduser() / "lectern.json" if adapter else None
+    if path is None or not path.exists():
+        return {}
+    recipe = read_json(path)
+    if recipe.get("format", 1) != 1:
+        raise ModelError(f"{path}: format is not known to this version; update Lectern")
+    _check_rope(path, recipe.get("rope", {}), None)
+    return {key: recipe[key] for key in ("trained_tokens", "attention", "rope") if key in recipe}
 
 
 def _window(config: dict[str, Any]) -> int | None:
@@ -102,8 +136,17 @@ def check_memory(folder: Path, device: torch.device, dtype: torch.dtype, *, merg
             )
 
 
-def load_model(folder: Path, settings: Settings, device: torch.device, dtype: torch.dtype):
+def load_model(
+    folder: Path,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    rope: dict[str, Any] | None = None,
+):
     """The model in evaluation mode, adapter merged.
+
+    Args:
+        rope: `rope_parameters` to use instead of those of config.json.
 
     Raises:
         ModelError: weights or adapter do not fit together.
@@ -119,6 +162,7 @@ def load_model(folder: Path, settings: Settings, device: torch.device, dtype: to
             dtype=torch.float32 if settings.adapter else dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
+            **({"rope_parameters": rope} if rope else {}),
         )
         wrong = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
         if wrong:
