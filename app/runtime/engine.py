@@ -534,7 +534,7 @@ def load_engine(settings: Settings, known: MutableMapping[str, str] | None = Non
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
-    model = checkpoint.load_model(folder, settings, device, dtype)
+    model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
     known = {} if known is None else known
     weights = fingerprint(model_files(folder, settings.adapter), known)
     vocabulary = fingerprint(tokenizer_files(folder), known)
