@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigError, InputError
 from app.eval import texts
+from app.passages import passage_of
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
@@ -166,7 +167,9 @@ def _questions(entry: Any, place: str) -> tuple[list[Question], int]:
                 continue
             name = str(asked.get("id", f"{entry.get('id', place)}-{index}"))
             title = str(entry.get("title", ""))
-            questions.append(Question(name, title, entry["text"], asked["question"], answers if answerable else ()))
+            questions.append(
+                Question(name, title, passage_of(entry, asked), asked["question"], answers if answerable else ())
+            )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f'{place}, question {index + 1}: need "question" and "answers" ({error})') from error
     return questions, skipped

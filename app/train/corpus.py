@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.passages import passage_of
+
 # Sets whose licence lets a model trained on them be given away (the data folder's MANIFEST has the details).
 FREE_QA = (
     "adversarialqa_600",
@@ -81,22 +83,12 @@ def passages(data: Path, sets: tuple[str, ...] = FREE_QA) -> Iterator[Passage]:
     for name in sets:
         for line in lzma.open(data / "qa" / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
             entry = json.loads(line)
-            for text, asked in _by_sections(entry):
-                pairs = ((qa["question"].strip(), _answer(qa)) for qa in asked)
-                questions = tuple(Question(q, a) for q, a in pairs if a)
-                if questions:
-                    yield Passage(text, questions)
-
-
-def _by_sections(entry: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A document's text with all its questions, or those sections of it that some of them need."""
-    texts = {str(section["n"]): section["text"] for section in entry.get("sections", ())}
-    asked: dict[str, list[dict[str, Any]]] = {}
-    for qa in entry["qas"]:
-        asked.setdefault(str(qa.get("sections", "")) if texts else "", []).append(qa)
-    for sections, qas in asked.items():
-        numbers = sections.replace(" ", "").split(",") if sections else []
-        yield "\n".join(texts[n] for n in numbers) if numbers else entry["text"], qas
+            asked: dict[str, list[Question]] = {}
+            for qa in entry["qas"]:
+                if answer := _answer(qa):
+                    asked.setdefault(passage_of(entry, qa), []).append(Question(qa["question"].strip(), answer))
+            for text, questions in asked.items():
+                yield Passage(text, tuple(questions))
 
 
 def instructions(data: Path, name: str = "dolly_3k") -> Iterator[Question]:
