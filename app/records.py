@@ -212,6 +212,7 @@ class AnswerStats(TokenCounts):
         without: id of a passage that could not be seen.
         saved: False when the library had no room for the turn: the next question knows nothing of it.
         policy: what it was read and answered under; "" in answers of older releases.
+        model: name of the model that answered; `weights` is its fingerprint; both "" in answers of older releases.
     """
 
     tokens_read: int = 0
@@ -228,6 +229,8 @@ class AnswerStats(TokenCounts):
     without: str = ""
     saved: bool = True
     policy: str = ""
+    model: str = ""
+    weights: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -309,6 +312,40 @@ class ModelState:
     backend: str = ""
     policy: str = ""
     demonstration: bool = False
+
+
+@dataclass(frozen=True)
+class LoadStep:
+    """Where the loading of a model stands.
+
+    Attributes:
+        name: of the model.
+        step: what is being done, in words.
+        elapsed_s: since it began.
+    """
+
+    name: str
+    step: str
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class OtherModel:
+    """The model that made a chat's memory, where it is not the loaded one.
+
+    Attributes:
+        name: of that model.
+        loaded: name of the model that is loaded.
+        choice: what `switch_model` takes to load it again; "" when its folder is not known, or holds other weights now.
+        tokens: what a question asked now would run again, of documents and turns.
+        seconds: how long that takes, about; 0 when nothing is known of the speed.
+    """
+
+    name: str
+    loaded: str
+    choice: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,12 @@ class Settings:
         """The data folder, absolute."""
         return (self.home or default_home()).expanduser().absolute()
 
+    @property
+    def model_name(self) -> str:
+        """How the model is called: by its folder or hub id, and its adapter."""
+        adapter = f" + {Path(self.adapter).name}" if self.adapter else ""
+        return Path(self.model).name + adapter
+
 
 def _convert(kind: Any, text: str, name: str) -> Any:
     """Turn the text of an environment variable into a field's type."""

@@ -140,6 +140,17 @@ class Chats:
             _require(db, chat)
             db.execute("UPDATE chat SET policy = ? WHERE id = ?", [policy, chat])
 
+    def set_chat_model(self, chat: str, model: str) -> None:
+        """Keep which model answered last, by name."""
+        with self._library.write() as db:
+            db.execute("UPDATE chat SET model = ? WHERE id = ?", [model, chat])
+
+    def tails(self) -> dict[str, tuple[str, int]]:
+        """(recipe, tokens of the turns) of every chat that has a tail, by id."""
+        with self._library.read() as db:
+            rows = db.execute("SELECT chat, recipe, turns FROM tail").fetchall()
+        return {chat: (recipe, max(json.loads(turns), default=0)) for chat, recipe, turns in rows}
+
     def delete_chat(self, chat: str) -> None:
         """Forget a chat, its messages and its tail."""
         with self._library.write() as db:

@@ -47,6 +47,12 @@ class Recipes:
             return "another model or recipe"
         return differences(old, new)
 
+    def read_with(self) -> dict[str, int]:
+        """How many documents were read with each recipe."""
+        with self._library.read() as db:
+            rows = db.execute("SELECT recipe, COUNT(*) FROM reading WHERE state = 'read' GROUP BY recipe").fetchall()
+        return dict(rows)
+
     def other_recipe(self, document: str, recipe: str) -> str | None:
         """A recipe other than this one that a document was read with, the latest; None when there is none."""
         query = "SELECT recipe FROM reading WHERE document = ? AND state = 'read' AND recipe <> ? ORDER BY rowid DESC"
