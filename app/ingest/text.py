@@ -129,6 +129,20 @@ def split_parts(text: str, *, markdown: bool = False) -> list[Part]:
     return [Part(i, str(i), page, title) for i, (page, title) in enumerate(pages, start=1) if page.strip()]
 
 
+def find_headings(text: str, *, markdown: bool = False) -> list[tuple[int, int, str]]:
+    """Where the chapter headings of a text stand: (start, end, title) in characters, in order."""
+    paragraphs = _cut(text, _MARKDOWN_BREAK if markdown else _PARAGRAPH_BREAK)
+    headings = _markdown_headings(paragraphs) if markdown else _book_headings(paragraphs)
+    found, start = [], 0
+    for paragraph, heading in zip(paragraphs, headings, strict=True):
+        if heading:
+            title = heading if markdown else paragraph.strip()
+            place = start + paragraph.index(title)
+            found.append((place, place + len(title), heading))
+        start += len(paragraph)
+    return found
+
+
 def _blocks(text: str, markdown: bool) -> Iterator[tuple[str, str | None]]:
     """Paragraphs with the blank lines after them, none longer than a part may be, and the heading that each is."""
     paragraphs = _cut(text, _MARKDOWN_BREAK if markdown else _PARAGRAPH_BREAK)
