@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "store": "stats: what the store holds; verify: check every stored block; compact: give space back",
     "eval": "measure the model: passkey, needles, perplexity, qa",
     "train": "make a model from a recipe and texts",
+    "inspect": "say what a checkpoint or adapter is, and whether Lectern can use it",
 }
 
 _HELP = """\

@@ -495,6 +495,15 @@ def test_train_hands_over(line: Line, tmp_path: Path, monkeypatch: pytest.Monkey
     assert handed == [[str(recipe), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--threads", "2"]]
 
 
+def test_inspect_tells_what_a_folder_is(line: Line, shipped_model: Path, tmp_path: Path) -> None:
+    values = line.json("inspect", shipped_model)
+    assert values["kind"] == "checkpoint" and values["usable"] and values["facts"]["layers"] == "4"
+    code, out, _ = line.run("inspect", tmp_path)
+    assert code == 1 and "unknown" in out and "holds no config.json" in out
+    code, out, _ = line.run("inspect", tmp_path / "none", "--json")
+    assert code == 1 and json.loads(out)["reasons"]
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from app.cli import main\n"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.cli import evidence, keeping, library, measure, service, talk
+from app.cli import checkpoints, evidence, keeping, library, measure, service, talk
 from app.commands import COMMANDS
 from app.errors import ConfigError
 from app.settings import H2O_PRESETS, KV_CODECS, POLICIES
@@ -104,6 +104,9 @@ def parser() -> Parser:
     train.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file; the checkpoint goes into its folder")
     train.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with books/, qa/ and code/")
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
+    look = commands.add("inspect", COMMANDS["inspect"], checkpoints.inspect)
+    look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
+    look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")
     return root
 
 

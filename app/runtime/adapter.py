@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
-from app.runtime.folder import Stored, read_json, stored_tensors, tokenizer_files
+from app.runtime.folder import Stored, read_json, stored_tensors, stored_weights, tokenizer_files
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLE_FILE = "trainable_params.bin"
@@ -118,6 +118,17 @@ def read_adapter(path: str | Path) -> Adapter:
     if not tensors:
         raise ModelError(f"{weights}: holds no weights; train the adapter again or copy it again")
     return Adapter(folder, config, read_json(recipe) if recipe.exists() else {}, files, tensors)
+
+
+def check_adapter(path: str | Path, folder: Path) -> Adapter:
+    """The adapter at `path`, refused when it is none or not of the checkpoint in `folder`.
+
+    Raises:
+        ModelError: what is missing or does not fit.
+    """
+    adapter = read_adapter(path)
+    check_fit(adapter, stored_weights(folder), folder.name)
+    return adapter
 
 
 def check_fit(adapter: Adapter, base: Mapping[str, Stored], name: str) -> None:

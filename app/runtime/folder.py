@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,38 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
     return {name: stored for file in weight_files(folder) for name, stored in stored_tensors(file).items()}
 
 
+def heads_of(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """(query heads, key/value heads, width of a head)."""
+    heads = config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    return heads, kv_heads, config.get("head_dim") or config["hidden_size"] // heads
+
+
+def expected_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all weights; biases are left out, and the head where it is tied to the embeddings."""
+    heads, kv_heads, size = heads_of(config)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (heads * size, hidden),
+        "self_attn.k_proj": (kv_heads * size, hidden),
+        "self_attn.v_proj": (kv_heads * size, hidden),
+        "self_attn.o_proj": (hidden, heads * size),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    if config["model_type"] == "qwen3":
+        layer |= {"self_attn.q_norm": (size,), "self_attn.k_norm": (size,)}
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden), "model.norm.weight": (hidden,)}
+    for i in range(config["num_hidden_layers"]):
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+    if not config.get("tie_word_embeddings"):
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
 def fingerprint(paths: list[Path], known: MutableMapping[str, str]) -> str:
     """SHA-256 over files, in order.
 
@@ -170,13 +202,18 @@ def fingerprint(paths: list[Path], known: MutableMapping[str, str]) -> str:
     """
     total = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
-        key = f"{path} {stat.st_size} {stat.st_mtime_ns}"
+        key = digest_key(path)
         if key not in known:
             with path.open("rb") as file:
                 known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(known[key].encode())
     return total.hexdigest()
+
+
+def digest_key(path: Path) -> str:
+    """Under what a file's digest is kept: it changes when the file does."""
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -18,21 +18,8 @@ from app.runtime import checkpoint, engine
 from app.runtime.folder import model_files, tokenizer_files, weight_files
 from app.settings import Settings
 from tests import tiny
+from tests.checkpoints import SIZES, adapter, cut, rewrite, save
 
-SIZES = {
-    "vocab_size": 262,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "llama-scaled": LlamaConfig(
@@ -55,13 +42,6 @@ CONFIGS = {
     "qwen3": Qwen3Config(**{**SIZES, "head_dim": 16}),
 }  # fmt: skip
 TEXT = tiny.token_ids(150)
-
-
-def save(folder, config, *, shard_size="1GB"):
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size=shard_size)
-    tiny.byte_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -112,18 +92,6 @@ def test_shards_are_read(tmp_path):
     assert len(weight_files(folder)) > 2
     expected = stock_logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     torch.testing.assert_close(logits(load(folder)), expected, atol=1e-5, rtol=1e-5)
-
-
-def adapter(folder, base, **changes):
-    """A LoRA adapter that changes something, of the model in `base`."""
-    torch.manual_seed(1)
-    wanted = {"r": 4, "target_modules": ["q_proj", "k_proj", "o_proj"], "task_type": "CAUSAL_LM", **changes}
-    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(**wanted))
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name or "modules_to_save" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("more", [{}, {"modules_to_save": ["embed_tokens", "norm"]}])
@@ -182,16 +150,6 @@ def test_the_budget_is_4096_for_a_model_trained_to_more(tmp_path):
 
 
 # --- refusals
-
-
-def rewrite(file, **changes):
-    values = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps({**values, **changes}))
-
-
-def cut(file, share):
-    data = file.read_bytes()
-    file.write_bytes(data[: int(len(data) * share)])
 
 
 def drop_a_shard(folder):
