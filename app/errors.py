@@ -25,6 +25,10 @@ class ModelError(LecternError):
     """A model folder, adapter or hub id cannot be loaded."""
 
 
+class TrainError(LecternError):
+    """A training run does not fit this machine, or cannot go on."""
+
+
 class StoreError(LecternError):
     """The data folder cannot be used, or stored data is damaged or foreign."""
 

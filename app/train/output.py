@@ -1,0 +1,117 @@
+"""What a tuning run leaves: an adapter folder (a plain checkpoint where every weight learnt), with `lectern.json`."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import nn
+
+from app import __version__
+from app.errors import InputError
+from app.runtime.folder import tokenizer_files
+from app.runtime.stretch import applied, rope_entry, stated_rope
+from app.train.base import Base
+from app.train.recipe import Recipe
+
+BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name only when all is written.
+
+    Raises:
+        InputError: `folder` is there already, or cannot be written.
+    """
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; delete it, or choose another folder with --out")
+    new = folder.with_name(f".{folder.name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        yield new
+        new.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder with --out") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def write_output(folder: Path, model: nn.Module, recipe: Recipe, base: Base, training: dict[str, Any]) -> None:
+    """Write what learnt, whole or not at all.
+
+    Args:
+        model: a PeftModel, or the causal model itself where every weight learnt; in the names of transformers.
+        training: counts for `lectern.json`: steps, tokens.
+
+    Raises:
+        InputError: `folder` is there already, or cannot be written.
+    """
+    lectern = lectern_json(recipe, base, training)
+    with whole_folder(folder) as new:
+        if isinstance(model, PeftModel):
+            _write_adapter(new, model)
+        else:
+            _write_checkpoint(new, model, base, lectern["rope"])
+        (new / "lectern.json").write_text(json.dumps(lectern, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_adapter(folder: Path, model: PeftModel) -> None:
+    """LoRA, embeddings, norms and token rows in one file, in float32; output embeddings tied to them only once."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    places: set[int] = set()
+    weights = {}
+    for name, tensor in tensors.items():
+        if tensor.data_ptr() not in places:
+            weights[name] = tensor.detach().cpu().contiguous()
+        places.add(tensor.data_ptr())
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    model.peft_config["default"].save_pretrained(folder)
+
+
+def _write_checkpoint(folder: Path, model: nn.Module, base: Base, rope: dict[str, Any]) -> None:
+    stored = getattr(torch, base.config.get("dtype") or base.config.get("torch_dtype") or "bfloat16")
+    model.config.rope_parameters = applied(rope, base.config)
+    model.to(stored).save_pretrained(folder)
+    for path in [*tokenizer_files(base.folder), *(base.folder / name for name in BESIDE_TOKENIZER)]:
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[str, Any]:
+    """How the tuned model wants to be read, and how it was made."""
+    config, selection = base.config, recipe.selection
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    positions = recipe.positions.of_base(config.get("max_position_embeddings", 2048))
+    budget = selection.budget_tokens if selection else None
+    attention = asdict(selection) if selection else base.recipe.get("attention")
+    return {
+        "format": 1,
+        "trained_tokens": max(recipe.tune.tokens, base.trained_tokens),
+        **({"attention": attention} if attention else {}),
+        "rope": rope_entry(positions, stated_rope(config), head_dim, budget),
+        "training": training,
+        "base": {"name": base.folder.name, "fingerprint": base.fingerprint()},
+        "tuning": tuning_facts(recipe),
+        "versions": {"lectern": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
+                     "peft": peft.__version__},
+    }  # fmt: skip
+
+
+def tuning_facts(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON, of files and folders only the names."""
+    facts = recipe.plain()
+    facts["tune"] = {name: value for name, value in facts["tune"].items() if name not in ("base", "out")}
+    if "data" in facts:
+        named = {key: [Path(file).name for file in facts["data"][key]] for key in ("files", "validation")}
+        facts["data"] = {**facts["data"], **named}
+    return json.loads(json.dumps(facts))

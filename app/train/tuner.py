@@ -1,0 +1,349 @@
+"""Tune a checkpoint: transformers' Trainer over a module that returns the loss, so that DDP, FSDP and DeepSpeed fit in.
+
+A run can be killed at any moment: started again with the same recipe and folder it goes on from its last checkpoint and
+gives the same losses. The finished adapter appears in one piece, or not at all.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from app.errors import ConfigError, InputError, TrainError
+from app.process import peak_bytes
+from app.runtime import checkpoint
+from app.runtime.positions import PositionSampler
+from app.train.base import read_base
+from app.train.lora import add_adapter, causal_model, trained_parameters
+from app.train.loss import chunked_loss, target_weights
+from app.train.output import tuning_facts, write_output
+from app.train.recipe import SCHEDULES, Recipe
+
+log = logging.getLogger(__name__)
+TELL_S = 10.0
+KEPT_CHECKPOINTS = 2
+
+# (step, rows) -> {"input_ids": [rows, T] int64, "weights": [rows, T], optionally "documents": [rows, T]}, the same for
+# the same step, whoever asks. Rows of one step are shared out among passes and processes.
+Batches = Callable[[int, int], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a run leaves.
+
+    Attributes:
+        model: on the CPU or the GPU it was trained on, with its stock attention; a PeftModel unless all weights learnt.
+        losses: of every step, those before a resume too.
+        grad_norms: of every step, before clipping.
+        tokens: read in all steps, padding too.
+    """
+
+    model: nn.Module
+    losses: tuple[float, ...]
+    grad_norms: tuple[float, ...]
+    tokens: int
+    seconds: float
+    peak_bytes: int
+
+
+class TuningModel(nn.Module):
+    """A causal model whose forward pass is its loss."""
+
+    _keys_to_ignore_on_save = None  # the Trainer asks for it
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype_of_stream = model, dtype
+        self._no_split_modules = causal_model(model)._no_split_modules  # what FSDP wraps
+
+    def forward(self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None) -> dict[str, Tensor]:
+        """Weighted sum of the cross entropy of a pass, in nats."""
+        causal = causal_model(self.model)
+        # Trained embeddings are float32; what runs through the layers, and is kept for backward, need not be.
+        embedded = causal.get_input_embeddings()(input_ids).to(self.dtype_of_stream)
+        hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return {"loss": chunked_loss(hidden, causal.lm_head, input_ids, target_weights(weights, documents))}
+
+
+class Passes(IterableDataset):
+    """The passes of one process: its rows of each step, `accumulation` times."""
+
+    def __init__(self, recipe: Recipe, batches: Batches, first_step: int, process: int, processes: int) -> None:
+        self.tune, self.batches, self.first_step = recipe.tune, batches, first_step
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        size, count = self.tune.batch, self.tune.accumulation * self.processes
+        for step in range(self.first_step, self.tune.steps):
+            rows = self.batches(step, size * count)
+            for i in range(self.process, count, self.processes):
+                yield {name: values[i * size : (i + 1) * size] for name, values in rows.items()}
+
+
+class TuningTrainer(Trainer):
+    """Trainer with our passes, positions drawn once a step, and a loss weighted over the whole step."""
+
+    def __init__(
+        self, *, recipe: Recipe, batches: Batches, first_step: int, positions: PositionSampler, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_accepts_loss_kwargs = True  # the loss is already a share of the whole step's
+        self.recipe, self.batches, self.first_step, self.positions = recipe, batches, first_step, positions
+        self.run, self.step_tokens = Path(self.args.output_dir), 0
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Report())
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Not sharded by accelerate: each process makes its own rows."""
+        processes = (self.args.process_index, self.args.world_size)
+        passes = Passes(self.recipe, self.batches, self.first_step, *processes)
+        # A generator of its own: else a resumed run draws one number more from the global one, and dropout differs.
+        return DataLoader(passes, batch_size=None, generator=torch.Generator())
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The passes of a step, cut to the step's length, and the weight of all that is predicted in it."""
+        passes, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not passes:  # a finished run was started again
+            return passes, None
+        step, tune = self.state.global_step, self.recipe.tune
+        draw = self.positions.draw(step, tune.steps, passes[0]["input_ids"].shape[1], tune.seed)
+        passes = [{name: values[:, : draw.tokens] for name, values in one.items()} for one in passes]
+        self.step_tokens = len(passes) * passes[0]["input_ids"].numel() * self.args.world_size
+        total = sum(target_weights(one["weights"], one.get("documents")).sum() for one in passes)
+        total = self.accelerator.gather(total.to(device)).sum()
+        if not total > 0:
+            raise InputError(f"step {step + 1}: its texts hold nothing to learn; check the data")
+        return passes, total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = model(**inputs)["loss"] / num_items_in_batch
+        if not torch.isfinite(loss):
+            self.stop("loss", loss.item())
+        return loss * self.accelerator.num_processes  # which average their gradients
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if not math.isfinite(logs.get("grad_norm", 0.0)):  # before anything is saved
+            self.stop("gradient norm", logs["grad_norm"])
+        super().log({**logs, "tokens": self.step_tokens}, *args, **kwargs)
+
+    def stop(self, what: str, value: float) -> None:
+        """Raises TrainError that tells the step, and where the last good checkpoint is."""
+        step = self.state.global_step + (what == "loss")
+        last = last_checkpoint(self.run)
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved yet"
+        raise TrainError(
+            f"step {step}: the {what} is {value}; {kept}. Lower learning_rate (now {self.recipe.tune.learning_rate:g}) "
+            "or look at the data, and start again"
+        )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What learns alone, once; sharded runs save by their own means (Trainer calls them after this)."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            weights = {name: p.detach().cpu().contiguous() for name, p in trained_parameters(self.model).items()}
+            save_file(weights, Path(output_dir) / "model.safetensors", metadata={"format": "pt"})
+
+
+class Report(TrainerCallback):
+    """Tells now and then: step, loss, speed, time left, memory."""
+
+    def __init__(self) -> None:
+        self.first, self.began, self.told, self.tokens = 0, 0.0, 0.0, 0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.first, self.began = state.global_step, time.monotonic()
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
+        now, done = time.monotonic(), state.global_step - self.first
+        if not (state.is_world_process_zero and logs and "loss" in logs and done):
+            return
+        self.tokens += logs["tokens"]
+        if now - self.told < TELL_S and done > 1 and state.global_step < state.max_steps:
+            return
+        self.told = now
+        left = (now - self.began) / done * (state.max_steps - state.global_step)
+        log.info(
+            "step %d of %d, loss %.4f, gradient %.3g, %s tokens/s, %s left, peak %.2f GB",
+            state.global_step, state.max_steps, logs["loss"], logs["grad_norm"],
+            f"{self.tokens / (now - self.began):,.0f}", _duration(left), peak_bytes() / 1e9,
+        )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest whole checkpoint of a run; what a kill left half written has no readable trainer_state.json."""
+    found = []
+    for path in run.glob("checkpoint-*"):
+        try:
+            found.append((int(json.loads((path / "trainer_state.json").read_text())["global_step"]), path))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return max(found)[1] if found else None
+
+
+def _arguments(recipe: Recipe, run: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
+    tune = recipe.tune
+    return TrainingArguments(
+        output_dir=str(run),
+        max_steps=tune.steps,
+        per_device_train_batch_size=tune.batch,
+        gradient_accumulation_steps=tune.accumulation,
+        learning_rate=tune.learning_rate,
+        warmup_steps=tune.warmup_steps,
+        lr_scheduler_type=SCHEDULES[tune.schedule],
+        weight_decay=tune.weight_decay,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=tune.save_steps,
+        save_total_limit=KEPT_CHECKPOINTS,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ignore_data_skip=True,
+        ddp_find_unused_parameters=False,
+        seed=tune.seed,
+    )
+
+
+def compute_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """Of frozen weights and of arithmetic."""
+    named = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    return named.get(recipe.tune.dtype) or checkpoint.pick_dtype(device)
+
+
+def tune(
+    recipe: Recipe,
+    batches: Batches,
+    run: Path,
+    *,
+    model: nn.Module | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+) -> Tuned:
+    """Train what the recipe names, or go on from the newest checkpoint in `run`.
+
+    Args:
+        batches: where texts come from; see `Batches`.
+        run: checkpoints and the log; made when missing.
+        model: the base, a causal model of transformers on the CPU, which is changed; None loads the recipe's.
+        out: folder for the adapter; None writes none.
+
+    Raises:
+        ConfigError: `run` holds another recipe's run.
+        TrainError: loss or gradient is not finite; the last good checkpoint stays.
+        InputError: a step without anything to learn, or `out` cannot be written.
+        ModelError: the base cannot be loaded.
+    """
+    if recipe.tune.attention != "full" or recipe.positions.method != "none":
+        raise ConfigError(f"attention = {recipe.tune.attention!r}: this version tunes with 'full' and plain positions")
+    place = checkpoint.pick_device(device)
+    dtype = compute_dtype(recipe, place)
+    base = read_base(recipe.tune.base) if model is None or out else None
+    arguments = _arguments(recipe, run, place, dtype)
+    claim(run, recipe)
+    model = model or base.load(dtype)
+    positions = PositionSampler.of(recipe.positions, model)
+    torch.manual_seed(recipe.tune.seed)
+    adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
+    last = last_checkpoint(run)
+    trainer = TuningTrainer(
+        model=TuningModel(adapted, dtype),
+        args=arguments,
+        recipe=recipe,
+        batches=batches,
+        first_step=int(last.name.split("-")[1]) if last else 0,
+        positions=positions,
+    )
+    tuned = _train(trainer, adapted, last)
+    if out and trainer.is_world_process_zero():
+        training = {"steps": recipe.tune.steps, "tokens": tuned.tokens, "loss": round(tuned.losses[-1], 4)}
+        write_output(out, adapted, recipe, base, training)
+    trainer.accelerator.wait_for_everyone()
+    return tuned
+
+
+def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tuned:
+    """Run the Trainer with everything switched that training needs, and switch it back."""
+    causal, started = causal_model(adapted), time.monotonic()
+    checkpointing = trainer.recipe.tune.checkpointing
+    _activation_checkpointing(causal, checkpointing)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it would name each frozen weight that a checkpoint does not hold
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        _activation_checkpointing(causal, False)
+    told = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return Tuned(
+        model=adapted.eval(),
+        losses=tuple(entry["loss"] for entry in told),
+        grad_norms=tuple(entry["grad_norm"] for entry in told),
+        tokens=sum(entry["tokens"] for entry in told),
+        seconds=time.monotonic() - started,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def _activation_checkpointing(causal: nn.Module, wanted: bool) -> None:
+    """transformers renames it in version 5.23."""
+    new = hasattr(causal, "activation_checkpointing_enable")
+    prefix = "activation_checkpointing" if new else "gradient_checkpointing"
+    if wanted:
+        getattr(causal, f"{prefix}_enable")({"use_reentrant": False})
+    elif getattr(causal, f"is_{prefix}"):
+        getattr(causal, f"{prefix}_disable")()
+
+
+def claim(run: Path, recipe: Recipe) -> None:
+    """Make the run's folder, or see that it belongs to this recipe.
+
+    Raises:
+        ConfigError: it belongs to another one; says what differs.
+        InputError: it cannot be written.
+    """
+    path, ours = run / "run.json", tuning_facts(recipe)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            new = path.with_suffix(f".{os.getpid()}.new")
+            new.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+            new.replace(path)
+            return
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be used ({error}); choose another folder with --run") from error
+    different = [
+        f"[{name}] {key} = {theirs.get(name, {}).get(key)!r}, now {ours.get(name, {}).get(key)!r}"
+        for name in {**theirs, **ours}
+        for key in {**theirs.get(name, {}), **ours.get(name, {})}
+        if theirs.get(name, {}).get(key) != ours.get(name, {}).get(key) and key != "save_steps"
+    ]
+    if different:
+        raise ConfigError(
+            f"{run}: holds a run of another recipe ({'; '.join(different[:3])}); go on with that one, delete the "
+            "folder, or choose another with --run"
+        )
