@@ -14,13 +14,27 @@ import numpy as np
 from app import needles, passkeys
 from app.errors import InputError
 from app.train import corpus
+from app.train import questions as text_questions
 from app.train.corpus import NO_ANSWER, Passage, Question
 from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
-TASKS = ("text", "copying", "passkey", "pairs", "tracking", "records", "recall", "questions", "talk")
+TASKS = (
+    "text",
+    "copying",
+    "passkey",
+    "pairs",
+    "tracking",
+    "records",
+    "recall",
+    "questions",
+    "missing",
+    "lookup",
+    "talk",
+)
 MAX_TURNS = 4
-MISSING = 0.15  # of the samples with questions have one about a passage that is not there
-UNANSWERABLE_KEPT = 0.25  # of the questions that their own passage does not answer
+LONGEST_TURN = 96  # tokens of a question and its answer
+COMMON_LOOKUPS = ("cloze", "continue", "next_sentence", "quote")  # any text has many of them
+LOOKUPS = (*COMMON_LOOKUPS, "who_said", "who_did", "who_is", "named", "fact", "number", "definition", "chapter_title")
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,7 @@ class SampleMaker:
         self.talks = talks
         self.books = books
         self.passages = passages
+        self.tricky = [p for p in passages if any(q.answer == NO_ANSWER for q in p.questions)]
         self.encode: Callable[[str], list[int]] = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
         ids = tokenizer.convert_tokens_to_ids
@@ -171,18 +186,32 @@ class SampleMaker:
         return ids, weights
 
     def questions(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
-        """Questions about several passages, alone or inside a book; some about a passage that is not there."""
-        passages, facts, asked = rng.sample(self.passages, rng.randrange(1, 9)), [], []
-        if rng.random() < MISSING:
-            absent = passages.pop()
-            passages = [p for p in passages if p.text not in absent.text and absent.text not in p.text]
-            asked = [(question, NO_ANSWER) for question, _ in self._some_questions(rng, absent)[:1]]
+        """Questions about several passages, alone or inside a book, which answer them."""
+        return self._about(rng, tokens, rng.sample(self.passages, rng.randrange(1, 9)), [])
+
+    def missing(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """The same, and one question that the text does not answer: about a passage that is not there, or is."""
+        if self.tricky and rng.random() < 0.5:
+            passage = rng.choice(self.tricky)
+            asked = rng.choice([q.question for q in passage.questions if q.answer == NO_ANSWER])
+            return self._about(rng, tokens, [passage], [(asked, NO_ANSWER)])
+        absent, *others = rng.sample(self.passages, rng.randrange(1, 9))
+        others = [p for p in others if p.text not in absent.text and absent.text not in p.text]
+        return self._about(rng, tokens, others, [(rng.choice(absent.questions).question, NO_ANSWER)])
+
+    def _about(
+        self, rng: random.Random, tokens: int, passages: Sequence[Passage], asked: Sequence[tuple[str, str]]
+    ) -> tuple[list[int], list[float]]:
+        """Some answers of as many of the passages as there is room for, besides what is asked already."""
+        asked, facts = list(asked), []
         room = tokens - 2 - self._turn_tokens(asked)
         for passage in passages:
-            turns, text = self._some_questions(rng, passage), self.encode(passage.text.strip() + "\n")
+            answered = [(q.question, q.answer) for q in passage.questions if q.answer != NO_ANSWER]
+            turns = rng.sample(answered, min(len(answered), MAX_TURNS))
+            text = self.encode(passage.text.strip() + "\n")
             while turns and len(text) + self._turn_tokens(turns) > room:
                 turns = turns[:-1]
-            if turns:
+            if len(text) + self._turn_tokens(turns) <= room:  # without turns it only stands in the way, as texts do
                 facts.append(text)
                 asked += turns
                 room -= len(text) + self._turn_tokens(turns)
@@ -190,10 +219,21 @@ class SampleMaker:
             return self.text(rng, tokens)
         return self._task(rng, tokens, facts, rng.sample(asked, len(asked)), prose=True)
 
-    def _some_questions(self, rng: random.Random, passage: Passage) -> list[tuple[str, str]]:
-        """Some of a passage's questions, few of them without an answer: a model that always refuses is no use."""
-        few = [q for q in passage.questions if q.answer != NO_ANSWER or rng.random() < UNANSWERABLE_KEPT]
-        return [(q.question, q.answer) for q in rng.sample(few, min(len(few), MAX_TURNS))]
+    def lookup(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Questions that a stretch of a book answers itself (app/train/questions), about as many kinds as there are."""
+        text = self.decode(self.books.excerpt(rng, min(tokens // 2, rng.randrange(128, 640))).tolist())
+        made = text_questions.questions(text, rng, kinds=LOOKUPS, most=3)
+        made.sort(key=lambda question: question.kind in COMMON_LOOKUPS)
+        fact, asked = self.encode(text), []
+        room = tokens - 2 - len(fact)
+        for question in made[: 2 * MAX_TURNS]:
+            turn = (question.question, question.answer)
+            if (size := self._turn_tokens([turn])) <= min(room, LONGEST_TURN):
+                asked.append(turn)
+                room -= size
+        if not asked:
+            return self.text(rng, tokens)
+        return self._task(rng, tokens, [fact], rng.sample(asked, len(asked)), prose=True)
 
     def _turn_tokens(self, turns: Sequence[tuple[str, str]]) -> int:
         return sum(len(self.encode(question)) + len(self.encode(answer)) + 3 for question, answer in turns)
