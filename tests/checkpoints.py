@@ -1,9 +1,11 @@
 """Small checkpoints and adapters on the disk, and how to damage them."""
 
 import json
+import shutil
 
 import peft
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests import tiny
@@ -37,9 +39,21 @@ def adapter(folder, base, **changes):
     wanted = {"r": 4, "target_modules": ["q_proj", "k_proj", "o_proj"], "task_type": "CAUSAL_LM", **changes}
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(**wanted))
     for name, parameter in model.named_parameters():
-        if "lora_B" in name or "modules_to_save" in name:
+        if any(part in name for part in ("lora_B", "lora_embedding_B", "modules_to_save", "trainable_tokens_delta")):
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
+    return folder
+
+
+def longlora(folder, made):
+    """The adapter in `made` as LongLoRA's scripts leave it: pickled, embeddings and norms in a file of their own."""
+    folder.mkdir()
+    tensors = load_file(made / "adapter_model.safetensors")
+    torch.save({name: w for name, w in tensors.items() if ".lora_" in name}, folder / "adapter_model.bin")
+    rest = {name.removeprefix("base_model.model."): w for name, w in tensors.items() if ".lora_" not in name}
+    torch.save(rest, folder / "trainable_params.bin")
+    shutil.copy(made / "adapter_config.json", folder)
+    rewrite(folder / "adapter_config.json", modules_to_save=None)
     return folder
 
 

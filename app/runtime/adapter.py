@@ -3,13 +3,22 @@
 Old LongLoRA folders count: a LoRA adapter, and `trainable_params.bin` with the embeddings and norms beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
-from app.runtime.folder import Stored, read_json, stored_tensors, stored_weights, tokenizer_files
+from app.runtime.folder import (
+    Stored,
+    find_folder,
+    fingerprint,
+    read_config,
+    read_json,
+    stored_tensors,
+    stored_weights,
+    weight_files,
+)
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLE_FILE = "trainable_params.bin"
@@ -121,13 +130,24 @@ def read_adapter(path: str | Path) -> Adapter:
 
 
 def check_adapter(path: str | Path, folder: Path) -> Adapter:
-    """The adapter at `path`, refused when it is none or not of the checkpoint in `folder`.
+    """The adapter at `path`, refused when it cannot be loaded on the checkpoint in `folder`.
 
     Raises:
         ModelError: what is missing or does not fit.
     """
     adapter = read_adapter(path)
     check_fit(adapter, stored_weights(folder), folder.name)
+    if adapter.is_longlora and "rope" not in adapter.recipe:
+        raise ModelError(
+            f"{adapter.folder}: does not say to which length its positions were stretched; merge it first, with "
+            "`merge` and --trained-tokens, and load what that writes"
+        )
+    rows, have = adapter.rows, read_config(folder)["vocab_size"]
+    if rows and rows > have:
+        raise ModelError(
+            f"{adapter.folder}: has {rows:,} token ids, {folder.name} has {have:,}; merge it first, with `merge`, "
+            "and load what that writes"
+        )
     return adapter
 
 
@@ -147,12 +167,47 @@ def check_fit(adapter: Adapter, base: Mapping[str, Stored], name: str) -> None:
             f"{adapter.folder}: was made for another model than {name}: {wrong} has the shape "
             f"{adapter.tensors[wrong].shape}; choose the model it was trained on"
         )
-    rows, have = adapter.rows, base[EMBEDDINGS].shape[0]
-    if rows and rows > have + 1 and not tokenizer_files(adapter.folder):
+
+
+def check_base(adapter: Adapter, folder: Path, known: MutableMapping[str, str]) -> None:
+    """Refuse a base with other weights than those that the adapter was trained on, where it says which they were.
+
+    Args:
+        known: see `folder.fingerprint`.
+
+    Raises:
+        ModelError: with the name of the right base.
+    """
+    base = adapter.recipe.get("base") or {}
+    wanted = base.get("fingerprint")
+    if wanted and wanted != fingerprint(weight_files(folder), known):
         raise ModelError(
-            f"{adapter.folder}: was trained with {rows:,} token ids, {name} has {have:,}, and no tokenizer lies in the "
-            "folder; copy the tokenizer files that it was trained with into it"
+            f"{adapter.folder}: was trained on {base.get('name')} (fingerprint {wanted[:12]}), and {folder} holds "
+            "other weights of the same shapes; give the checkpoint that it was trained on"
         )
+
+
+def find_base(adapter: Adapter, base: str | Path | None = None) -> Path:
+    """The folder of an adapter's base: as given, else as the adapter names it, also beside the adapter.
+
+    Raises:
+        ModelError: it is not on this machine, or not named.
+    """
+    named = str(base or adapter.config.get("base_model_name_or_path") or "")
+    if not named:
+        raise ModelError(f"{adapter.folder}: does not name its base; give the folder of the checkpoint with --base")
+    places = [Path(named).expanduser(), *([] if base else [adapter.folder / named, adapter.folder.parent / named])]
+    place = next((place for place in places if (place / "config.json").exists()), None)
+    if place is not None:
+        return place if place.is_absolute() else place.resolve()
+    try:
+        return find_folder(named, download=False)
+    except ModelError as error:
+        if base:
+            raise ModelError(f"--base {base}: holds no config.json; give the folder of the checkpoint") from error
+        raise ModelError(
+            f"{adapter.folder}: its base {named} is not on this machine; give the folder of it with --base"
+        ) from error
 
 
 def _misfits(adapter: Adapter, base: Mapping[str, Stored]) -> Iterator[str]:

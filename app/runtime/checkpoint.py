@@ -9,11 +9,14 @@ import torch
 
 from app.errors import ConfigError, ModelError
 from app.runtime import stretch
+from app.runtime.adapter import read_adapter
 from app.runtime.config import AttentionConfig
 from app.runtime.folder import first_line, read_json, stored_weights
+from app.runtime.merging import merge_into
 from app.settings import Settings
 
 RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "rope", "training", "system_prompt"}
+RECIPE_KEYS |= {"base", "merged_from", "tuning", "versions"}  # how it was made; reading does not need them
 DEFAULT_BUDGET = 4096
 
 
@@ -171,17 +174,7 @@ def load_model(
                 "are missing or have another size; copy or download the folder again"
             )
         if settings.adapter:
-            model = _merge_adapter(model, settings.adapter, dtype)
+            merge_into(model, read_adapter(settings.adapter), dtype)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {first_line(error)}") from error
     return model.eval().requires_grad_(False).to(device)
-
-
-def _merge_adapter(model, adapter: str, dtype: torch.dtype):
-    """Merge a LoRA adapter in float32. Only weights become `dtype`: rotary frequencies must stay exact."""
-    from peft import PeftModel
-
-    merged = PeftModel.from_pretrained(model, Path(adapter).expanduser()).merge_and_unload(safe_merge=True)
-    for parameter in merged.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return merged

@@ -222,6 +222,13 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [folder / name for name in names if (folder / name).exists()]
 
 
+def highest_id(tokenizer: Mapping[str, Any]) -> int:
+    """The largest token id of a tokenizer.json."""
+    vocabulary = tokenizer["model"]["vocab"]
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    return max([*ids, *(token["id"] for token in tokenizer.get("added_tokens") or ())])
+
+
 def model_files(folder: Path, adapter: str | None) -> list[Path]:
     """The files that make the model: config, weights, adapter."""
     files = [folder / "config.json", *weight_files(folder)]

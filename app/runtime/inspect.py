@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from app.errors import LecternError, ModelError
 from app.runtime import stretch
-from app.runtime.adapter import Adapter, check_fit, read_adapter
+from app.runtime.adapter import Adapter, check_adapter, check_base, find_base, read_adapter
 from app.runtime.folder import (
     ARCHITECTURES,
     Stored,
     expected_shapes,
-    find_folder,
     heads_of,
+    highest_id,
     read_config,
     read_json,
     stored_weights,
@@ -26,6 +26,7 @@ from app.units import size_text
 
 Kind = Literal["checkpoint", "adapter", "longlora", "unknown"]
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+HASHED_BYTES = 100_000_000  # a larger base is compared with an adapter's fingerprint when it is loaded
 NOTHING = "holds no config.json of a checkpoint and no adapter_config.json of an adapter"
 
 
@@ -186,13 +187,6 @@ def _tokenizer_facts(folder: Path, config: Mapping[str, Any], seen: _Findings) -
             )
 
 
-def highest_id(tokenizer: Mapping[str, Any]) -> int:
-    """The largest token id of a tokenizer.json."""
-    vocabulary = tokenizer["model"]["vocab"]
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    return max([*ids, *(token["id"] for token in tokenizer.get("added_tokens") or ())])
-
-
 def _check_weights(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Stored]) -> None:
     """Refuse weights that do not belong to config.json, or that this machine cannot hold."""
     import psutil
@@ -225,9 +219,9 @@ def _inspect_adapter(folder: Path, base: str | Path | None, seen: _Findings) -> 
     _adapter_facts(adapter, seen.facts)
     if found is not None:
         config = seen.run(read_config, found)
-        weights = seen.run(stored_weights, found)
-        if config and weights:
-            seen.run(check_fit, adapter, weights, found.name)
+        if config and seen.run(check_adapter, folder, found):
+            if sum(file.stat().st_size for file in weight_files(found)) < HASHED_BYTES:
+                seen.run(check_base, adapter, found, {})
             seen.run(_reading_facts, config, {**_lectern_json(found), **adapter.recipe}, seen.facts)
             seen.run(_try_recipe, found, config, str(folder))
     return kind, found
@@ -246,24 +240,3 @@ def _adapter_facts(adapter: Adapter, facts: dict[str, str]) -> None:
     facts["parameters"] = f"{sum(math.prod(stored.shape) for stored in adapter.tensors.values()):,}"
     if adapter.rows:
         facts["vocabulary"] = f"{adapter.rows:,} ids"
-
-
-def find_base(adapter: Adapter, base: str | Path | None = None) -> Path:
-    """The folder of an adapter's base: as given, else as the adapter names it, also beside the adapter.
-
-    Raises:
-        ModelError: it is not on this machine, or not named.
-    """
-    named = str(base or adapter.config.get("base_model_name_or_path") or "")
-    if not named:
-        raise ModelError(f"{adapter.folder}: does not name its base; give the folder of the checkpoint with --base")
-    places = [Path(named).expanduser(), *([] if base else [adapter.folder / named, adapter.folder.parent / named])]
-    place = next((place for place in places if (place / "config.json").exists()), None)
-    if place is not None:
-        return place.resolve() if not place.is_absolute() else place
-    try:
-        return find_folder(named, download=False)
-    except ModelError as error:
-        raise ModelError(
-            f"{adapter.folder}: its base {named} is not on this machine; give the folder of it with --base"
-        ) from error

@@ -7,12 +7,13 @@ import shutil
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 
 from app.runtime import inspect as module
+from app.runtime.folder import fingerprint
 from app.runtime.inspect import inspect
-from tests.checkpoints import SIZES, adapter, cut, rewrite, save
+from tests.checkpoints import SIZES, adapter, cut, longlora, rewrite, save
 from tests.runtime.test_checkpoint import DAMAGES
 
 
@@ -146,23 +147,29 @@ def test_the_base_is_another_model(kept, tmp_path):
     assert not found.usable and "was made for another model than wide" in found.reasons[0]
 
 
-def longlora(folder, kept):
-    """An adapter as LongLoRA's scripts leave it: pickled, embeddings and norms in a file of their own."""
-    folder.mkdir()
-    tensors = load_file(kept / "adapter" / "adapter_model.safetensors")
-    lora = {name: w for name, w in tensors.items() if ".lora_" in name}
-    rest = {name.removeprefix("base_model.model."): w for name, w in tensors.items() if ".lora_" not in name}
-    torch.save(lora, folder / "adapter_model.bin")
-    torch.save(rest, folder / "trainable_params.bin")
-    shutil.copy(kept / "adapter" / "adapter_config.json", folder)
-    rewrite(folder / "adapter_config.json", modules_to_save=None)
-    return folder
-
-
 def test_an_old_longlora_folder(kept, tmp_path):
-    found = inspect(longlora(tmp_path / "old", kept))
-    assert (found.kind, found.usable, found.base) == ("longlora", True, kept / "llama")
+    path = longlora(tmp_path / "old", kept / "adapter")
+    found = inspect(path)
+    assert (found.kind, found.usable, found.base) == ("longlora", False, kept / "llama")
+    assert "does not say to which length its positions were stretched; merge it first" in found.reasons[0]
     assert found.facts["also trained"] == "embeddings (1), norms (5)" and "LongLoRA" in found.facts["type"]
+    rewrite(path / "lectern.json", rope={"type": "linear", "theta": 10000.0, "factor": 4.0})
+    assert inspect(path).usable
+
+
+def test_a_base_with_other_weights(kept, tmp_path):
+    path = shutil.copytree(kept / "adapter", tmp_path / "adapter")
+    rewrite(
+        path / "lectern.json",
+        base={"name": "first", "fingerprint": fingerprint([kept / "llama/model.safetensors"], {})},
+    )
+    assert inspect(path).usable
+    other = shutil.copytree(kept / "llama", tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, other / "model.safetensors")
+    (reason,) = inspect(path, other).reasons
+    assert "was trained on first (fingerprint " in reason and "holds other weights" in reason
 
 
 ADAPTER_DAMAGES = {
@@ -179,7 +186,7 @@ ADAPTER_DAMAGES = {
 @pytest.mark.parametrize("name", ADAPTER_DAMAGES)
 def test_a_damaged_adapter(kept, tmp_path, name):
     damage, message = ADAPTER_DAMAGES[name]
-    path = longlora(tmp_path / "old", kept)
+    path = longlora(tmp_path / "old", kept / "adapter")
     damage(path)
     found = inspect(path)
     assert not found.usable and found.kind == "longlora" and message in " ".join(found.reasons)
@@ -190,7 +197,7 @@ def test_a_file_that_runs_code_is_not_run(kept, tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("code of a file was run",))
 
-    path = longlora(tmp_path / "old", kept)
+    path = longlora(tmp_path / "old", kept / "adapter")
     torch.save({"model.norm.weight": Evil()}, path / "trainable_params.bin")
     assert "holds more than weights" in inspect(path).reasons[0]
 
