@@ -16,7 +16,7 @@ COMMANDS: dict[str, str] = {
     "chats": "list, show, fork, edit, export, import or delete chats",
     "store": "stats: what the store holds; verify: check every stored block; compact: give space back",
     "eval": "measure the model: passkey, needles, perplexity, qa",
-    "train": "make a model from a recipe and texts",
+    "train": "tune a model by a recipe, or make one from texts",
     "inspect": "say what a checkpoint or adapter is, and whether Lectern can use it",
 }
 

@@ -488,11 +488,16 @@ def test_train_hands_over(line: Line, tmp_path: Path, monkeypatch: pytest.Monkey
     import app.train.cli
 
     handed = []
-    monkeypatch.setattr(app.train.cli, "main", lambda words: handed.append(words) or 0)
-    recipe = tmp_path / "small" / "recipe.toml"
+    monkeypatch.setattr(app.train.cli, "train", lambda words: handed.append(words) or tmp_path / "small")
+    recipe = tmp_path / "recipe.toml"
     values = line.json("train", recipe, "--data", tmp_path, "--run", tmp_path / "run", "--threads", 2)
     assert values == {"model": str(tmp_path / "small")}
-    assert handed == [[str(recipe), "--data", str(tmp_path), "--run", str(tmp_path / "run"), "--threads", "2"]]
+    line.json("train", recipe, "--out", tmp_path / "out", "--device", "cpu")
+    data, run, out = (str(tmp_path / name) for name in ("", "run", "out"))
+    assert handed == [
+        [str(recipe), "--device", "auto", "--data", data, "--run", run, "--threads", "2"],
+        [str(recipe), "--device", "cpu", "--out", out],
+    ]
 
 
 def test_inspect_tells_what_a_folder_is(line: Line, shipped_model: Path, tmp_path: Path) -> None:

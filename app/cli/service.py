@@ -35,14 +35,11 @@ def doctor(session: Session, args: argparse.Namespace) -> int:
 
 
 def train(session: Session, args: argparse.Namespace) -> None:
-    """Make a model; a run that was stopped goes on where it was."""
-    from app.train.cli import main
+    """Tune or make a model; a run that was stopped goes on where it was."""
+    from app.train.cli import train as run
 
-    words = [str(args.recipe), "--data", str(args.data)]
-    if args.run_folder:
-        words += ["--run", str(args.run_folder)]
-    if session.settings.threads:
-        words += ["--threads", str(session.settings.threads)]
-    main(words)
-    folder = args.recipe.parent
-    session.out.result({"model": str(folder)}, f"The model is in {folder}.")
+    given = {"--data": args.data, "--run": args.run_folder, "--out": args.out, "--threads": session.settings.threads}
+    words = [str(args.recipe), "--device", session.settings.device]
+    words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    folder = run(words)
+    session.out.result({"model": str(folder)}, f"It is in {folder}.")

@@ -1,15 +1,19 @@
-"""`train RECIPE --data DATA`: from raw texts to a checkpoint folder, resumable at every stage."""
+"""`train RECIPE`: tune a checkpoint, or make one from raw texts; a run that was stopped goes on where it was."""
 
 import argparse
 import json
 import logging
+import os
 import random
-import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError, InputError
+from app.train.recipe import Recipe, read_toml, read_tuning
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_CHARS = 100_000  # of each book
 
@@ -33,10 +37,7 @@ def read_recipe(path: Path):
     from app.runtime.config import AttentionConfig
     from app.train.trainer import PretrainConfig, Stage
 
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from error
+    recipe = read_toml(path)
     table = dict(recipe.get("pretrain", {}))
     stages = tuple(_table(Stage, stage, f"{path} [[pretrain.stages]]") for stage in table.pop("stages", ()))
     if not stages:
@@ -91,15 +92,98 @@ def export(model, tokenizer, config, attention, folder: Path) -> None:
     (folder / "lectern.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
 
-def main(argv: list[str]) -> int:
-    """Run the stages of a recipe; what is finished is not done again."""
-    parser = argparse.ArgumentParser(prog="launch.py train", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="TOML file; the checkpoint is written into its folder")
-    parser.add_argument("--data", type=Path, required=True, help="folder with books/, qa/ and code/")
-    parser.add_argument("--run", type=Path, help="checkpoints and caches (default: runs/ of the recipe's folder name)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; one is fastest on shared cores")
-    args = parser.parse_args(argv)
-    if not (args.data / "books" / "index.tsv").exists():
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="launch.py train", description=__doc__)
+    made.add_argument("recipe", type=Path, help="TOML file with a table [tune] (docs/training.md) or [pretrain]")
+    made.add_argument("--run", type=Path, help="checkpoints and caches (runs/ and the recipe's name)")
+    made.add_argument("--out", type=Path, help="[tune]: folder for the adapter (the recipe's out, or in the run)")
+    made.add_argument("--data", type=Path, help="[pretrain]: folder with books/, qa/ and code/")
+    made.add_argument("--device", default="auto", help="[tune]: auto, cpu or cuda")
+    made.add_argument("--threads", type=int, default=1, help="CPU threads; one is fastest on shared cores")
+    return made
+
+
+def train(argv: Sequence[str]) -> Path:
+    """Do what a recipe says; what is finished is not done again.
+
+    Returns:
+        The folder of the checkpoint or adapter.
+
+    Raises:
+        LecternError: what is wrong with the recipe, its data, its base or the machine.
+    """
+    args = parser().parse_args(argv)
+    main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if main_process else logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    tables = read_toml(args.recipe)
+    if "pretrain" in tables and "tune" in tables:
+        raise ConfigError(f"{args.recipe}: has both [pretrain] and [tune]; make two recipes of it")
+    return _pretrain(args) if "pretrain" in tables else _tune(args)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`train` as a command."""
+    train(argv)
+    return 0
+
+
+def _tune(args: argparse.Namespace) -> Path:
+    if args.data:
+        raise ConfigError(f"--data {args.data}: belongs to a [pretrain] recipe; name files in the recipe's [data]")
+    recipe = read_tuning(args.recipe)
+    run = args.run or Path("runs") / args.recipe.stem
+    out = args.out or (Path(recipe.tune.out) if recipe.tune.out else run / "adapter")
+    from app.train.output import is_finished
+
+    if is_finished(out, recipe):
+        log.info("%s is finished already", out)
+        return out
+
+    import torch
+    from transformers import AutoTokenizer
+
+    from app.train.base import read_base
+    from app.train.tuner import tune
+
+    base = read_base(recipe.tune.base)
+
+    torch.set_num_threads(args.threads)
+    rows, kept_back = packed_rows(recipe, AutoTokenizer.from_pretrained(base.folder))
+    log.info(rows.told())
+    tuned = tune(recipe, rows, run, out=out, device=args.device)
+    log.info("%d steps, %s tokens, loss %.4f; the adapter is in %s", len(tuned.losses), f"{tuned.tokens:,}",
+             tuned.losses[-1], out)  # fmt: skip
+    return out
+
+
+def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
+    """What a recipe's [data] holds, packed: (to learn from, to validate with or None).
+
+    Raises:
+        ConfigError, InputError: what is wrong with the files.
+    """
+    from app.train.packing import PackedRows
+    from app.train.sources import divide, read_sources, without
+
+    data, kept_back = recipe.data, []
+    sources = read_sources(data.files, data.kinds)
+    names = [source.name for source in sources]
+    if data.validation_files:
+        kept_back = read_sources(data.validation_files)
+        sources = without(sources, kept_back)
+    elif data.validation:
+        sources, kept_back = divide(sources, data.validation)
+    left = {source.name for source in sources}  # one that is wholly kept back takes its share with it
+    shares = [share for share, name in zip(data.shares, names, strict=False) if name in left]
+    options = {"tokens": recipe.tune.tokens, "seed": recipe.tune.seed}
+    options |= {"prompt_weight": data.prompt_weight, "document_weight": data.document_weight}
+    rows = PackedRows(sources, tokenizer, shares=shares, **options)
+    return rows, PackedRows(kept_back, tokenizer, **options) if kept_back else None
+
+
+def _pretrain(args: argparse.Namespace) -> Path:
+    if args.data is None or not (args.data / "books" / "index.tsv").exists():
         raise InputError(f"{args.data}: no books/index.tsv there; give the data folder with --data")
     config, attention = read_recipe(args.recipe)
     if config.start and not (Path(config.start) / "lectern.json").exists():
@@ -111,8 +195,6 @@ def main(argv: list[str]) -> int:
     from app.train.data import BookTokens, SampleMaker
     from app.train.trainer import pretrain
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     torch.set_num_threads(args.threads)
     folder = args.recipe.parent
     run = args.run or Path("runs") / folder.name
@@ -123,7 +205,7 @@ def main(argv: list[str]) -> int:
     maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer, talks)
     model = pretrain(config, maker, tokenizer, run)
     export(model, tokenizer, config, attention, folder)
-    return 0
+    return folder
 
 
 if __name__ == "__main__":

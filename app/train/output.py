@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,23 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run of this recipe has left its result there.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if not folder.exists():
+        return False
+    try:
+        facts = json.loads((folder / "lectern.json").read_text(encoding="utf-8")).get("tuning")
+    except (OSError, ValueError, AttributeError):
+        facts = None
+    if facts != tuning_facts(recipe):
+        raise InputError(f"{folder}: is there already; delete it, or choose another folder with --out")
+    return True
+
+
 def write_output(folder: Path, model: nn.Module, recipe: Recipe, base: Base, training: dict[str, Any]) -> None:
     """Write what learnt, whole or not at all.
 
@@ -75,7 +93,9 @@ def _write_adapter(folder: Path, model: PeftModel) -> None:
             weights[name] = tensor.detach().cpu().contiguous()
         places.add(tensor.data_ptr())
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    model.peft_config["default"].save_pretrained(folder)
+    config = copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(folder)
 
 
 def _write_checkpoint(folder: Path, model: nn.Module, base: Base, rope: dict[str, Any]) -> None:
@@ -112,6 +132,6 @@ def tuning_facts(recipe: Recipe) -> dict[str, Any]:
     facts = recipe.plain()
     facts["tune"] = {name: value for name, value in facts["tune"].items() if name not in ("base", "out")}
     if "data" in facts:
-        named = {key: [Path(file).name for file in facts["data"][key]] for key in ("files", "validation")}
+        named = {key: [Path(file).name for file in facts["data"][key]] for key in ("files", "validation_files")}
         facts["data"] = {**facts["data"], **named}
     return json.loads(json.dumps(facts))

@@ -133,21 +133,32 @@ class DataConfig:
 
     Attributes:
         files: texts, instruction files, folders or archives, relative to the recipe.
-        kinds: of each file; empty: found by looking.
-        shares: of each file in the sequences; empty: by size.
-        validation: files that the loss is told of at the end and never trained on.
+        kinds: of each file, `text`, `code` or `instructions`; empty: found by looking.
+        shares: of each file in the rows; empty: by size.
+        validation: share of the texts that is kept back; the loss on them is told at the end.
+        validation_files: files to validate with instead.
+        prompt_weight, document_weight: what predicting questions, and the documents they are about, counts beside
+            answers.
     """
 
     files: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
-    validation: tuple[str, ...] = ()
+    validation: float = 0.0
+    validation_files: tuple[str, ...] = ()
+    prompt_weight: float = 0.0
+    document_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("kinds", "shares"):
             values = getattr(self, name)
             if values and len(values) != len(self.files):
                 _refuse(name, list(values), f"as many as files, {len(self.files)}")
+        _check_numbers(self, {"validation": 0, "prompt_weight": 0, "document_weight": 0})
+        if self.validation >= 1:
+            _refuse("validation", self.validation, "below 1")
+        if self.validation and self.validation_files:
+            _refuse("validation", self.validation, "left out where validation_files are given")
 
 
 @dataclass(frozen=True)
@@ -268,7 +279,7 @@ def _absolute(tables: dict[str, Any], folder: Path) -> None:
         value = tune.get(name) if isinstance(tune, dict) else None
         if isinstance(value, str) and value and (name == "out" or (folder / value).exists()):
             tune[name] = str((folder / value).resolve())
-    for name in ("files", "validation"):
+    for name in ("files", "validation_files"):
         value = data.get(name) if isinstance(data, dict) else None
         if isinstance(value, list):
             data[name] = [str((folder / item).resolve()) if isinstance(item, str) else item for item in value]

@@ -26,6 +26,7 @@ from app.process import peak_bytes
 from app.runtime import checkpoint
 from app.runtime.positions import PositionSampler
 from app.train.base import read_base
+from app.train.estimate import check_room
 from app.train.lora import add_adapter, causal_model, trained_parameters
 from app.train.loss import chunked_loss, target_weights
 from app.train.output import tuning_facts, write_output
@@ -253,7 +254,7 @@ def tune(
 
     Raises:
         ConfigError: `run` holds another recipe's run.
-        TrainError: loss or gradient is not finite; the last good checkpoint stays.
+        TrainError: it cannot fit; or loss or gradient is not finite, then the last good checkpoint stays.
         InputError: a step without anything to learn, or `out` cannot be written.
         ModelError: the base cannot be loaded.
     """
@@ -263,6 +264,10 @@ def tune(
     dtype = compute_dtype(recipe, place)
     base = read_base(recipe.tune.base) if model is None or out else None
     arguments = _arguments(recipe, run, place, dtype)
+    if model is None:
+        sharing = arguments.world_size if place.type == "cpu" else 1
+        told = check_room(recipe, base, place, dtype, sharing)
+        log.info("about %.1f GB of memory in %s", told.total / 1e9, str(dtype).removeprefix("torch."))
     claim(run, recipe)
     model = model or base.load(dtype)
     positions = PositionSampler.of(recipe.positions, model)
