@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
+from app.chat.loading import Loading
 from app.chat.policies import Policies
-from app.errors import InputError, LecternError, ModelError
-from app.process import memory_bytes
+from app.errors import InputError, LecternError
 from app.records import (
     ChatInfo,
     Delta,
@@ -22,7 +22,6 @@ from app.records import (
     Done,
     MemoryLine,
     Message,
-    ModelState,
     Part,
     Reading,
     Removal,
@@ -36,10 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
-KEEP_SHARE = 4  # a quarter of the computer's memory may hold memories that were read
 
 
-class DocumentChat(Branches, Keeping, Policies):
+class DocumentChat(Branches, Keeping, Loading, Policies):
     """Documents, chats and the model of one data folder. One reading or answer runs at a time.
 
     Attributes:
@@ -96,65 +94,6 @@ class DocumentChat(Branches, Keeping, Policies):
         self.store.close()
         self.lock.release()
 
-    # --- the model
-
-    def _load_once(self) -> None:
-        """Load the model unless that was done or tried."""
-        with self._load:
-            if self._engine or self._failure:
-                return
-            try:
-                from app.runtime.engine import load_engine
-
-                self._use(load_engine(self.settings))
-            except LecternError as error:
-                self._failure = error
-            except Exception as error:  # kept for whoever asks: this may run where nobody sees it
-                log.exception("the model cannot be loaded")
-                self._failure = ModelError(f"{self.settings.model}: cannot be loaded ({error}); see the log")
-
-    def _use(self, engine: "Engine") -> None:
-        self._ready = self._sessions_over(engine)
-        self._engine = engine
-
-    def _sessions_over(self, engine: "Engine") -> "Sessions":
-        from app.chat.reader import Reader
-        from app.chat.sessions import Sessions
-
-        return Sessions(self.store, Reader(self.store, engine, memory_bytes() // KEEP_SHARE))
-
-    def engine(self) -> "Engine":
-        """The engine, once it is loaded.
-
-        Raises:
-            ModelError, ConfigError: why it could not be loaded.
-        """
-        self._load_once()
-        if self._failure:
-            raise self._failure
-        assert self._engine is not None
-        return self._engine
-
-    def _sessions(self) -> "Sessions":
-        """What answers; waits for the model like `engine`."""
-        self.engine()
-        assert self._ready is not None
-        return self._ready
-
-    def model_state(self) -> ModelState:
-        """What can be said of the model now; never waits."""
-        if self._failure:
-            return ModelState("failed", str(self._failure), Path(self.settings.model).name)
-        if self._engine is None:
-            return ModelState("loading", name=Path(self.settings.model).name)
-        facts = self._engine.description
-        return ModelState("ready", **{k: v for k, v in facts.items() if k in ModelState.__annotations__})
-
-    @property
-    def _recipe(self) -> str:
-        """The engine's; until it is loaded the one used last, so that the library can be listed at once."""
-        return self._engine.recipe if self._engine else self.store.latest_recipe()
-
     # --- one at a time
 
     @contextmanager
@@ -209,8 +148,8 @@ class DocumentChat(Branches, Keeping, Policies):
         from app.ingest.load import load_document
 
         id = self.store.add_document(load_document(Path(path), password=password, name=name))
-        if self._engine:  # its length in tokens, and so what reading will take, is known at once
-            self._sessions_over(self._engine).reader.texts(id)
+        if engine := self._engine:  # its length in tokens, and so what reading will take, is known at once
+            self._sessions_over(engine).reader.texts(id)
         return self.document(id)
 
     def documents(self, policy: str = "") -> list[DocumentInfo]:
@@ -254,7 +193,7 @@ class DocumentChat(Branches, Keeping, Policies):
     def new_chat(self, documents: Sequence[str] = (), policy: str = "") -> str:
         """Start a chat over documents, in this order, under a policy; "" stands for the one at the start."""
         ids = [self.document(d).id for d in documents]
-        return self.store.create_chat(ids, Path(self.settings.model).name, policy=policy or self.policy_of())
+        return self.store.create_chat(ids, self.settings.model_name, policy=policy or self.policy_of())
 
     def chats(self, query: str | None = None) -> list[ChatInfo]:
         return self.store.chats(query)

@@ -1,9 +1,10 @@
 """The policy of each chat: one model, under which policy a chat's documents are read and its questions answered."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from app.errors import ConfigError
+from app.errors import ConfigError, InputError
 from app.records import ChatInfo
 from app.settings import POLICIES, Settings
 
@@ -82,6 +83,25 @@ class Policies:
         return sessions
 
     def _sessions_of(self, chat: str, message: int | None = None) -> "Sessions":
-        """What answers in a chat, or what gave one of its answers: passages are found by the regions of its policy."""
-        made = [m.stats.get("policy") for m in self.store.messages(chat) if m.id == message]
-        return self._sessions_under(made[0] if made and made[0] in POLICIES else self.policy_of(chat))
+        """What answers in a chat, or what gave one of its answers: passages are found by the regions of its policy.
+
+        Raises:
+            InputError: another model gave that answer.
+        """
+        stats = next((m.stats for m in self.store.messages(chat) if m.id == message), {})
+        check_model(stats, self.engine())
+        made = stats.get("policy")
+        return self._sessions_under(made if made in POLICIES else self.policy_of(chat))
+
+
+def check_model(stats: Mapping[str, Any], engine: "Engine") -> None:
+    """Refuse to test the passages of another model's answer: regions are numbered by its own tokens.
+
+    Raises:
+        InputError: which model gave the answer.
+    """
+    if stats.get("weights") and stats["weights"] != engine.recipe_parts["weights"]:
+        raise InputError(
+            f"this answer was given by {stats['model']}, and {engine.name} is loaded; its passages can be tested with "
+            f"{stats['model']} only: load that again, or ask again"
+        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from app.chat import citations, slots
 from app.chat.focus import Sight, look
+from app.chat.policies import check_model
 from app.errors import InputError, StoreError
 from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
@@ -147,10 +148,12 @@ class Sessions:
         """A passage by its id.
 
         Raises:
-            InputError: it was found under another policy, whose regions may be others.
+            InputError: it was found by another model, or under another policy, whose regions may be others.
         """
         item, chat, message = self.store.evidence(id)
-        made = next(m.stats.get("policy") for m in self.store.messages(chat) if m.id == message)
+        stats = next(m.stats for m in self.store.messages(chat) if m.id == message)
+        check_model(stats, self.engine)
+        made = stats.get("policy")
         if made and made != self.engine.policy:
             raise InputError(
                 f"passage {id}: found under policy {made}, and this chat is answered under {self.engine.policy}; ask "
@@ -215,6 +218,8 @@ class Sessions:
             self._take_back(session, len(session.turns) - 1)
             return replace(done, stats=replace(stats, note=f"{error}. This answer is not kept.", saved=False))
         self.session = session
+        if self.store.chat(session.chat).model != self.engine.name:
+            self.store.set_chat_model(session.chat, self.engine.name)
         if not history and self.store.chat(session.chat).title == "New chat":
             self.store.rename_chat(session.chat, _title(question))
         return replace(done, evidence=answered.evidence, stats=stats)
@@ -316,6 +321,8 @@ class Sessions:
             mute=session.sight.mute,
             without=session.sight.without,
             policy=self.engine.policy,
+            model=self.engine.name,
+            weights=self.engine.recipe_parts["weights"],
             codec=self.engine.shape.codec,
             **cache.counts(),
         )

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoTokeniz
 from app.errors import CancelledError, ConfigError, ModelError
 from app.process import memory_bytes
 from app.runtime import attention, checkpoint, policies
-from app.runtime.adapter import check_fit, read_adapter
+from app.runtime.adapter import check_adapter
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
@@ -31,7 +31,6 @@ from app.runtime.folder import (
     first_line,
     model_files,
     read_config,
-    stored_weights,
     tokenizer_files,
 )
 from app.runtime.memory import RegionMemory
@@ -49,6 +48,7 @@ MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment
+MEASURED_TOKENS = 128  # a shorter piece says little of the speed of reading
 LOGIT_ROWS = 1024
 HOST_SHARE = 4  # keys and values may fill a quarter of the computer's memory,
 DEVICE_SHARE = 2  # and half of what the model leaves free on the GPU
@@ -81,6 +81,7 @@ class Engine:
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
         text_tokenizer: tokenizers.Tokenizer that takes markers inside a text as plain characters.
+        tokens_per_s: how fast it read last; 0 until it has.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Engine:
         self.stop_ids = _stop_ids(model, tokenizer)
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
+        self.tokens_per_s = 0.0
         self.lock = threading.Lock()
 
     def _check_room(self) -> None:
@@ -261,6 +263,8 @@ class Engine:
             if hidden.is_cuda:
                 torch.cuda.synchronize()  # else the time is that of the calls
             elapsed_s = time.monotonic() - began
+            if end - start >= MEASURED_TOKENS and elapsed_s > 0:
+                self.tokens_per_s = (end - start) / elapsed_s
             if end - start > self.segment_tokens - group and elapsed_s < SEGMENT_S / 4:
                 self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
             elif elapsed_s > SEGMENT_S:
@@ -510,41 +514,59 @@ def default_threads() -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-def load_engine(settings: Settings, known: MutableMapping[str, str] | None = None) -> Engine:
-    """Check, load and join everything that `settings` names.
+def check(settings: Settings) -> tuple[Path, Recipe, Any]:
+    """Look at everything that `settings` names before any weight is loaded.
 
-    Args:
-        known: fingerprints already computed, see `folder.fingerprint`.
+    Returns:
+        (folder, recipe, tokenizer).
 
     Raises:
-        ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
+        ModelError, ConfigError: what is wrong and what to do.
     """
     folder = find_folder(settings.model, download=settings.download)
-    config = read_config(folder)
-    recipe = checkpoint.read_recipe(folder, config, settings)
-    device = checkpoint.pick_device(settings.device)
-    dtype = checkpoint.pick_dtype(device)
+    recipe = checkpoint.read_recipe(folder, read_config(folder), settings)
     if settings.adapter:
-        check_fit(read_adapter(settings.adapter), stored_weights(folder), folder.name)
-    checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
-    torch.set_num_threads(settings.threads or default_threads())
+        check_adapter(settings.adapter, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare Exceptions for a damaged file
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
+    return folder, recipe, tokenizer
+
+
+def load_engine(
+    settings: Settings, known: MutableMapping[str, str] | None = None, on_step: Callable[[str], None] | None = None
+) -> Engine:
+    """Check, load and join everything that `settings` names.
+
+    Args:
+        known: fingerprints already computed, see `folder.fingerprint`.
+        on_step: told in words what begins.
+
+    Raises:
+        ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
+    """
+    say = on_step or (lambda step: None)
+    device = checkpoint.pick_device(settings.device)
+    dtype = checkpoint.pick_dtype(device)
+    say("looking at its files")
+    folder, recipe, tokenizer = check(settings)
+    checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
+    torch.set_num_threads(settings.threads or default_threads())
+    say("loading its weights")
     model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
     known = {} if known is None else known
+    say("computing its fingerprint")
     weights = fingerprint(model_files(folder, settings.adapter), known)
     vocabulary = fingerprint(tokenizer_files(folder), known)
-    name = Path(settings.model).name or folder.name  # a hub snapshot's folder is named by its commit
     return Engine(
         model,
         tokenizer,
         recipe,
         policy=policies.of(settings),
-        name=name,
+        name=settings.model_name or folder.name,
         weights=weights,
         vocabulary=vocabulary,
         codec=settings.kv_codec,
