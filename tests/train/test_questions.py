@@ -135,7 +135,10 @@ def test_what_follows_and_where():
     assert asked(STORY, "chapter_begins")['With which sentence does "CHAPTER II - The Sea" begin?'].startswith(
         "Mr. Har"
     )
-    assert set(asked(STORY, "contents").values()) == {"CHAPTER I - The Inn\nCHAPTER II - The Sea"}
+    third = STORY + "\nCHAPTER III - The End\n\nHe slept.\n"
+    assert set(asked(third, "contents").values()) == {
+        "CHAPTER I - The Inn\nCHAPTER II - The Sea\nCHAPTER III - The End"
+    }
     assert asked(STORY, "count")['How often does "Dunwich" occur in the text?'] == "2"
 
 

@@ -65,7 +65,8 @@ class Code:
         ends = [m.start() for m in heads[1:]] + [len(self.text)] * bool(heads)
         found = [File(m[1], m.end() + 1, end, m.start(1), m[2]) for m, end in zip(heads, ends, strict=True)]
         if not found or found[0].path_at > 0:  # a text may begin in the middle of a file
-            found.insert(0, File("", 0, found[0].path_at if found else len(self.text), -1, "code"))
+            end = found[0].path_at if found else len(self.text)
+            found.insert(0, File("", 0, end, -1, "code" if _looks_like_code(self.text[:end]) else "text"))
         return found
 
     def in_code(self, place: int) -> File | None:
@@ -110,6 +111,11 @@ def is_code(text: str) -> bool:
     """Whether a text is source code: it has file headers of code, or its lines look like code."""
     if any(m[2] not in _PROSE for m in _HEADER.finditer(text)):
         return True
+    return _looks_like_code(text)
+
+
+def _looks_like_code(text: str) -> bool:
+    """Whether something is defined in a text and every sixth line is one of code."""
     lines = [line for line in text.splitlines() if line.strip()]
     looks = sum(bool(_CODE_LINE.search(line)) for line in lines)
     return bool(_DEFINED.search(text)) and looks * 6 > len(lines)

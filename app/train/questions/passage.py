@@ -22,7 +22,7 @@ _WORD = r"[A-Z][a-z]+(?:['’-][A-Z]?[a-z]{2,})*"
 NAME = rf"(?:{_TITLE}{_WORD}|{_WORD})(?:\s(?:(?:de|du|la|von|van|of)\s)?{_WORD}){{0,2}}"
 _ABBREVIATED = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Capt|Col|Gen|Lieut|Lt|Prof|Rev|Hon|Jr|Sr|No|Nos|vs|etc|viz|cf|[Vv]ol|[Ff]ig|[Ss]ec|[Ee]q|[Cc]h|pp?)"
-    r"|(?<![\w-])[A-Z]|e\.g|i\.e)$"
+    r"|(?<![\w-])[A-Z]|e\.g|i\.e|Jan|Feb|Aug|Sept|Oct|Nov|Dec|Alph|Esq|Bros|Co)$"
 )
 _SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s+[\"“‘'(\[]?[A-Z0-9]|\s*$)")
 _DOUBLE = re.compile('["“”]')
@@ -30,7 +30,8 @@ _SINGLE = re.compile(r"(?<!\S)['‘][A-Z]")
 _SINGLE_SPEECH = re.compile(
     r"(?<![^\s(—-])['‘](?=[A-Z])((?:(?!(?<!\S)['‘]).)*?)(?:(?<=[,.!?;—-])(['’])(?!\w)|$)", re.DOTALL
 )
-_MARKS = re.compile(r'["“”‘_*\[\]{}<>|#=\\]|(?<!\S)\'|\'(?!\S)')
+_MARKS = re.compile(r'["“”‘`_*\[\]{}<>|#=\\]|(?<!\S)\'|\'(?!\S)')
+_MARKUP = re.compile(r"[`_*\[\]{}<>|#=\\]|::")
 _JUNK = re.compile(r"[A-Z]{3,} [A-Z]{3,}|https?:|www\.|@|(?:\d[^\d]+){4}\d|[.·] [.·]|\b[Ff]ig\.")
 _PARAGRAPH = re.compile(r"(?:[^\n]|\n(?![ \t]*\n))+")
 _NO_NAMES = frozenset(
@@ -128,6 +129,11 @@ class Passage:
         return found
 
     @cached_property
+    def words(self) -> Counter[str]:
+        """How often each word in small letters stands in the text."""
+        return Counter(re.findall(r"(?<![\w'’-])[a-z]+(?![\w'’-])", self.flat))
+
+    @cached_property
     def paragraphs(self) -> list[tuple[int, int]]:
         return [m.span() for m in _PARAGRAPH.finditer(self.text) if m[0].strip()]
 
@@ -159,8 +165,8 @@ class Passage:
 
     @cached_property
     def sayings(self) -> list[tuple[int, int]]:
-        """What stands between the quotation marks of a paragraph, the marks left out."""
-        return [(start, end) for start, end, closed in self._spoken if closed]
+        """What stands between the quotation marks of a paragraph, the marks left out; no markup."""
+        return [(a, b) for a, b, closed in self._spoken if closed and not _MARKUP.search(self.text, a, b)]
 
     def speaks(self, place: int) -> bool:
         """Whether a place lies inside quotation marks; an open end counts to the end of its paragraph."""

@@ -26,7 +26,7 @@ def _chapters(passage: Passage) -> list[tuple[int, int, str]]:
 def contents(passage: Passage, rng: random.Random) -> Iterator[TextQuestion]:
     """All headings in their order: the shortest summary of a text."""
     chapters = _chapters(passage)
-    if 2 <= len(chapters) <= MOST_HEADINGS:
+    if 3 <= len(chapters) <= MOST_HEADINGS:
         asked = rng.choice(("List the headings of the text in order.", "Which chapters does the text have, in order?"))
         first, *places = [(start, end) for start, end, _ in chapters]
         yield TextQuestion("contents", asked, "\n".join(title for *_, title in chapters), *first, tuple(places))
