@@ -9,16 +9,9 @@ also holds among thousands. No parameter is added and the checkpoint stays plain
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from app.kernels.regions import sub_means
-from app.kernels.rope import rope_table, rotate
-from app.runtime.engine import IdentityRotary
-
-NAME = "lectern_region_loss"
 
 
 @dataclass
@@ -29,58 +22,47 @@ class RegionProbe:
         region_tokens, key_sub: as in AttentionConfig.
         bank_regions: regions of earlier texts that each layer keeps as further candidates.
         rows: [B, P] places of the probed queries in the current step; None when nothing is probed.
-        losses: one scalar of each layer, filled by the forward pass.
+        losses: a scalar of each layer, filled by the forward pass.
     """
 
-    inv_freq: Tensor
     region_tokens: int = 64
     key_sub: int = 4
     bank_regions: int = 1024
     kept_per_text: int = 16
     rows: Tensor | None = None
-    losses: list[Tensor] = field(default_factory=list)
+    losses: dict[int, Tensor] = field(default_factory=dict)
     bank: dict[int, Tensor] = field(default_factory=dict)
-    table: tuple[Tensor, Tensor] | None = None
+    _seen: dict[int, Tensor] = field(default_factory=dict)
 
+    def start(self, rows: Tensor | None) -> None:
+        """Begin a step that probes the queries at `rows`, with the regions of the last step among the candidates."""
+        self.rows = rows
+        self.losses.clear()
+        for layer, fine in self._seen.items():
+            self._remember(layer, fine)
+        self._seen.clear()
 
-def install(model, probe: RegionProbe) -> None:
-    """Put the probe into a model: its own attention function, rotary embedding applied inside it."""
-    AttentionInterface.register(NAME, probed_attention)
-    model.set_attn_implementation(NAME)
-    model.model.rotary_emb = IdentityRotary()
-    for layer in model.model.layers:
-        layer.self_attn.region_probe = probe
+    def observe(self, layer: int, query: Tensor, key: Tensor, q: Tensor, k: Tensor, scale: float) -> None:
+        """Take the loss of one layer, once a step: gradient checkpointing calls again and changes nothing.
 
-
-def uninstall(model) -> None:
-    """Take our attention out again: the model is as transformers makes it."""
-    model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
-    model.set_attn_implementation("sdpa")
-    for layer in model.model.layers:
-        vars(layer.self_attn).pop("region_probe", None)
-        vars(layer.self_attn).pop("lectern", None)
-
-
-def probed_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Causal dense attention, [B, Hq, T, D] in and ([B, T, Hq, D], None) out, and the layer's region loss."""
-    probe: RegionProbe = module.region_probe
-    tokens = query.shape[2]
-    if probe.table is None or len(probe.table[0]) < tokens or probe.table[0].dtype != query.dtype:
-        probe.table = rope_table(probe.inv_freq.to(query.device), tokens, 1.0, query.dtype)
-    cos, sin = (x[:tokens] for x in probe.table)
-    q, k = rotate(query, cos, sin), rotate(key, cos, sin)
-    out = F.scaled_dot_product_attention(q, k, value, is_causal=True, scale=scaling, enable_gqa=True)
-    if probe.rows is not None:
-        bank = probe.bank.get(module.layer_idx)
+        Args:
+            query, key: [B, H, T, D] raw, T a multiple of `region_tokens`; q, k the same, rotated.
+        """
+        rows = self.rows[:, None, :, None]
+        at = rows.expand(-1, q.shape[1], -1, q.shape[3])
         with torch.no_grad():
-            rows = probe.rows[:, None, :, None]
-            picked = q.gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
-            mass = region_mass(picked, k, probe.rows, probe.region_tokens, scaling)
-        raw = query.gather(2, rows.expand(-1, q.shape[1], -1, q.shape[3]))
-        fine = sub_means(key, probe.key_sub).unflatten(2, (-1, probe.region_tokens // probe.key_sub))
-        probe.losses.append(region_loss(raw * scaling, fine, mass, bank))
-        _remember(probe, module.layer_idx, fine.detach())
-    return out.transpose(1, 2), None
+            mass = region_mass(q.gather(2, at), k, self.rows, self.region_tokens, scale)
+        fine = sub_means(key, self.key_sub).unflatten(2, (-1, self.region_tokens // self.key_sub))
+        loss = region_loss(query.gather(2, at) * scale, fine, mass, self.bank.get(layer))
+        self.losses.setdefault(layer, loss)
+        self._seen.setdefault(layer, fine.detach())
+
+    def _remember(self, layer: int, fine: Tensor) -> None:
+        """Keep some regions of these texts as candidates for the next steps. fine: [B, Hkv, R, F, D]."""
+        chosen = torch.randperm(fine.shape[2], device=fine.device)[: self.kept_per_text]
+        new = fine[:, :, chosen].transpose(0, 1).flatten(1, 2).to(torch.bfloat16)  # [Hkv, N, F, D]
+        old = self.bank.get(layer)
+        self.bank[layer] = new if old is None else torch.cat([new, old], dim=1)[:, : self.bank_regions]
 
 
 def region_mass(queries: Tensor, keys: Tensor, rows: Tensor, region_tokens: int, scale: float) -> Tensor:
@@ -126,11 +108,3 @@ def region_loss(queries: Tensor, fine: Tensor, mass: Tensor, bank: Tensor | None
         parts.append(others.unflatten(-1, bank.shape[1:3]).amax(-1).float())
     logs = torch.cat(parts, dim=-1).log_softmax(-1)[..., : scores.shape[-1]]
     return -(target * logs).sum() / total.numel()
-
-
-def _remember(probe: RegionProbe, layer: int, fine: Tensor) -> None:
-    """Keep some regions of these texts as candidates for the next steps. fine: [B, Hkv, R, F, D]."""
-    chosen = torch.randperm(fine.shape[2], device=fine.device)[: probe.kept_per_text]
-    new = fine[:, :, chosen].transpose(0, 1).flatten(1, 2).to(torch.bfloat16)  # [Hkv, N, F, D]
-    old = probe.bank.get(layer)
-    probe.bank[layer] = new if old is None else torch.cat([new, old], dim=1)[:, : probe.bank_regions]

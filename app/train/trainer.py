@@ -15,12 +15,11 @@ from torch.utils.data import IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from app.errors import ConfigError
-from app.runtime import engine
 from app.runtime.config import AttentionConfig
-from app.runtime.spec import AttentionSpec
+from app.train.attention import TrainingAttention, install, uninstall
 from app.train.data import TASKS, SampleMaker
 from app.train.induction import lay_down_induction
-from app.train.region_loss import RegionProbe, install, uninstall
+from app.train.region_loss import RegionProbe
 
 log = logging.getLogger(__name__)
 LOSS_CHUNK = 4096
@@ -164,12 +163,11 @@ class WeightedTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         share = inputs["region_loss"] if self.probe else 0.0
         if self.probe:
-            self.probe.rows = probed_rows(inputs["weights"]) if share else None
-            self.probe.losses.clear()
+            self.probe.start(probed_rows(inputs["weights"]) if share else None)
         hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         loss = weighted_loss(hidden, model.lm_head.weight, inputs["input_ids"], inputs["weights"])
         if share:
-            regions = torch.stack(self.probe.losses).mean()
+            regions = torch.stack(list(self.probe.losses.values())).mean()
             self.region_nats.append(regions.item())
             loss = loss + share * regions
         return (loss, {"hidden": hidden}) if return_outputs else loss
@@ -249,17 +247,12 @@ def last_checkpoint(run: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
-def _install_attention(model, config: PretrainConfig) -> RegionProbe | None:
-    """Put the recipe's attention into the model; returns the probe when region scores are trained."""
-    inv_freq = model.model.rotary_emb.inv_freq
+def attention_of(config: PretrainConfig) -> TrainingAttention:
+    """The recipe's attention, with a probe when region scores are trained."""
     if config.attention == "ms":
-        attention = AttentionConfig(budget_tokens=config.budget_tokens)
-        engine.install(model, AttentionSpec(attention, inv_freq, model.model.rotary_emb.attention_scaling))
-    elif any(stage.region_loss for stage in config.stages):
-        probe = RegionProbe(inv_freq)
-        install(model, probe)
-        return probe
-    return None
+        return TrainingAttention("ms", selection=AttentionConfig(budget_tokens=config.budget_tokens))
+    probed = any(stage.region_loss for stage in config.stages)
+    return TrainingAttention("full", probe=RegionProbe() if probed else None)
 
 
 def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -> LlamaForCausalLM:
@@ -297,10 +290,11 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         seed=config.seed,
         dataloader_num_workers=0,
     )
-    probe = _install_attention(model, config)
+    attention = attention_of(config)
+    install(model, attention)
     trainer = WeightedTrainer(
         model=model,
-        probe=probe,
+        probe=attention.probe,
         args=args,
         train_dataset=StagedSamples(maker, config, first_step),
         data_collator=lambda items: items[0],

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from app.kernels.regions import sub_means
-from app.train.region_loss import RegionProbe, install, region_loss, region_mass, uninstall
+from app.train.attention import TrainingAttention, install, uninstall
+from app.train.region_loss import RegionProbe, region_loss, region_mass
 from tests import tiny
 
 REGION, SUB, DIM = 8, 2, 16
@@ -57,11 +58,11 @@ def test_the_model_stays_what_it_is(tokens):
     model = tiny.model()
     with torch.no_grad():
         stock = model(ids).logits
-        probe = RegionProbe(model.model.rotary_emb.inv_freq, region_tokens=REGION, key_sub=SUB)
-        install(model, probe)
-        probe.rows = torch.tensor([[tokens - 1, tokens // 2]] * 2)
+        probe = RegionProbe(region_tokens=REGION, key_sub=SUB)
+        install(model, TrainingAttention("full", probe=probe))
+        probe.start(torch.tensor([[tokens - 1, tokens // 2]] * 2))
         probed = model(ids).logits
-        assert len(probe.losses) == len(model.model.layers) and all(loss > 0 for loss in probe.losses)
+        assert len(probe.losses) == len(model.model.layers) and all(loss > 0 for loss in probe.losses.values())
         uninstall(model)
         again = model(ids).logits
     torch.testing.assert_close(probed, stock, atol=1e-5, rtol=1e-5)
@@ -70,10 +71,11 @@ def test_the_model_stays_what_it_is(tokens):
 
 def test_the_bank_holds_the_latest_regions_and_no_more():
     model = tiny.model()
-    probe = RegionProbe(model.model.rotary_emb.inv_freq, region_tokens=REGION, key_sub=SUB, bank_regions=20)
-    install(model, probe)
+    probe = RegionProbe(region_tokens=REGION, key_sub=SUB, bank_regions=20)
+    install(model, TrainingAttention("full", probe=probe))
     with torch.no_grad():
         for seed in range(3):
-            probe.rows = torch.tensor([[63]])
+            probe.start(torch.tensor([[63]]))
             model(torch.tensor([tiny.token_ids(64, seed=seed)]))
+    probe.start(None)
     assert {bank.shape[1] for bank in probe.bank.values()} == {20}
