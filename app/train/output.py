@@ -27,20 +27,31 @@ BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_te
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, *, force: bool = False) -> Iterator[Path]:
     """A folder to write into that takes its name only when all is written.
+
+    Args:
+        force: a checkpoint or adapter that is there already gives way, when the new one is whole.
 
     Raises:
         InputError: `folder` is there already, or cannot be written.
     """
-    if folder.exists():
+    if folder.exists() and not force:
         raise InputError(f"{folder}: is there already; delete it, or choose another folder with --out")
-    new = folder.with_name(f".{folder.name}.new")
+    if folder.exists() and not any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+        raise InputError(
+            f"{folder}: is there already and holds no model, so it stays; choose another folder with --out"
+        )
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         yield new
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}; choose another folder with --out") from error
     finally:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from app.errors import ConfigError
+from app.kernels.sf_attn import PATTERNS, GroupPattern
 from app.runtime.config import AttentionConfig
 from app.runtime.stretch import PositionConfig
 
-ATTENTION = ("full", "block", "s2_published", "s2_wrap_sink", "s2", "sf", "sf_fixed", "ms")
+ATTENTION = ("full", *PATTERNS, "ms")
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 DTYPES = ("auto", "bfloat16", "float32")
 PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -167,7 +168,7 @@ class Recipe:
 
     Attributes:
         selection: how `ms` chooses; None for the other kinds.
-        pattern: changes to the mask of the other kinds, by the names of GroupPattern.
+        pattern: changes to the groups of the segmented kinds, by the names of GroupPattern.
     """
 
     tune: TuneConfig
@@ -179,10 +180,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         kind, tokens = self.tune.attention, self.tune.tokens
+        if self.pattern and kind not in PATTERNS:
+            raise ConfigError(f"[pattern]: belongs to the segmented kinds, not to attention = {kind!r}; leave it out")
+        group = self.groups.group_tokens if self.groups else 0
+        if group >= tokens:
+            raise ConfigError(f"[pattern] group_tokens = {group}: must be below tokens = {tokens}; make it smaller")
+        if self.groups and self.groups.group_for(tokens) < 2:
+            raise ConfigError(f"tokens = {tokens}: too few for {self.groups.groups} groups; train longer texts")
         if kind != "ms" and self.selection is not None:
             raise ConfigError(f"[selection]: belongs to attention = 'ms', not to {kind!r}; leave the table out")
-        if kind == "ms" and self.pattern:
-            raise ConfigError("[pattern]: belongs to the segmented kinds, not to attention = 'ms'; leave the table out")
         if kind == "ms" and self.selection is None:
             raise ConfigError("attention = 'ms': needs a table [selection] with budget_tokens, below tokens")
         if self.selection and self.selection.budget_tokens >= tokens:
@@ -190,6 +196,14 @@ class Recipe:
                 f"[selection] budget_tokens = {self.selection.budget_tokens}: with tokens = {tokens} nothing would "
                 "be left out; make it smaller, train longer texts, or choose attention = 'full'"
             )
+
+    @property
+    def groups(self) -> GroupPattern | None:
+        """The groups of a segmented kind; None for `full` and `ms`."""
+        known = PATTERNS.get(self.tune.attention)
+        if not known or not self.pattern:
+            return known
+        return table(GroupPattern, {**asdict(known), **self.pattern}, "[pattern]")
 
     def plain(self) -> dict[str, Any]:
         """As JSON keeps it; tables that say nothing are left out."""

@@ -24,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from app.errors import ConfigError, InputError, TrainError
 from app.process import peak_bytes
 from app.runtime import checkpoint
-from app.runtime.positions import PositionSampler
+from app.runtime.positions import PositionSampler, part_at
+from app.train.attention import TrainingAttention, install, uninstall
 from app.train.base import read_base
 from app.train.estimate import check_room
 from app.train.lora import add_adapter, causal_model, trained_parameters
@@ -65,14 +66,22 @@ class TuningModel(nn.Module):
 
     _keys_to_ignore_on_save = None  # the Trainer asks for it
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, attention: TrainingAttention, dtype: torch.dtype) -> None:
         super().__init__()
-        self.model, self.dtype_of_stream = model, dtype
+        self.model, self.attention, self.dtype_of_stream = model, attention, dtype
         self._no_split_modules = causal_model(model)._no_split_modules  # what FSDP wraps
 
-    def forward(self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None) -> dict[str, Tensor]:
-        """Weighted sum of the cross entropy of a pass, in nats."""
+    def forward(
+        self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None, seam: int | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted sum of the cross entropy of a pass, in nats.
+
+        Args:
+            input_ids, weights, documents: [B, T] as `Batches` has them.
+            seam: first token that attends to nothing before it; predicted like any other.
+        """
         causal = causal_model(self.model)
+        self.attention.documents = part_at(seam, documents, *input_ids.shape)
         # Trained embeddings are float32; what runs through the layers, and is kept for backward, need not be.
         embedded = causal.get_input_embeddings()(input_ids).to(self.dtype_of_stream)
         hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
@@ -104,6 +113,7 @@ class TuningTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is already a share of the whole step's
         self.recipe, self.batches, self.first_step, self.positions = recipe, batches, first_step, positions
         self.run, self.step_tokens = Path(self.args.output_dir), 0
+        self.attention = self.model.attention
         self.remove_callback(PrinterCallback)
         self.add_callback(Report())
 
@@ -121,13 +131,14 @@ class TuningTrainer(Trainer):
             return passes, None
         step, tune = self.state.global_step, self.recipe.tune
         draw = self.positions.draw(step, tune.steps, passes[0]["input_ids"].shape[1], tune.seed)
+        self.attention.table = draw.cos.to(device), draw.sin.to(device)
         passes = [{name: values[:, : draw.tokens] for name, values in one.items()} for one in passes]
         self.step_tokens = len(passes) * passes[0]["input_ids"].numel() * self.args.world_size
         total = sum(target_weights(one["weights"], one.get("documents")).sum() for one in passes)
         total = self.accelerator.gather(total.to(device)).sum()
         if not total > 0:
             raise InputError(f"step {step + 1}: its texts hold nothing to learn; check the data")
-        return passes, total
+        return [one | {"seam": draw.seam} for one in passes], total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss = model(**inputs)["loss"] / num_items_in_batch
@@ -258,8 +269,6 @@ def tune(
         InputError: a step without anything to learn, or `out` cannot be written.
         ModelError: the base cannot be loaded.
     """
-    if recipe.tune.attention != "full" or recipe.positions.method != "none":
-        raise ConfigError(f"attention = {recipe.tune.attention!r}: this version tunes with 'full' and plain positions")
     place = checkpoint.pick_device(device)
     dtype = compute_dtype(recipe, place)
     base = read_base(recipe.tune.base) if model is None or out else None
@@ -273,9 +282,10 @@ def tune(
     positions = PositionSampler.of(recipe.positions, model)
     torch.manual_seed(recipe.tune.seed)
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
+    attention = TrainingAttention(recipe.tune.attention, selection=recipe.selection, pattern=recipe.groups)
     last = last_checkpoint(run)
     trainer = TuningTrainer(
-        model=TuningModel(adapted, dtype),
+        model=TuningModel(adapted, attention, dtype),
         args=arguments,
         recipe=recipe,
         batches=batches,
@@ -293,8 +303,8 @@ def tune(
 def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tuned:
     """Run the Trainer with everything switched that training needs, and switch it back."""
     causal, started = causal_model(adapted), time.monotonic()
-    checkpointing = trainer.recipe.tune.checkpointing
-    _activation_checkpointing(causal, checkpointing)
+    install(causal, trainer.attention)
+    _activation_checkpointing(causal, trainer.recipe.tune.checkpointing)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would name each frozen weight that a checkpoint does not hold
     try:
@@ -302,6 +312,7 @@ def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tun
     finally:
         transformers_logging.set_verbosity(verbosity)
         _activation_checkpointing(causal, False)
+        uninstall(causal)
     told = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Tuned(
         model=adapted.eval(),

@@ -2,11 +2,16 @@
 
 import json
 import logging
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from app.errors import ConfigError, InputError, TrainError
+from app.runtime.positions import PositionSampler
+from app.runtime.stretch import PositionConfig
 from app.train import tuner
 from app.train.lora import causal_model, trained_parameters
 from app.train.recipe import LoraRecipe
@@ -15,8 +20,9 @@ from tests import tiny
 from tests.train.tuning import batches, recipe
 
 
-def run(folder, given=None, source=batches, **tune_values):
-    return tune(given or recipe(**tune_values), source, folder, model=tiny.model())
+def run(folder, given=None, source=None, **tune_values):
+    given = given or recipe(**tune_values)
+    return tune(given, source or partial(batches, tokens=given.tune.tokens), folder, model=tiny.model())
 
 
 def test_the_loss_falls_on_what_repeats(tmp_path):
@@ -27,23 +33,30 @@ def test_the_loss_falls_on_what_repeats(tmp_path):
 
 
 def test_the_first_loss_is_that_of_the_base(tmp_path):
-    """Per token that is predicted: not the first of a row or of a document."""
-    made, rows = run(tmp_path, steps=1), batches(0, 2)
-    with torch.no_grad():
-        logits = tiny.model()(rows["input_ids"]).logits
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), rows["input_ids"][:, 1:], reduction="none"
-    )
-    inside = torch.ones(63, dtype=torch.bool)
-    inside[15] = False  # token 16 begins the second document
-    assert made.losses[0] == pytest.approx(float(losses[:, inside].mean()), abs=1e-5)
+    """Of each document by itself, per token that is predicted."""
+    made, rows = run(tmp_path, steps=1), batches(0, 2)["input_ids"]
+    losses = []
+    for part in (rows[:, :16], rows[:, 16:]):
+        with torch.no_grad():
+            logits = tiny.model()(part).logits
+        losses += F.cross_entropy(logits[:, :-1].transpose(1, 2), part[:, 1:], reduction="none").flatten().tolist()
+    assert made.losses[0] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"checkpointing": True}, {"batch": 1, "accumulation": 2}])
-def test_checkpointing_and_accumulation_change_nothing(tmp_path, changes):
-    plain, other = run(tmp_path / "a"), run(tmp_path / "b", **changes)
-    assert other.losses == pytest.approx(plain.losses, abs=1e-5)
-    assert other.grad_norms == pytest.approx(plain.grad_norms, rel=1e-4)
+MS = {"attention": "ms", "tokens": 128, "tables": {"selection": replace(tiny.SMALL, budget_tokens=48)}}
+CRD = {"tables": {"positions": PositionConfig("crd", (2, 4), 32, p_cyclic=0.7, p_truncated=0.5, seam="mask")}}
+
+
+@pytest.mark.parametrize("kind", [{"attention": "sf"}, MS, CRD], ids=["sf", "ms", "crd"])
+def test_checkpointing_and_accumulation_change_nothing(tmp_path, kind):
+    """With everything that attention and positions draw."""
+    plain = run(tmp_path / "a", **kind)
+    full = run(tmp_path / "full", tokens=kind.get("tokens", 64))
+    assert plain.losses[1:] != pytest.approx(full.losses[1:], abs=1e-4)
+    for name, changes in {"b": {"checkpointing": True}, "c": {"batch": 1, "accumulation": 2}}.items():
+        other = run(tmp_path / name, **kind, **changes)
+        assert other.losses == pytest.approx(plain.losses, abs=1e-5)
+        assert other.grad_norms == pytest.approx(plain.grad_norms, rel=1e-4)
 
 
 def uneven(step, rows):
@@ -169,8 +182,6 @@ def test_progress_is_told(tmp_path, caplog):
 
 def test_positions_are_drawn_once_a_step(tmp_path, monkeypatch):
     """The length is cut for all passes of a step alike, and counted."""
-    from app.runtime.positions import PositionSampler
-
     drawn, draw = [], PositionSampler.draw
 
     def shorter(self, step, steps, tokens, seed):
