@@ -509,6 +509,25 @@ def test_inspect_tells_what_a_folder_is(line: Line, shipped_model: Path, tmp_pat
     assert code == 1 and json.loads(out)["reasons"]
 
 
+def test_merge_hands_over_and_tells(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.train import merge
+    from app.train.merge_check import Check
+
+    def make(adapter: Path, out: Path, **options: object) -> merge.Merged:
+        assert options.pop("on_step")("looking") is None
+        assert options == {
+            "base": tmp_path, "dtype": "float32", "trained_tokens": 9, "force": True,
+        }  # fmt: skip
+        return merge.Merged(out, tmp_path, 5, 10, "float32", 262, True, Check(32, 0.0, 0.001, 0.999), ("[PAD] added",))
+
+    monkeypatch.setattr(merge, "merge", make)
+    words = ["merge", "a", "--out", "b", "--base", tmp_path, "--dtype", "float32", "--trained-tokens", 9, "--force"]
+    values = line.json(*words)
+    assert (values["model"], values["vocabulary"], values["check"]["same_tokens"]) == ("b", 262, 0.999)
+    code, out, err = line.run(*words)
+    assert code == 0 and "[PAD] added" in err and "the same in 99.9%" in out
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from app.cli import main\n"

@@ -1,8 +1,10 @@
-"""Commands about models on the disk: inspect."""
+"""Commands about models on the disk: inspect, merge."""
 
 import argparse
+from dataclasses import asdict
 
 from app.cli.session import Session
+from app.units import size_text
 
 
 def inspect(session: Session, args: argparse.Namespace) -> int:
@@ -24,3 +26,39 @@ def inspect(session: Session, args: argparse.Namespace) -> int:
     lines += [f"{'':<{width}}{reason}" for reason in found.reasons]
     session.out.result(values, "\n".join(lines))
     return 0 if found.usable else 1
+
+
+def merge(session: Session, args: argparse.Namespace) -> None:
+    """Write an adapter and its base as one plain checkpoint."""
+    from app.train.merge import merge as make
+
+    made = make(
+        args.path,
+        args.out,
+        base=args.base,
+        dtype=args.dtype,
+        trained_tokens=args.trained_tokens,
+        force=args.force,
+        on_step=lambda step: session.out.progress(f"Merging: {step}"),
+    )
+    values = {
+        "model": str(made.folder),
+        "base": str(made.base),
+        "parameters": made.parameters,
+        "size_bytes": made.size_bytes,
+        "dtype": made.dtype,
+        "vocabulary": made.rows,
+        "tied": made.tied,
+        "check": asdict(made.check) if made.check else None,
+        "notes": list(made.notes),
+    }
+    for note in made.notes:
+        session.out.say(note)
+    lines = [f"{made.parameters:,} parameters as {made.dtype}, {size_text(made.size_bytes)}, are in {made.folder}."]
+    if made.check:
+        lines.append(
+            f"On {made.check.prompts} prompts its logits are those of the adapter's model: {made.check.difference:.1e} "
+            f"off peft's own merge, {made.check.rounding:.1e} off the adapter before merging; the likeliest token is "
+            f"the same in {made.check.same_tokens:.1%} of the places."
+        )
+    session.out.result(values, "\n".join(lines))

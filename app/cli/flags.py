@@ -105,6 +105,15 @@ def parser() -> Parser:
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
     train.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
+    merge = commands.add("merge", COMMANDS["merge"], checkpoints.merge)
+    merge.add_argument("path", type=Path, metavar="ADAPTER", help="folder of a LoRA adapter")
+    merge.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
+    merge.add_argument("--base", type=Path, metavar="FOLDER", help="its base, when that is not where it says")
+    merge.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights; the base's")
+    merge.add_argument(
+        "--trained-tokens", type=int, metavar="N", help="length it was trained on, when it does not say (LongLoRA)"
+    )
+    merge.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
     look = commands.add("inspect", COMMANDS["inspect"], checkpoints.inspect)
     look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
     look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")

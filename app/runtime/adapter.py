@@ -204,7 +204,7 @@ def find_base(adapter: Adapter, base: str | Path | None = None) -> Path:
         return find_folder(named, download=False)
     except ModelError as error:
         if base:
-            raise ModelError(f"--base {base}: holds no config.json; give the folder of the checkpoint") from error
+            raise ModelError(f"--base {base}: no such folder; give the folder of the checkpoint") from error
         raise ModelError(
             f"{adapter.folder}: its base {named} is not on this machine; give the folder of it with --base"
         ) from error

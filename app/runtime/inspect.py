@@ -168,6 +168,9 @@ def _reading_facts(config: Mapping[str, Any], recipe: Mapping[str, Any], facts: 
     training = recipe.get("training") or {}
     if training.get("tokens"):
         facts["trained here on"] = f"{training['tokens']:,} tokens"
+    made_of = recipe.get("merged_from") or {}
+    if made_of:
+        facts["merged from"] = f"{made_of.get('name')} on {(recipe.get('base') or {}).get('name')}"
     if recipe.get("demonstration"):
         facts["demonstration"] = "yes: not meant for work"
 
