@@ -21,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoTokeniz
 from app.errors import CancelledError, ConfigError, ModelError
 from app.process import memory_bytes
 from app.runtime import attention, checkpoint, policies
-from app.runtime.adapter import check_adapter
+from app.runtime.adapter import check_adapter, check_base, read_adapter
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
@@ -555,12 +555,14 @@ def load_engine(
     folder, recipe, tokenizer = check(settings)
     checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
     torch.set_num_threads(settings.threads or default_threads())
-    say("loading its weights")
-    model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
     known = {} if known is None else known
     say("computing its fingerprint")
+    if settings.adapter:
+        check_base(read_adapter(settings.adapter), folder, known)
     weights = fingerprint(model_files(folder, settings.adapter), known)
     vocabulary = fingerprint(tokenizer_files(folder), known)
+    say("loading its weights")
+    model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
     return Engine(
         model,
         tokenizer,

@@ -104,6 +104,14 @@ def test_an_adapter_is_merged_as_peft_does(llama, tmp_path, more):
     assert made.recipe != bare.recipe
 
 
+def test_an_adapter_of_other_weights_is_refused_before_any_is_loaded(llama, tmp_path, monkeypatch):
+    path = adapter(tmp_path / "adapter", llama)
+    rewrite(path / "lectern.json", base={"name": "theirs", "fingerprint": "0" * 64})
+    monkeypatch.setattr(checkpoint, "load_model", lambda *args: pytest.fail("loaded"))
+    with pytest.raises(ModelError, match=r"trained on theirs \(fingerprint 000000000000\), and .*llama holds"):
+        load(llama, adapter=str(path))
+
+
 def test_merging_in_half_precision_leaves_the_positions_exact(llama, tmp_path, monkeypatch):
     """The rotary frequencies are no weights: in bfloat16 they would be off by up to one position in five hundred."""
     monkeypatch.setattr(checkpoint, "pick_dtype", lambda device: torch.bfloat16)
