@@ -1,6 +1,7 @@
 """Commands that open the page, look at the installation and make a model: serve, doctor, train."""
 
 import argparse
+import os
 import webbrowser
 
 from app.cli.session import Session
@@ -42,4 +43,5 @@ def train(session: Session, args: argparse.Namespace) -> None:
     words = [str(args.recipe), "--device", session.settings.device]
     words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     folder = run(words)
-    session.out.result({"model": str(folder)}, f"It is in {folder}.")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        session.out.result({"model": str(folder)}, f"It is in {folder}.")
