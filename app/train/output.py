@@ -95,14 +95,9 @@ def write_output(folder: Path, model: nn.Module, recipe: Recipe, base: Base, tra
 
 
 def _write_adapter(folder: Path, model: PeftModel) -> None:
-    """LoRA, embeddings, norms and token rows in one file, in float32; output embeddings tied to them only once."""
+    """LoRA, embeddings, norms and token rows in one file, in float32; peft wants tied output embeddings there too."""
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    places: set[int] = set()
-    weights = {}
-    for name, tensor in tensors.items():
-        if tensor.data_ptr() not in places:
-            weights[name] = tensor.detach().cpu().contiguous()
-        places.add(tensor.data_ptr())
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy(model.peft_config["default"])
     config.inference_mode = True
