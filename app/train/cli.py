@@ -151,9 +151,12 @@ def _tune(args: argparse.Namespace) -> Path:
     torch.set_num_threads(args.threads)
     rows, kept_back = packed_rows(recipe, AutoTokenizer.from_pretrained(base.folder))
     log.info(rows.told())
-    tuned = tune(recipe, rows, run, out=out, device=args.device)
-    log.info("%d steps, %s tokens, loss %.4f; the adapter is in %s", len(tuned.losses), f"{tuned.tokens:,}",
-             tuned.losses[-1], out)  # fmt: skip
+    in_order = kept_back.in_order if kept_back else None
+    tuned = tune(recipe, rows, run, out=out, in_order=in_order, device=args.device)
+    if tuned.validation:
+        log.info("%.4f nats on %s tokens that were kept back (the base: %s)", tuned.validation.nats,
+                 f"{tuned.validation.tokens:,}", tuned.validation.base)  # fmt: skip
+    log.info("%d steps, %s tokens; the adapter is in %s", len(tuned.losses), f"{tuned.tokens:,}", out)
     return out
 
 

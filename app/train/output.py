@@ -14,7 +14,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from app import __version__
 from app.errors import InputError
@@ -75,12 +75,20 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     return True
 
 
-def write_output(folder: Path, model: nn.Module, recipe: Recipe, base: Base, training: dict[str, Any]) -> None:
+def write_output(
+    folder: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    base: Base,
+    training: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write what learnt, whole or not at all.
 
     Args:
-        model: a PeftModel, or the causal model itself where every weight learnt; in the names of transformers.
-        training: counts for `lectern.json`: steps, tokens.
+        model: a PeftModel, or the causal model itself where every weight learnt.
+        training: counts for `lectern.json`.
+        weights: the model's, by name, where it does not hold them itself (FSDP, DeepSpeed).
 
     Raises:
         InputError: `folder` is there already, or cannot be written.
@@ -88,26 +96,29 @@ def write_output(folder: Path, model: nn.Module, recipe: Recipe, base: Base, tra
     lectern = lectern_json(recipe, base, training)
     with whole_folder(folder) as new:
         if isinstance(model, PeftModel):
-            _write_adapter(new, model)
+            _write_adapter(new, model, weights)
         else:
-            _write_checkpoint(new, model, base, lectern["rope"])
+            _write_checkpoint(new, model, base, lectern["rope"], weights)
         (new / "lectern.json").write_text(json.dumps(lectern, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_adapter(folder: Path, model: PeftModel) -> None:
+def _write_adapter(folder: Path, model: PeftModel, weights: dict[str, Tensor] | None) -> None:
     """LoRA, embeddings, norms and token rows in one file, in float32; peft wants tied output embeddings there too."""
-    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    tensors = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy(model.peft_config["default"])
     config.inference_mode = True
     config.save_pretrained(folder)
 
 
-def _write_checkpoint(folder: Path, model: nn.Module, base: Base, rope: dict[str, Any]) -> None:
+def _write_checkpoint(
+    folder: Path, model: nn.Module, base: Base, rope: dict[str, Any], weights: dict[str, Tensor] | None
+) -> None:
     stored = getattr(torch, base.config.get("dtype") or base.config.get("torch_dtype") or "bfloat16")
-    model.config.rope_parameters = applied(rope, base.config)
-    model.to(stored).save_pretrained(folder)
+    model.config.rope_parameters, model.config.dtype = applied(rope, base.config), stored
+    cast = {name: tensor.to(stored) for name, tensor in (weights or model.state_dict()).items()}
+    model.save_pretrained(folder, state_dict=cast)
     for path in [*tokenizer_files(base.folder), *(base.folder / name for name in BESIDE_TOKENIZER)]:
         if path.exists():
             shutil.copyfile(path, folder / path.name)

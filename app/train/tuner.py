@@ -9,37 +9,34 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from app.errors import ConfigError, InputError, TrainError
 from app.process import peak_bytes
 from app.runtime import checkpoint
-from app.runtime.positions import PositionSampler, part_at
+from app.runtime.positions import PositionSampler
 from app.train.attention import TrainingAttention, install, uninstall
 from app.train.base import read_base
 from app.train.estimate import check_room
 from app.train.lora import add_adapter, causal_model, trained_parameters
-from app.train.loss import chunked_loss, target_weights
+from app.train.loss import target_weights
 from app.train.output import tuning_facts, write_output
+from app.train.passes import Batches, Passes, TuningModel
 from app.train.recipe import SCHEDULES, Recipe
+from app.train.validation import InOrder, Validation, validate
 
 log = logging.getLogger(__name__)
 TELL_S = 10.0
 KEPT_CHECKPOINTS = 2
-
-# (step, rows) -> {"input_ids": [rows, T] int64, "weights": [rows, T], optionally "documents": [rows, T]}, the same for
-# the same step, whoever asks. Rows of one step are shared out among passes and processes.
-Batches = Callable[[int, int], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class Tuned:
         losses: of every step, those before a resume too.
         grad_norms: of every step, before clipping.
         tokens: read in all steps, padding too.
+        validation: loss on texts that were kept back, where some were.
     """
 
     model: nn.Module
@@ -59,48 +57,7 @@ class Tuned:
     tokens: int
     seconds: float
     peak_bytes: int
-
-
-class TuningModel(nn.Module):
-    """A causal model whose forward pass is its loss."""
-
-    _keys_to_ignore_on_save = None  # the Trainer asks for it
-
-    def __init__(self, model: nn.Module, attention: TrainingAttention, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.attention, self.dtype_of_stream = model, attention, dtype
-        self._no_split_modules = causal_model(model)._no_split_modules  # what FSDP wraps
-
-    def forward(
-        self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None, seam: int | None = None
-    ) -> dict[str, Tensor]:
-        """Weighted sum of the cross entropy of a pass, in nats.
-
-        Args:
-            input_ids, weights, documents: [B, T] as `Batches` has them.
-            seam: first token that attends to nothing before it; predicted like any other.
-        """
-        causal = causal_model(self.model)
-        self.attention.documents = part_at(seam, documents, *input_ids.shape)
-        # Trained embeddings are float32; what runs through the layers, and is kept for backward, need not be.
-        embedded = causal.get_input_embeddings()(input_ids).to(self.dtype_of_stream)
-        hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return {"loss": chunked_loss(hidden, causal.lm_head, input_ids, target_weights(weights, documents))}
-
-
-class Passes(IterableDataset):
-    """The passes of one process: its rows of each step, `accumulation` times."""
-
-    def __init__(self, recipe: Recipe, batches: Batches, first_step: int, process: int, processes: int) -> None:
-        self.tune, self.batches, self.first_step = recipe.tune, batches, first_step
-        self.process, self.processes = process, processes
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        size, count = self.tune.batch, self.tune.accumulation * self.processes
-        for step in range(self.first_step, self.tune.steps):
-            rows = self.batches(step, size * count)
-            for i in range(self.process, count, self.processes):
-                yield {name: values[i * size : (i + 1) * size] for name, values in rows.items()}
+    validation: Validation | None = None
 
 
 class TuningTrainer(Trainer):
@@ -120,7 +77,7 @@ class TuningTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Not sharded by accelerate: each process makes its own rows."""
         processes = (self.args.process_index, self.args.world_size)
-        passes = Passes(self.recipe, self.batches, self.first_step, *processes)
+        passes = Passes(self.recipe.tune, self.batches, self.first_step, *processes)
         # A generator of its own: else a resumed run draws one number more from the global one, and dropout differs.
         return DataLoader(passes, batch_size=None, generator=torch.Generator())
 
@@ -253,6 +210,7 @@ def tune(
     *,
     model: nn.Module | None = None,
     out: Path | None = None,
+    in_order: InOrder | None = None,
     device: str = "auto",
 ) -> Tuned:
     """Train what the recipe names, or go on from the newest checkpoint in `run`.
@@ -262,6 +220,7 @@ def tune(
         run: checkpoints and the log; made when missing.
         model: the base, a causal model of transformers on the CPU, which is changed; None loads the recipe's.
         out: folder for the adapter; None writes none.
+        in_order: texts to measure the result on; see `validate`.
 
     Raises:
         ConfigError: `run` holds another recipe's run.
@@ -273,12 +232,12 @@ def tune(
     dtype = compute_dtype(recipe, place)
     base = read_base(recipe.tune.base) if model is None or out else None
     arguments = _arguments(recipe, run, place, dtype)
+    claim(run, recipe)
     if model is None:
         sharing = arguments.world_size if place.type == "cpu" else 1
         told = check_room(recipe, base, place, dtype, sharing)
         log.info("about %.1f GB of memory in %s", told.total / 1e9, str(dtype).removeprefix("torch."))
-    claim(run, recipe)
-    model = model or base.load(dtype)
+        model = base.load(dtype)
     positions = PositionSampler.of(recipe.positions, model)
     torch.manual_seed(recipe.tune.seed)
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
@@ -293,11 +252,28 @@ def tune(
         positions=positions,
     )
     tuned = _train(trainer, adapted, last)
-    if out and trainer.is_world_process_zero():
-        training = {"steps": recipe.tune.steps, "tokens": tuned.tokens, "loss": round(tuned.losses[-1], 4)}
-        write_output(out, adapted, recipe, base, training)
+    gathered = _gathered(trainer)
+    if trainer.is_world_process_zero():
+        if in_order and gathered is None:  # weights that are shared out cannot be tried here
+            tuned = replace(tuned, validation=validate(adapted, recipe, in_order, dtype))
+        if out:
+            write_output(out, adapted, recipe, base, _counts(tuned), gathered)
     trainer.accelerator.wait_for_everyone()
     return tuned
+
+
+def _counts(tuned: Tuned) -> dict[str, Any]:
+    """What `lectern.json` tells of a run."""
+    counts = {"steps": len(tuned.losses), "tokens": tuned.tokens, "loss": round(tuned.losses[-1], 4)}
+    return counts | ({"validation": asdict(tuned.validation)} if tuned.validation else {})
+
+
+def _gathered(trainer: TuningTrainer) -> dict[str, Tensor] | None:
+    """The model's weights by name, brought together from all processes; None where each process has them all."""
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return None
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
 
 
 def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tuned:
