@@ -29,7 +29,6 @@ from app.runtime.folder import (
     read_config,
     read_json,
     stored_weights,
-    tokenizer_files,
     weight_files,
 )
 from app.runtime.inspect import inspect
@@ -42,6 +41,7 @@ from app.units import size_text
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD_BYTES = 4_000_000_000
+PAD = "[PAD]"
 MARGIN_BYTES = 50_000_000  # tokenizer, JSON, and what a full disk should keep
 TOKENIZER = (
     "tokenizer.json",
@@ -254,28 +254,24 @@ def _check_place(plan: Plan, out: Path) -> None:
 
 
 def _write_tokenizer(plan: Plan, new: Path) -> list[str]:
-    """Copy the adapter's own tokenizer, else the base's, with a padding token where LongLoRA added one.
+    """Copy the adapter's own tokenizer, else the base's with the tokens that LongLoRA's scripts add.
+
+    Returns:
+        What a user should know.
 
     Raises:
         ModelError: tokenizer and embeddings do not fit.
     """
     notes: list[str] = []
-    source = plan.adapter.folder if tokenizer_files(plan.adapter.folder) else plan.base
-    for name in (*TOKENIZER, "generation_config.json"):
-        place = plan.base / name if name == "generation_config.json" else source / name
-        if place.exists():
-            shutil.copyfile(place, new / name)
+    own = plan.adapter.folder
+    source = own if (own / "tokenizer.json").exists() else plan.base
+    for name in TOKENIZER:
+        if (source / name).exists():
+            shutil.copyfile(source / name, new / name)
+    if (plan.base / "generation_config.json").exists():
+        shutil.copyfile(plan.base / "generation_config.json", new / "generation_config.json")
     if source == plan.base and plan.rows > plan.stored[EMBEDDINGS].shape[0]:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(plan.base)
-        if len(tokenizer) + 1 == plan.rows:
-            tokenizer.add_special_tokens({"pad_token": "[PAD]"})
-            tokenizer.save_pretrained(new)
-            notes.append(f"the padding token [PAD] was added as id {plan.rows - 1:,}, as LongLoRA's scripts do")
-        if len(tokenizer) != plan.rows:
-            raise ModelError(
-                f"{plan.adapter.folder}: was trained with {plan.rows:,} token ids, the tokenizer of {plan.base.name} "
-                f"has {len(tokenizer):,}; copy the tokenizer files that it was trained with into the adapter's folder"
-            )
+        notes.append(_add_tokens(plan, new))
     if (new / "tokenizer.json").exists():
         most = highest_id(read_json(new / "tokenizer.json"))
         if most >= plan.rows:
@@ -284,6 +280,27 @@ def _write_tokenizer(plan: Plan, new: Path) -> list[str]:
                 "that the adapter was trained with"
             )
     return notes
+
+
+def _add_tokens(plan: Plan, new: Path) -> str:
+    """Add to the base's tokenizer what `added_tokens.json` of the adapter names, or one padding token."""
+    tokenizer, own = transformers.AutoTokenizer.from_pretrained(plan.base), plan.adapter.folder
+    stated = own / "added_tokens.json"
+    named = read_json(stated) if stated.exists() else {PAD: plan.rows - 1}
+    added = [
+        token for token, _ in sorted(named.items(), key=lambda item: item[1]) if token not in tokenizer.get_vocab()
+    ]
+    before = len(tokenizer)
+    if before + len(added) != plan.rows:
+        raise ModelError(
+            f"{own}: was trained with {plan.rows:,} token ids, the tokenizer of {plan.base.name} has {before:,}; copy "
+            "the tokenizer.json that it was trained with into the adapter's folder"
+        )
+    tokenizer.add_tokens(added, special_tokens=True)
+    if PAD in added:
+        tokenizer.pad_token = PAD
+    tokenizer.save_pretrained(new)
+    return f"{', '.join(added)} was added to the tokenizer as id {before:,}, as LongLoRA's scripts do"
 
 
 def merged_tensors(plan: Plan, weights: AdapterWeights) -> Iterator[tuple[str, Tensor]]:

@@ -168,6 +168,17 @@ def test_longlora_with_its_padding_token(kept, tmp_path, old):
     assert found.usable and found.facts["trained length"] == "2,000 tokens"
 
 
+def test_tokens_that_the_adapter_names(tmp_path, old):
+    """As a slow tokenizer leaves them: no tokenizer.json, whose place the base's takes."""
+    (old / "added_tokens.json").write_text(json.dumps({"<fill>": 262}))
+    (old / "tokenizer.model").write_bytes(b"sentencepiece")
+    made = merge(old, tmp_path / "out", trained_tokens=512)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (len(tokenizer), tokenizer.convert_tokens_to_ids("<fill>")) == (263, 262) and "<fill>" in made.notes[0]
+    assert "tokenizer.model" not in left(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["max_position_embeddings"] == 512
+
+
 def test_longlora_does_not_say_its_length(tmp_path, old):
     with pytest.raises(ConfigError, match="on which length they were trained.*--trained-tokens, such as"):
         merge(old, tmp_path / "out")
