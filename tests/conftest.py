@@ -2,9 +2,16 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.browser import Server, Visit
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,3 +37,36 @@ def shipped_model() -> Path:
     if not (folder / "model.safetensors").exists():
         pytest.skip("models/lectern-small has no weights yet")
     return folder
+
+
+# The page in Chromium; tests/browser.py is imported by those who ask for it only.
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def fake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
+    """The page over a fake chat; a module's FAKE_PACE_S is the pause per word and per reading step."""
+    from tests.browser import serving
+
+    folder = tmp_path_factory.mktemp("fake")
+    pace_s = str(getattr(request.module, "FAKE_PACE_S", 0))
+    with serving(["-m", "tests.fake_server", "0", str(folder / "home"), pace_s], folder) as server:
+        yield server
+
+
+@pytest.fixture
+def visit(browser: "Browser", fake: "Server") -> "Iterator[Visit]":
+    """The page, newly opened; at the end it asked for nothing outside and logged no error."""
+    from tests.browser import visiting
+
+    with visiting(browser, fake.url) as visit:
+        yield visit
+        assert visit.outside == []
+        assert visit.errors == []

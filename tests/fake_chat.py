@@ -14,6 +14,7 @@ from typing import Any
 
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
+from app.chat.models import SHIPS, Choice, LocalModel
 from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
@@ -23,10 +24,12 @@ from app.records import (
     DocumentInfo,
     Done,
     Evidence,
+    LoadStep,
     Look,
     MemoryLine,
     Message,
     ModelState,
+    OtherModel,
     Part,
     Reading,
     Removal,
@@ -44,6 +47,29 @@ def model_state(**changes: Any) -> ModelState:
     facts = {"state": "ready", "name": "lectern-small", "trained_tokens": 2048, "budget_tokens": 2048}
     facts |= {"device": "cpu", "dtype": "float32", "backend": "reference", "policy": "keep-all", "demonstration": True}
     return ModelState(**(facts | changes))
+
+
+def local_models() -> list[LocalModel]:
+    """A model of each sort: loaded, another checkpoint, one that will not fit, an adapter, a broken folder."""
+
+    def checkpoint(name: str, place: str, size: int, **facts: str) -> LocalModel:
+        path = Path("/models") / name
+        return LocalModel(name, path, place, "checkpoint", facts, size_bytes=size, choices=(Choice(str(path)),))
+
+    length = {"trained length": "2,048 tokens"}
+    small = checkpoint("lectern-small", SHIPS, 10_101_248, parameters="2,519,424", dtype="float32", **length)
+    middle = checkpoint("harbour-1b", "in /models", 2_471_645_608, parameters="1,235,814,400", dtype="bfloat16")
+    heavy = checkpoint("heavy-70b", "in /models", 141_107_412_000, parameters="70,553,706,496", dtype="bfloat16")
+    tuned = LocalModel(
+        "harbour-sf", Path("/models/harbour-sf"), "in /models", "adapter",
+        {"type": "LoRA adapter", "rank": "8, alpha 16", "targets": "k_proj, o_proj"}, size_bytes=6_820_000,
+        choices=tuple(Choice(base.choices[0].model, "/models/harbour-sf") for base in (small, middle)),
+    )  # fmt: skip
+    reason = "/models/half-copied: weights are missing (model-00002-of-00002.safetensors); the folder is incomplete"
+    broken = LocalModel(
+        "half-copied", Path("/models/half-copied"), "in /models", "checkpoint", usable=False, reasons=(reason,)
+    )
+    return [replace(small, loaded=True), middle, heavy, tuned, broken]
 
 
 class FakeLock:
@@ -132,8 +158,66 @@ class FakeDocumentChat:
         self._stop = threading.Event()
         self._busy: str | None = None
         self._next_message = 0
+        self._models = local_models()
+        self._folders: list[str] = []
 
     # Model
+
+    def models(self) -> list[LocalModel]:
+        counts = [chat.info.model for chat in self._chats.values() if chat.messages]
+        return [replace(model, chats=counts.count(model.name)) for model in self._models]
+
+    def loaded_choice(self) -> str:
+        return next((choice.id for m in self._models if m.loaded for choice in m.choices if self._is(choice)), "")
+
+    def _is(self, choice: Choice) -> bool:
+        return Settings(model=choice.model, adapter=choice.adapter).model_name == self.model.name
+
+    def model_folders(self) -> list[str]:
+        return list(self._folders)
+
+    def add_model_folder(self, folder: str) -> list[str]:
+        if "models" not in folder:
+            raise InputError(f"{folder}: no such folder on this computer; give the full path")
+        self._folders = [*dict.fromkeys([*self._folders, folder])]
+        return ["harbour-1b"]
+
+    def remove_model_folder(self, folder: str) -> None:
+        if folder not in self._folders:
+            raise InputError(f"{folder}: is not among the added folders")
+        self._folders.remove(folder)
+
+    def switch_model(self, choice_id: str) -> Iterator[LoadStep]:
+        found = [choice for model in self._models for choice in model.choices if choice.id == choice_id]
+        if not found:
+            raise NotFoundError(f"model {choice_id}: is gone or cannot be used any more")
+        name = Settings(model=found[0].model, adapter=found[0].adapter).model_name
+        before, self.model = self.model, replace(self.model, state="loading", name=name)
+        try:
+            for number, step in enumerate(("looking at its files", "loading its weights", "trying it out")):
+                self._pause(f"loading {name}")
+                yield LoadStep(name, step, 2.0 * number)
+        finally:
+            self._busy = None
+            self.model = before
+        if name == "heavy-70b":
+            raise ModelError(f"{name}: needs about 131.4 GiB for its weights, 2.0 GiB are free. {before.name} goes on.")
+        self.model = model_state(name=name, demonstration=name == "lectern-small")
+        self._models = [
+            replace(model, loaded=any(self._is(choice) for choice in model.choices)) for model in self._models
+        ]
+
+    def other_model(self, chat_id: str) -> OtherModel | None:
+        return self.other_models().get(chat_id)
+
+    def other_models(self) -> dict[str, OtherModel]:
+        found = {}
+        for key, chat in self._chats.items():
+            if chat.messages and chat.info.model != self.model.name:
+                choices = [c.id for m in self._models for c in m.choices if Path(c.model).name == chat.info.model]
+                choice = next(iter(choices), "")
+                found[key] = OtherModel(chat.info.model, self.model.name, choice, 12_345, 75.0)
+        return found
 
     def model_state(self) -> ModelState:
         return self.model
@@ -485,13 +569,14 @@ class FakeDocumentChat:
             without=sight.without,
             tokens_kept=reused + read,
             policy=kept.info.policy,
+            model=self.model.name,
         )
         self._next_message += 2
         for passage in evidence:
             self.store.passages[passage.id] = (passage, kept.info.id, self._next_message)
         kept.messages.append(Message(self._next_message - 1, "user", question))
         kept.messages.append(Message(self._next_message, "assistant", said.strip(), stats.as_dict(), evidence))
-        kept.info = replace(kept.info, messages=len(kept.messages))
+        kept.info = replace(kept.info, messages=len(kept.messages), model=self.model.name)
         looks = tuple(
             Look(word, ((e.document, 0, e.regions[0][1], 0.5),)) for word in said.split()[:1] for e in evidence
         )

@@ -3,33 +3,20 @@
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import ROOT, Server, Visit, chromium, find_chromium, serving, visiting
+from tests.browser import ROOT, Server, Visit, find_chromium, serving, visiting
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
 TRICKY = "Page with ${1+1} and {{7*7}} and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
 # Gradio's own words while the page under it goes away.
 UNLOADING = re.compile("AbortError: signal is aborted|Connection errored out")
+FAKE_PACE_S = 0.02  # slow enough to be stopped
 SIZES = [(1280, 860, "light"), (1280, 860, "dark"), (390, 844, "light"), (390, 844, "dark")]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("fake")
-    with serving(["-m", "tests.fake_server", "0", str(folder / "home"), "0.02"], folder) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +32,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return {name: folder / name for name in texts}
-
-
-@pytest.fixture
-def visit(browser: Browser, fake: Server) -> Iterator[Visit]:
-    with visiting(browser, fake.url) as visit:
-        yield visit
-        assert visit.outside == []
-        assert visit.errors == []
 
 
 def pick(visit: Visit, title: str) -> None:
@@ -313,6 +292,10 @@ def test_layout_holds(
         check("library")
         visit.tab("Passkey")
         check("passkey")
+        visit.tab("Models")
+        expect(page.locator(".lt-card").first).to_be_visible()
+        page.locator(".lt-more summary").first.click()
+        check("models")
         pick(visit, "book")
         check("picked")
         visit.ask("What did Duchess say about manners, and what did a long long question do to the narrow page?")

@@ -1,36 +1,14 @@
 """The page in Chromium over a fake chat: forks, edits, files, search, pins."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
-from tests.browser import ROOT, Server, Visit, chromium, find_chromium, serving, visiting
+from tests.browser import ROOT, Visit, find_chromium
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("fake")
-    with serving(["-m", "tests.fake_server", "0", str(folder / "home"), "0"], folder) as server:
-        yield server
-
-
-@pytest.fixture
-def visit(browser: Browser, fake: Server) -> Iterator[Visit]:
-    with visiting(browser, fake.url) as visit:
-        yield visit
-        assert visit.outside == []
-        assert visit.errors == []
 
 
 def test_an_answer_is_forked_and_its_question_edited(visit: Visit) -> None:

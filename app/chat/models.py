@@ -26,7 +26,7 @@ MODEL_FILES = (
 )
 DEPTH = 2  # a folder of runs holds folders of checkpoints
 MOST_FOLDERS = 500
-SHIPS, DATA_FOLDER, HUB, BEFORE = "in Lectern's folder", "in the data folder", "from the hub", "loaded before"
+SHIPS, DATA_FOLDER, HUB, BEFORE = "in Lectern's folder", "in the data folder", "in the hub's cache", "loaded before"
 
 
 def place_of(model: str) -> str:
@@ -256,7 +256,7 @@ def local_models(settings: Settings, loaded: str = "") -> list[LocalModel]:
 def _places(settings: Settings, known: KnownModels) -> Iterator[tuple[Path, str, str]]:
     """(real folder, what --model or --adapter takes, where it was found) of everything that may be a model."""
     rooms: list[tuple[Path, str]] = [(ROOT / "models", SHIPS), (settings.folder / "models", DATA_FOLDER)]
-    rooms += [(Path(folder), folder) for folder in known.folders]
+    rooms += [(Path(folder), f"in {folder}") for folder in known.folders]
     for room, place in rooms:
         if room.is_dir():
             yield from ((path.resolve(), str(path), place) for path in folders_in(room))

@@ -6,6 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # one user of the model at a time
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+
 _LISTEN = """
 const listen = (event) => {
   if (!element.isConnected) { document.removeEventListener(KIND, listen); return; }

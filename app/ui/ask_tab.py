@@ -9,14 +9,12 @@ import gradio as gr
 
 from app.chat.focus import Sight
 from app.runtime.config import GenerationConfig
-from app.ui import actions, asking, branching, format, policies, viewer
+from app.ui import actions, asking, branching, format, policies, switching, viewer
+from app.ui.actions import GPU, PRIVATE
 from app.ui.asking import View
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
-
-GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # one user of the model at a time
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class AskTab:
         streams: events that write into the conversation; showing another one has to cancel them.
         remark: what is said about the model on the empty page.
         side: the column of the passage viewer.
+        other: the notice that another model made the chat's memory; `switching.notice` gives it.
     """
 
     chat_id: gr.State
@@ -57,6 +56,7 @@ class AskTab:
     streams: list[Any]
     remark: gr.HTML
     side: gr.Column
+    other: gr.HTML
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ class _Parts:
     example_buttons: list[gr.Button]
     remark: gr.HTML
     talk: gr.Chatbot
+    other: gr.HTML
     status: gr.HTML
     question: gr.Textbox
     focus: gr.Dropdown
@@ -134,6 +135,7 @@ def _layout(start_policy: str) -> _Parts:
                 feedback_options=None,
                 elem_id="talk",
             )
+            other = gr.HTML(elem_id="other-model")
             status = gr.HTML(elem_id="status")
             question = gr.Textbox(
                 placeholder="Ask a question",
@@ -168,8 +170,8 @@ def _layout(start_policy: str) -> _Parts:
             page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
-        chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, status, question,
-        focus, mute, temperature, longest, policy, memory, side, page, compare,
+        chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, other, status,
+        question, focus, mute, temperature, longest, policy, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -198,20 +200,21 @@ def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
     return format.memory(chat.memory_line(chat_id))
 
 
-def build(chat: "DocumentChat") -> AskTab:
+def build(chat: "DocumentChat", header: switching.Header) -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
     parts = _layout(chat.policy_of())
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
-    view.append(parts.policy)
+    view += [parts.policy, parts.other]
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
     def values(shown: View, box: Any, policy: Any = gr.skip()) -> tuple[Any, ...]:
         talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
         if shown.running:  # which chat it is changes at the end only: the user may have turned to another one
-            key, kept, memory = (gr.skip(),) * 3
+            key, kept, memory, other = (gr.skip(),) * 4
         else:
             key, kept, memory = shown.chat, shown.chat or "", _memory(chat, shown.chat)
-        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy
+            other = switching.notice(chat, shown.chat)
+        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy, other
 
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
         """The question box is set at the start and the end only: the user may be typing the next question."""
@@ -242,9 +245,10 @@ def build(chat: "DocumentChat") -> AskTab:
         event.then(refresh, [parts.picker, parts.policy], library, queue=False, **PRIVATE)
     _wire_documents(chat, parts, view, library, refresh, show, streams)
     _wire_evidence(chat, parts)
+    switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
         parts.chat_id, parts.picker, parts.policy, view, show, library, refresh, parts.kept, streams, parts.remark,
-        parts.side,
+        parts.side, parts.other,
     )  # fmt: skip
 
 

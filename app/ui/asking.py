@@ -66,13 +66,13 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     """A chat as it is kept."""
     if chat_id is None:
         return View()
-    kinds = format.kinds(chat.documents())
+    kinds, loaded = format.kinds(chat.documents()), chat.model_state().name
     shown: list[dict[str, str]] = []
     question = ""
     for message in chat.messages(chat_id):
         shown.append({"role": message.role, "text": message.content})
         if message.role == "assistant":
-            shown.append({"foot": format.foot(message, kinds, question)})
+            shown.append({"foot": format.foot(message, kinds, question, loaded)})
         else:
             question = message.content
     return View(tuple(shown), chat_id)

@@ -1,12 +1,14 @@
 """Assemble the tabs into one page."""
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from app.eval import passkey
-from app.ui import actions, ask_tab, branching, chats_tab, format, library_tab, passkey_tab, theme
+from app.ui import actions, ask_tab, branching, chats_tab, format, library_tab, models_tab, passkey_tab
+from app.ui import switching, theme
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
 
@@ -29,10 +31,11 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         with gr.Row(elem_classes="lt-header"):
             gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
             model = gr.HTML(elem_id="model")
-        problem = gr.HTML(elem_id="problem")
+        problem, poll = gr.HTML(elem_id="problem"), gr.Timer(POLL_S)
+        header = switching.Header(model, poll)
         with gr.Tabs(selected="ask", elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask") as ask:
-                asking = ask_tab.build(chat)
+                asking = ask_tab.build(chat, header)
                 opening = _open_chat(chat, asking, tabs)
                 actions.on(
                     "fork",
@@ -45,16 +48,11 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Library", id="library") as library:
                 shelf = library_tab.build(chat, _open_ask(asking, tabs))
             with gr.Tab("Chats", id="chats") as chats:
-                found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking))
+                found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header)
             with gr.Tab("Passkey", id="passkey") as passkeys:
                 keys = passkey_tab.build(chat, run_passkey)
-        poll = gr.Timer(POLL_S)
-
-        def state() -> tuple[Any, ...]:
-            """The model's mark, what is wrong with it or the folder, the remark about it, and whether to look again."""
-            now = chat.model_state()
-            again = gr.Timer(active=now.state == "loading")
-            return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
+            with gr.Tab("Models", id="models") as models:
+                shelves = models_tab.build(chat, header)
 
         def recall(kept: str) -> tuple[Any, ...]:
             return opening.handler(reopened(chat, kept))
@@ -64,22 +62,45 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             offered = passkey_tab.lengths(trained)
             return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
 
-        marks = [model, problem, asking.remark, poll]
-        poll.tick(state, None, marks, queue=False, **PRIVATE)
+        look_at_model = _watch(chat, header, [model, problem, asking.remark, poll])
         # One after the other: the model's mark makes the tabs look again at what is picked.
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
-        reload.then(state, None, marks, queue=False, **PRIVATE)
-        ask.select(asking.refresh, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
-        library.select(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
-        chats.select(lambda query: chats_tab.listing(chat, query), found.query, found.list, queue=False, **PRIVATE)
+        look_at_model(reload.then)
+        # What was read and how long a text may be depends on the model too.
+        for tab, look, given, shown in (
+            (ask, asking.refresh, [asking.picker, asking.policy], asking.library),
+            (library, lambda: library_tab.table(chat), None, shelf.table),
+            (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
+            (models, lambda: models_tab.shown(chat), None, [shelves.list, shelves.folders]),
+        ):
+            tab.select(look, given, shown, queue=False, **PRIVATE)
+            look_at_model(tab.select)  # another browser tab may have loaded another model
+            model.change(look, given, shown, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
-        # What was read and how long a text may be depends on the model that has just become ready.
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
-        model.change(lambda: library_tab.table(chat), None, shelf.table, queue=False, **PRIVATE)
-        model.change(asking.refresh, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
+        model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
     return blocks
+
+
+def _watch(chat: "DocumentChat", header: switching.Header, marks: list[Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Keep what the page says of the model up to date while it loads; returns what does so at another event.
+
+    Args:
+        marks: the model's mark, what is wrong with it or the folder, the remark about it, and the timer.
+    """
+
+    def state() -> tuple[Any, ...]:
+        now = chat.model_state()
+        again = gr.Timer(active=now.state == "loading")
+        return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
+
+    def at(event: Callable[..., Any]) -> Any:
+        return event(state, None, marks, queue=False, **PRIVATE)
+
+    at(header.poll.tick)
+    return at
 
 
 def _open_ask(asking: ask_tab.AskTab, tabs: gr.Tabs) -> Reaction:

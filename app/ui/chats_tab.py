@@ -8,22 +8,23 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from app.records import ChatInfo
-from app.ui import actions, format
+from app.records import ChatInfo, OtherModel
+from app.ui import actions, format, switching
 from app.ui.ask_tab import PRIVATE, Reaction
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 
-def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
+def _row(chat: ChatInfo, titles: dict[str, str], other: OtherModel | None) -> str:
     key, title = escape(chat.id), escape(chat.title)
     documents = [titles.get(document, "a deleted document") for document in chat.documents]
     facts = (", ".join(documents) or "no document", format.plural(chat.messages, "message"), format.when(chat.updated))
     return (
         f'<li class="lt-chat"><button type="button" class="lt-open" data-do="chat-open" data-id="{key}"><b>{title}</b>'
-        f"<span>{escape(' · '.join(facts))}</span></button>"
-        '<div class="lt-buttons"><details class="lt-confirm"><summary class="lt-tool">Rename</summary>'
+        f"<span>{escape(' · '.join(facts))}</span>{_other(other)}</button>"
+        f'<div class="lt-buttons">{switching.button(other, "chat-model", "lt-tool") if other else ""}'
+        '<details class="lt-confirm"><summary class="lt-tool">Rename</summary>'
         f'<form class="lt-pop" data-do="chat-rename" data-id="{key}"><input name="text" value="{title}" required '
         'maxlength="120" aria-label="New title"><button class="lt-button">Rename</button></form></details>'
         f"{_fork(chat)}{_export(chat)}"
@@ -31,6 +32,14 @@ def _row(chat: ChatInfo, titles: dict[str, str]) -> str:
         f'<div class="lt-pop"><p>Delete the chat “{title}”?</p><button type="button" class="lt-button lt-danger" '
         f'data-do="chat-delete" data-id="{key}">Delete</button></div></details></div></li>'
     )
+
+
+def _other(other: OtherModel | None) -> str:
+    """Whose memory the chat has, when that model is not loaded."""
+    if other is None:
+        return ""
+    text = f"Read with {other.name}; asking now reads {switching.cost(other)}."
+    return f'<span class="lt-other-line">{escape(text)}</span>'
 
 
 def _fork(chat: ChatInfo) -> str:
@@ -88,12 +97,13 @@ def listing(chat: "DocumentChat", query: str = "") -> str:
     try:
         chats = [info for info in chat.chats(query.strip() or None) if info.messages]
         titles = {document.id: document.title for document in chat.documents()}
+        others = chat.other_models()
     except Exception as error:
         return format.failure(error)
     if not chats:
         text = f"No chat holds “{escape(query.strip())}”." if query.strip() else "No chats yet. Ask something first."
         return f'<p class="lt-nothing">{text}</p>'
-    return f'<ul class="lt-chats">{"".join(_row(info, titles) for info in chats)}</ul>'
+    return f'<ul class="lt-chats">{"".join(_row(info, titles, others.get(info.id)) for info in chats)}</ul>'
 
 
 def rename(chat: "DocumentChat", key: str, title: str, query: str) -> tuple[str, str]:
@@ -127,7 +137,9 @@ class ChatsTab:
     list: gr.HTML
 
 
-def build(chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: Reaction) -> ChatsTab:
+def build(
+    chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: Reaction, header: switching.Header
+) -> ChatsTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:
@@ -173,4 +185,5 @@ def build(chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: 
         outputs=[status, found, *forget.outputs],
         queue=False,
     )
+    switching.wire(chat, "chat-model", status, header)
     return ChatsTab(query, found)

@@ -93,8 +93,12 @@ def waiting(text: str) -> str:
     return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(text)}</div>'
 
 
-def cost(stats: Mapping[str, Any]) -> str:
-    """What an answer cost: "2,103 tokens reused, 12 read · 1.4 s · 31 tokens/s"."""
+def cost(stats: Mapping[str, Any], loaded: str = "") -> str:
+    """What an answer cost: "2,103 tokens reused, 12 read · 1.4 s · 31 tokens/s".
+
+    Args:
+        loaded: name of the loaded model; the answer of another one says whose it is.
+    """
     parts = [f"{count(stats.get('tokens_reused', 0))} tokens reused, {count(stats.get('tokens_read', 0))} read"]
     if stats.get("seconds"):
         parts.append(duration(stats["seconds"]))
@@ -102,6 +106,8 @@ def cost(stats: Mapping[str, Any]) -> str:
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
     if stats.get("policy"):
         parts.append(f"policy {stats['policy']}")
+    if loaded and stats.get("model", loaded) not in ("", loaded):
+        parts.append(f"by {stats['model']}")
     parts += [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))]
     parts += [words] if (words := Sight.of(stats).words) else []
     if stats.get("stopped"):
@@ -136,8 +142,8 @@ def branches(message: Message, question: str) -> str:
     )
 
 
-def foot(message: Message, kinds: Mapping[str, DocumentKind], question: str = "") -> str:
-    """What stands under an answer: chips, cost and tools (the style sheet shows retry under the last one only)."""
+def foot(message: Message, kinds: Mapping[str, DocumentKind], question: str = "", loaded: str = "") -> str:
+    """What stands under an answer: chips, cost (see there) and tools; the style sheet shows retry under the last."""
     chips = "".join(chip(evidence, kinds.get(evidence.document)) for evidence in message.evidence)
     if chips:
         label = '<span class="lt-label" title="The places that drew the most attention; not a proof.">Looked at</span>'
@@ -146,7 +152,7 @@ def foot(message: Message, kinds: Mapping[str, DocumentKind], question: str = ""
         f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
         '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
     ) + (branches(message, question) if question else "")
-    spent = f"<span class=lt-cost>{escape(cost(message.stats))}</span>" if message.stats else ""
+    spent = f"<span class=lt-cost>{escape(cost(message.stats, loaded))}</span>" if message.stats else ""
     return f'<div class="lt-foot">{chips}<div class="lt-line">{spent}<span class="lt-tools">{tools}</span></div></div>'
 
 
@@ -205,7 +211,7 @@ def demonstration(state: ModelState) -> str:
         return ""
     return (
         '<p class="lt-demo"><b>This is a demonstration model.</b> It runs anywhere and shows how Lectern works, but '
-        "its answers are often wrong. <code>--model PATH</code> starts Lectern with a real one.</p>"
+        "its answers are often wrong. Load a real one in Models, or start with <code>--model PATH</code>.</p>"
     )
 
 

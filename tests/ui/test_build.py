@@ -24,7 +24,7 @@ def config(chat: FakeDocumentChat) -> dict:
 
 def test_tabs(config: dict) -> None:
     tabs = [part["props"]["label"] for part in config["components"] if part["type"] == "tabitem"]
-    assert tabs == ["Ask", "Library", "Chats", "Passkey"]
+    assert tabs == ["Ask", "Library", "Chats", "Passkey", "Models"]
 
 
 def test_no_event_is_public(config: dict) -> None:
@@ -35,7 +35,7 @@ def test_model_work_is_done_one_at_a_time(chat: FakeDocumentChat) -> None:
     blocks = build(chat, run_passkey=fake_passkey_run)
     gpu = {fn.name: fn.concurrency_limit for fn in blocks.fns.values() if fn.concurrency_id == "gpu"}
     assert set(gpu.values()) == {1}
-    assert len([fn for fn in blocks.fns.values() if fn.concurrency_id == "gpu"]) == 11
+    assert len([fn for fn in blocks.fns.values() if fn.concurrency_id == "gpu"]) == 14
 
 
 def test_uploads_stay_in_the_data_folder(chat: FakeDocumentChat, config: dict) -> None:
