@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "store": "stats: what the store holds; verify: check every stored block; compact: give space back",
     "eval": "measure the model: passkey, needles, perplexity, qa",
     "train": "tune a model by a recipe, or make one from texts",
+    "samples": "make long samples to train on from documents",
     "merge": "write an adapter and its base as one plain checkpoint",
     "inspect": "say what a checkpoint or adapter is, and whether Lectern can use it",
 }

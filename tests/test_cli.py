@@ -500,6 +500,22 @@ def test_train_hands_over(line: Line, tmp_path: Path, monkeypatch: pytest.Monkey
     ]
 
 
+def test_samples_are_made_and_told(line: Line, shipped_model: Path, tmp_path: Path) -> None:
+    book, out = ROOT / "tests" / "data" / "book.txt", tmp_path / "made.jsonl"
+    words = ["samples", book, "--out", out, "--count", 4, "--lengths", "512,600", "--validation", 0.25, "--turns", 2]
+    values = line.json(*words, "--kinds", "cloze,continue,docstring", "--depths", "0.2,0.8")
+    aside = tmp_path / "made.validation.jsonl"
+    assert values["samples"] == 3 and values["validation"] == 1 and values["validation_file"] == str(aside)
+    assert len(out.read_text("utf-8").splitlines()) == 3 and len(aside.read_text("utf-8").splitlines()) == 1
+    assert set(values["kinds"]) == {"cloze", "continue"} and sum(values["depths"]) == values["questions"] == 8
+    code, _, err = line.run(*words)
+    assert code == 2 and "made.jsonl: is there already" in err
+    code, told, _ = line.run(*words, "--kinds", "cloze,docstring", "--force")
+    assert code == 0 and "3 samples are in" in told and "gave none of: docstring" in told
+    assert line.run("samples", book, "--out", tmp_path)[0] == 2
+    assert line.run("samples", book, "--out", out, "--depths", "deep")[0] == 2
+
+
 def test_inspect_tells_what_a_folder_is(line: Line, shipped_model: Path, tmp_path: Path) -> None:
     values = line.json("inspect", shipped_model)
     assert values["kind"] == "checkpoint" and values["usable"] and values["facts"]["layers"] == "4"

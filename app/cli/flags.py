@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from app.cli import checkpoints, evidence, keeping, library, measure, service, talk
+from app.cli.samples import samples
 from app.commands import COMMANDS
 from app.errors import ConfigError
 from app.settings import H2O_PRESETS, KV_CODECS, POLICIES
@@ -105,6 +106,7 @@ def parser() -> Parser:
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
     train.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
+    _samples(commands.add("samples", COMMANDS["samples"], samples))
     merge = commands.add("merge", COMMANDS["merge"], checkpoints.merge)
     merge.add_argument("path", type=Path, metavar="ADAPTER", help="folder of a LoRA adapter")
     merge.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
@@ -118,6 +120,20 @@ def parser() -> Parser:
     look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
     look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")
     return root
+
+
+def _samples(command: Parser) -> None:
+    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a text, PDF, folder or .zip; .xz too")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: a .jsonl or .jsonl.xz file")
+    command.add_argument("--count", type=int, default=100, metavar="N", help="samples (100)")
+    command.add_argument("--lengths", type=_numbers, metavar="L,L", help="tokens of a sample, in turn (4096)")
+    command.add_argument("--depths", type=_depths, metavar="D,D", help="where answers stand (0.1,0.3,0.5,0.7,0.9)")
+    command.add_argument("--kinds", type=_words, metavar="K,K", help="kinds of questions (all; see docs/cli.md)")
+    command.add_argument("--turns", type=int, default=3, metavar="N", help="most questions in a sample (3)")
+    command.add_argument("--validation", type=float, default=0.0, metavar="SHARE", help="kept for validation (0)")
+    command.add_argument("--layout", choices=("app", "chat"), default="app", help="where the document stands (app)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw")
+    command.add_argument("--force", action="store_true", help="replace files that are there")
 
 
 def _library(commands: _Commands) -> None:
@@ -236,6 +252,17 @@ def _numbers(text: str) -> list[int]:
     if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive numbers such as 2048,8192")
     return [int(word) for word in words]
+
+
+def _depths(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.1,0.5,0.9") from error
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def _one(command: Parser, what: str) -> Parser:

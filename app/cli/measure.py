@@ -35,7 +35,7 @@ def _lengths(engine: "Engine", args: argparse.Namespace) -> tuple[int, ...]:
     return tuple(times * engine.trained_tokens for times in args.times_trained or DEFAULT_TIMES)
 
 
-def _counter(session: Session, what: str) -> Callable[[int, int], None]:
+def counter(session: Session, what: str) -> Callable[[int, int], None]:
     """Progress of `what` with the time left."""
     started = time.monotonic()
 
@@ -77,7 +77,7 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
     engine = _engine(session)
     config = replace(config, lengths=_lengths(engine, args))
     started = time.perf_counter()
-    cells = list(test.run(engine, config, on_progress=_counter(session, "tokens read")))
+    cells = list(test.run(engine, config, on_progress=counter(session, "tokens read")))
     readings = -(-config.trials // config.per_reading)
     values = test.summary(cells) | {
         "tokens_read": sum(readings * row["document_tokens"] for row in test.summary(cells)["lengths"]),
@@ -120,7 +120,7 @@ def needles(session: Session, args: argparse.Namespace) -> None:
     engine = _engine(session)
     config = replace(config, lengths=_lengths(engine, args))
     started = time.perf_counter()
-    values = test.summary(list(test.run(engine, config, on_progress=_counter(session, "tokens read"))))
+    values = test.summary(list(test.run(engine, config, on_progress=counter(session, "tokens read"))))
     values |= {"task": args.task, "filler": config.filler, "per_reading": config.per_reading, "seed": config.seed}
     rows = []
     for row in values["rows"]:
@@ -158,7 +158,7 @@ def perplexity(session: Session, args: argparse.Namespace) -> None:
     config = test.PerplexityConfig(_lengths(engine, args), counted=args.counted, windows=args.windows)
     started = time.perf_counter()
     ids = texts.encode(engine, text)
-    windows = list(test.run(engine, ids, config, on_progress=_counter(session, "tokens read")))
+    windows = list(test.run(engine, ids, config, on_progress=counter(session, "tokens read")))
     values = test.summary(windows, config) | {"file": str(args.file), "file_tokens": len(ids)}
     rows = [
         [row["tokens"], row["perplexity"], row["nats"], row["standard_error"], row["windows"], row["counted_tokens"]]
@@ -179,7 +179,7 @@ def qa(session: Session, args: argparse.Namespace) -> None:
     engine = _engine(session)
     started = time.perf_counter()
     chosen = test.draw(questions, config.limit, config.seed)
-    answered = list(test.run(engine, chosen, config, on_progress=_counter(session, "questions answered")))
+    answered = list(test.run(engine, chosen, config, on_progress=counter(session, "questions answered")))
     if args.save:
         _save(args.save, answered)
     values = test.summary(answered) | {"skipped": skipped, "seed": config.seed}

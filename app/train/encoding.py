@@ -36,6 +36,9 @@ class Encoder:
     chat template turns are "Question: ..." and "Answer: ..." lines, as the app asks such models.
 
     Contents go in after the template is rendered, so that a marker inside them stays text.
+
+    Attributes:
+        plain: tokenizers.Tokenizer that takes markers as plain characters.
     """
 
     def __init__(self, tokenizer: Any, *, prompt_weight: float = 0.0, document_weight: float = 0.0) -> None:
@@ -44,9 +47,9 @@ class Encoder:
         self.tokenizer = tokenizer
         self.prompt_weight, self.document_weight = prompt_weight, document_weight
         backend = tokenizer.backend_tokenizer
-        self._plain = type(backend).from_str(backend.to_str())
-        self._plain.encode_special_tokens = True
-        self._plain.no_truncation()
+        self.plain = type(backend).from_str(backend.to_str())
+        self.plain.encode_special_tokens = True
+        self.plain.no_truncation()
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._ends = added | set(tokenizer.all_special_ids)
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -72,7 +75,7 @@ class Encoder:
 
     def _text(self, text: str) -> list[int]:
         """Token ids of a content; markers in it are characters like others."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+        return self.plain.encode(text, add_special_tokens=False).ids
 
     def _turns(self, entry: Entry) -> tuple[list[int], list[float]]:
         if not self.tokenizer.chat_template:

@@ -22,7 +22,7 @@ _WORD = r"[A-Z][a-z]+(?:['’-][A-Z]?[a-z]{2,})*"
 NAME = rf"(?:{_TITLE}{_WORD}|{_WORD})(?:\s(?:(?:de|du|la|von|van|of)\s)?{_WORD}){{0,2}}"
 _ABBREVIATED = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Messrs|Capt|Col|Gen|Lieut|Lt|Prof|Rev|Hon|Jr|Sr|No|Nos|vs|etc|viz|cf|[Vv]ol|[Ff]ig|[Ss]ec|[Ee]q|[Cc]h|pp?)"
-    r"|(?<![\w-])[A-Z]|e\.g|i\.e|Jan|Feb|Aug|Sept|Oct|Nov|Dec|Alph|Esq|Bros|Co)$"
+    r"|(?<![\w-])[A-Z]|e\.g|i\.e|a\.m|p\.m|Jan|Feb|Aug|Sept|Oct|Nov|Dec|Alph|Esq|Bros|Co)$"
 )
 _SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s+[\"“‘'(\[]?[A-Z0-9]|\s*$)")
 _DOUBLE = re.compile('["“”]')
@@ -32,7 +32,10 @@ _SINGLE_SPEECH = re.compile(
 )
 _MARKS = re.compile(r'["“”‘`_*\[\]{}<>|#=\\]|(?<!\S)\'|\'(?!\S)')
 _MARKUP = re.compile(r"[`_*\[\]{}<>|#=\\]|::")
-_JUNK = re.compile(r"[A-Z]{3,} [A-Z]{3,}|https?:|www\.|@|(?:\d[^\d]+){4}\d|[.·] [.·]|\b[Ff]ig\.")
+_JUNK = re.compile(
+    r"[A-Z]{3,} [A-Z]{3,}|https?:|www\.|@|(?:\d[^\d]+){4}\d|[.·] [.·]|\b[Ff]ig\."
+    r"|[a-z:,] \d{1,3}(?:\.\d+)? [A-Z][a-z]"
+)
 _PARAGRAPH = re.compile(r"(?:[^\n]|\n(?![ \t]*\n))+")
 _NO_NAMES = frozenset(
     """I A An The This That These Those It Its He She They We You His Her Their Our My Your Then There Here When Where

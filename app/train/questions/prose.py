@@ -11,7 +11,7 @@ _SAID = (
     "|shouted|murmured|began|demanded|inquired|declared|interrupted|rejoined|responded|suggested|explained|called"
 )
 _TELLING = ("asked", "cried", "whispered", "shouted", "exclaimed", "replied", "muttered")
-_SOMEBODY = r"the (?!same|other|first|second|latter|former|next)[a-z]+(?: [a-z]+)?(?=[,.;:])"
+_SOMEBODY = r"the (?!same|other|first|second|latter|former|next)[a-z]+(?: (?![a-z]+ly\b)[a-z]+)?(?=[,.;:])"
 _SPEAKER_AFTER = re.compile(rf"\s+({_SAID})\s({NAME}|{_SOMEBODY})(?![\w-]|['’]s|(?:,)? and [A-Z])")
 _SPEAKER_BEFORE = re.compile(rf"(?:^|[.!?\"”] )\s*({NAME})\s({_SAID})(?: [a-z]+ly)?[,:]\s+$")
 _IRREGULAR = (
@@ -49,6 +49,10 @@ _FACTS = (
     (rf"({NAME}) arrived (?:in|at) ({_PLACE})(?!\w)", "Where did {} arrive?"),
     (rf"({NAME}) (?:is|was) situated (?:in|on|at|near) ({_PLACE})(?!\w)", "Where is {} situated?"),
 )  # fmt: skip
+_FACT_WORD = re.compile(
+    r"\b(?:born|lived|lives|dwelt|resided|died|married|son|daughter|wife|brother|sister|mother|father|child|went"
+    r"|travelled|sailed|journeyed|returned|came|arrived|situated)\b"
+)
 _FACT_RULES = tuple((re.compile(rule.replace(" ", r"\s+")), asked) for rule, asked in _FACTS)
 _COUNTED = (
     "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen"
@@ -60,7 +64,7 @@ _NUMBER = re.compile(
     r"(?![\w-]|[.,]\d)"
 )
 _DEFINITION = re.compile(
-    r"((?:An?\s+[a-z][a-z-]+(?:\s+[a-z-]+){0,2}|[A-Z][a-z-]+(?:\s+[a-z-]+)?)\s+(?:is|are|means))\s+"
+    r"((?:An?\s+[a-z][a-z-]+(?:\s+[a-z-]+){0,2}|[A-Z][a-z-]+)\s+(?:is|are|means))\s+"
     r"((?:defined\s+as\s+|called\s+)?(?:an?|the|any|that|those|one)\s.+)\.",
     re.DOTALL,
 )
@@ -207,7 +211,10 @@ def named(passage: Passage, rng: random.Random) -> Iterator[TextQuestion]:
 
 def fact(passage: Passage, rng: random.Random) -> Iterator[TextQuestion]:
     """Where and when somebody was born, lived, went, whom he married."""
-    found = [(match, asked) for rule, asked in _FACT_RULES for match in rule.finditer(passage.text)]
+    stated = [s for s in passage.narrated if _FACT_WORD.search(passage.text, s.start, s.end)]
+    found = [
+        (m, asked) for rule, asked in _FACT_RULES for s in stated for m in rule.finditer(passage.text, s.start, s.end)
+    ]
     for match, asked in shuffled(rng, found):
         name, answer = flat(match[1]), flat(match[2])
         claim = flat(match[0])[: -len(answer)]
