@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "train": "tune a model by a recipe, or make one from texts",
     "samples": "make long samples to train on from documents",
     "merge": "write an adapter and its base as one plain checkpoint",
+    "models": "list the models on this computer; add or remove a folder to look in",
     "inspect": "say what a checkpoint or adapter is, and whether Lectern can use it",
 }
 

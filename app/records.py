@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from app.units import duration
+
 DocumentKind = Literal["pdf", "text", "code"]
 DocumentState = Literal["new", "reading", "read", "failed"]
 Role = Literal["system", "user", "assistant"]
@@ -346,6 +348,12 @@ class OtherModel:
     choice: str = ""
     tokens: int = 0
     seconds: float = 0.0
+
+    @property
+    def cost(self) -> str:
+        """What asking now would read: "2,303 tokens again with beta, about 4.0 s"."""
+        long = f", about {duration(self.seconds)}" if self.seconds else ""
+        return f"{self.tokens:,} tokens again with {self.loaded}{long}"
 
 
 @dataclass(frozen=True)

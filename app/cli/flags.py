@@ -116,6 +116,13 @@ def parser() -> Parser:
         "--trained-tokens", type=int, metavar="N", help="length it was trained on, when it does not say (LongLoRA)"
     )
     merge.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
+    models = commands.group("models", COMMANDS["models"], checkpoints.models_list)
+    models.add("list", "list checkpoints and adapters", checkpoints.models_list)
+    for name, text, run in (
+        ("add", "look for models in a folder from now on", checkpoints.models_add),
+        ("remove", "look no more in a folder that was added", checkpoints.models_remove),
+    ):
+        models.add(name, text, run).add_argument("folder", metavar="FOLDER", help="a folder with models in it")
     look = commands.add("inspect", COMMANDS["inspect"], checkpoints.inspect)
     look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
     look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")

@@ -26,6 +26,8 @@ def ask(session: Session, args: argparse.Namespace) -> None:
         if args.chat and (policy := chat.policy_of(args.chat)) != session.settings.policy:
             started = session.settings.policy
             session.out.say(f"chat {args.chat} is answered under policy {policy}; --policy {started} is for new chats")
+        if args.chat and (other := chat.other_model(chat.chat(args.chat).id)):
+            session.out.say(f"chat {args.chat} was read with {other.name}; this reads {other.cost}")
         events = chat.ask(
             args.question,
             chat=args.chat,

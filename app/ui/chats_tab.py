@@ -38,7 +38,7 @@ def _other(other: OtherModel | None) -> str:
     """Whose memory the chat has, when that model is not loaded."""
     if other is None:
         return ""
-    text = f"Read with {other.name}; asking now reads {switching.cost(other)}."
+    text = f"Read with {other.name}; asking now reads {other.cost}."
     return f'<span class="lt-other-line">{escape(text)}</span>'
 
 

@@ -44,12 +44,6 @@ def load(chat: "DocumentChat", choice: str) -> Iterator[str]:
         yield format.failure(error)
 
 
-def cost(other: OtherModel) -> str:
-    """What asking now would read: "2,303 tokens again with beta, about 4 s"."""
-    long = f", about {duration(other.seconds)}" if other.seconds else ""
-    return f"{format.plural(other.tokens, 'token')} again with {other.loaded}{long}"
-
-
 def button(other: OtherModel, action: str, form: str = "lt-button") -> str:
     """The way back to the model of a chat's memory; "" where its files are gone."""
     if not other.choice:
@@ -72,7 +66,7 @@ def notice(chat: "DocumentChat", chat_id: str | None) -> str:
     lost = "" if other.choice else f" {name} is not where it was: add its folder in Models to go on with it."
     return (
         f'<div class="lt-notice lt-other" role="status"><p>This chat was read with <b>{name}</b>, and <b>{now}</b> is '
-        f"loaded. Asking now reads {escape(cost(other))}. What {name} has read stays.{lost}</p>"
+        f"loaded. Asking now reads {escape(other.cost)}. What {name} has read stays.{lost}</p>"
         f"{button(other, 'model-back')}</div>"
     )
 
