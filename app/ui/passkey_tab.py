@@ -123,10 +123,10 @@ def test(
         config = PasskeyConfig(lengths=tuple(wanted), trials=int(trials), depth_bands=int(bands))
         yield status, grid(cells, wanted, depths)
         chat.engine()  # what is said of the model waits for it
-        model = chat.model_state()
-        policy = policy or model.policy
-        engine = chat.engine_under(policy)
         with chat.claim("testing passkeys") as job:
+            model = chat.model_state()
+            policy = policy or model.policy
+            engine = chat.engine_under(policy)
             kept = chat.store.start_passkey_run(model.name, policy, _settings(config))
             for event in _events(run, engine, config, job.cancel):
                 if isinstance(event, PasskeyCell):
