@@ -243,7 +243,7 @@ def table(kind: type[T], values: Any, where: str) -> T:
         raise ConfigError(f"{where}: {error}") from error
     except TypeError as error:  # a field without default
         missing = str(error).partition("argument")[2].lstrip("s: ")
-        raise ConfigError(f"{where}: {missing} is missing; give it") from error
+        raise ConfigError(f"{where}: {missing} must be given") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

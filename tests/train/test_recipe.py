@@ -1,10 +1,13 @@
 """Tuning recipes: what is read, and mistakes told by table, name and value."""
 
+from pathlib import Path
+
 import pytest
 
 from app.errors import ConfigError
 from app.train.recipe import LoraRecipe, Recipe, TuneConfig, read_tuning
 
+ROOT = Path(__file__).resolve().parents[2]
 WHOLE = """
 [tune]
 base = "model"
@@ -60,11 +63,16 @@ def test_a_base_that_is_no_folder_stays_a_hub_id(write):
     ("old", "new", "message"),
     [
         ("tokens = 2048", "token = 2048", r"\[tune\]: unknown key token; known are base, tokens"),
-        ("tokens = 2048", "", r"\[tune\]: 'tokens' is missing"),
+        ("tokens = 2048", "", r"\[tune\]: 'tokens' must be given"),
         ('base = "model"', 'base = ""', r"\[tune\]: base = '': must be the folder"),
         ("tokens = 2048", 'tokens = "2K"', r"\[tune\]: tokens = '2K': must be a whole number"),
         ("tokens = 2048", "tokens = true", r"\[tune\]: tokens = True: must be a whole number"),
         ("tokens = 2048", "tokens = 1", r"\[tune\]: tokens = 1: must be at least 2"),
+        (
+            "[data]",
+            "[pattern]\nsinks = 4\n[data]",
+            r"\[pattern\]: belongs to the segmented kinds, not to attention = 'ms'",
+        ),
         ("steps = 30", "steps = 0", r"\[tune\]: steps = 0: must be at least 1"),
         ("learning_rate = 1", "learning_rate = nan", r"learning_rate = nan: must be at least 0"),
         ("learning_rate = 1", "learning_rate = 0", r"learning_rate = 0.0: must be above 0"),
@@ -94,6 +102,23 @@ def test_mistakes_are_told_by_name_and_value(write, old, new, message):
         read_tuning(write(WHOLE.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("tokens = 512\n[pattern]\ngroup_tokens = 512", "group_tokens = 512: must be below tokens = 512"),
+        ("tokens = 4", "tokens = 4: too few for 4 groups; train longer texts"),
+        ("tokens = 512\n[pattern]\nsink = 4", r"\[pattern\]: unknown key sink; known are shift_fraction"),
+        ("tokens = 512\n[pattern]\nsinks = 1.5", r"\[pattern\]: sinks = 1.5: must be a whole number"),
+        ("tokens = 512\n[pattern]\nreturn_ratio = 2", r"return_ratio = 2.0: must lie between 0 and 1"),
+    ],
+)
+def test_groups_that_make_no_sense(write, lines, message):
+    with pytest.raises(ConfigError, match=message):
+        read_tuning(write(f'[tune]\nbase = "model"\nsteps = 1\n{lines}\n'))
+    fine = read_tuning(write('[tune]\nbase = "model"\nsteps = 1\ntokens = 512\n[pattern]\nsinks = 8\n'))
+    assert fine.groups.sinks == 8 and fine.groups.groups == 4
+
+
 def test_a_recipe_without_its_table_or_file(write, tmp_path):
     with pytest.raises(ConfigError, match=r"no table \[tune\] \(or \[pretrain\]\)"):
         read_tuning(write("[lora]\nrank = 4\n"))
@@ -114,3 +139,11 @@ def test_the_defaults_are_sf_attention_and_longlora():
     recipe = Recipe(TuneConfig("base", tokens=8192, steps=1000))
     assert recipe.tune.attention == "sf" and recipe.lora == LoraRecipe("qkvo", 8, 16.0)
     assert recipe.plain()["tune"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "app" / "train" / "recipes").glob("*.toml")), ids=lambda path: path.name
+)
+def test_the_recipes_that_ship_can_be_read(path):
+    recipe = read_tuning(path)
+    assert (Path(recipe.tune.base) / "config.json").exists() and all(Path(file).exists() for file in recipe.data.files)
