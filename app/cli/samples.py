@@ -38,6 +38,7 @@ def samples(session: Session, args: argparse.Namespace) -> None:
         "kinds": dict(made.kinds.most_common()),
         "depths": made.depths(),
         "tokens": sum(sample.tokens for sample in made.training + made.validation),
+        "longest": max(sample.tokens for sample in made.training + made.validation),
         "short": made.short,
         "dropped": dict(made.dropped),
     }
@@ -60,6 +61,9 @@ def _told(values: dict[str, Any], missing: set[str]) -> list[str]:
     if missing:
         lines.append(f"Kinds that these documents gave none of: {', '.join(sorted(missing))}.")
     lines.append(f"Answers from the first to the last fifth of a document: {', '.join(map(str, values['depths']))}.")
+    lines.append(
+        f"The longest has {values['longest']:,} tokens: train on rows of at least so many (docs/training-data.md)."
+    )
     if values["short"]:
         lines.append(f"{values['short']:,} samples are much shorter than asked: the documents hold no more.")
     lines += [f"Left out: {count:,} {what}." for what, count in values["dropped"].items() if count]

@@ -47,7 +47,7 @@ class SampleConfig:
     Attributes:
         count: samples to make.
         lengths: in tokens, document and turns together; in turn.
-        depths: where answers shall stand, 0 the start and 1 the end of the document; in turn.
+        depths: where answers shall stand, 0 the start and 1 the end of the document, about as often at each.
         kinds: of questions, see KINDS; those that a document does not give are left out.
         turns: most questions in one sample.
         validation: share of each document that is kept for validation samples.
@@ -222,7 +222,7 @@ class _Maker:
         self.shelf, self.config, self.rng, self.asked, self.made = shelf, config, rng, asked, made
         self.encoder = encoder
         self.times: Counter[str] = Counter()
-        self.turned = 0
+        self.placed: Counter[float] = Counter()  # answers nearest to each depth wanted
 
     def sample(self, number: int, forbidden: Seen | None) -> Sample | None:
         """The next sample; None when several stretches in a row give none."""
@@ -282,12 +282,14 @@ class _Maker:
                 break
             here = Counter(q.kind for q in chosen)
             kind = min(kinds, key=lambda kind: (here[kind], self.times[kind], self.rng.random()))
-            depth = self.config.depths[self.turned % len(self.config.depths)]
-            question = min(apart[kind], key=lambda q: abs(q.start / len(document) - depth))
+            wanted = min(self.config.depths, key=lambda depth: self.placed[depth])
+            question = min(apart[kind], key=lambda q: abs(q.start / len(document) - wanted))
             pools[kind].remove(question)
             if self._fits(question):
-                self.turned += question.start >= 0
                 chosen.append(question)
+                if question.start >= 0:
+                    found = question.start / len(document)
+                    self.placed[min(self.config.depths, key=lambda depth: abs(depth - found))] += 1
         return self.rng.sample(chosen, len(chosen))
 
     def _fits(self, question: TextQuestion) -> bool:
