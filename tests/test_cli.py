@@ -532,16 +532,17 @@ def test_merge_hands_over_and_tells(line: Line, tmp_path: Path, monkeypatch: pyt
     def make(adapter: Path, out: Path, **options: object) -> merge.Merged:
         assert options.pop("on_step")("looking") is None
         assert options == {
-            "base": tmp_path, "dtype": "float32", "trained_tokens": 9, "force": True,
+            "base": tmp_path, "dtype": "float32", "trained_tokens": 9, "force": True, "threads": 3,
         }  # fmt: skip
         return merge.Merged(out, tmp_path, 5, 10, "float32", 262, True, Check(32, 0.0, 0.001, 0.999), ("[PAD] added",))
 
     monkeypatch.setattr(merge, "merge", make)
-    words = ["merge", "a", "--out", "b", "--base", tmp_path, "--dtype", "float32", "--trained-tokens", 9, "--force"]
+    words = ["merge", "a", "--out", "b", "--base", tmp_path, "--dtype", "float32", "--trained-tokens", 9]
+    words += ["--force", "--threads", 3]
     values = line.json(*words)
     assert (values["model"], values["vocabulary"], values["check"]["same_tokens"]) == ("b", 262, 0.999)
     code, out, err = line.run(*words)
-    assert code == 0 and "[PAD] added" in err and "the same in 99.9%" in out
+    assert code == 0 and "[PAD] added" in err and "99.9% of the likeliest tokens are the same" in out
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -225,7 +225,9 @@ def _inspect_adapter(folder: Path, base: str | Path | None, seen: _Findings) -> 
         if config and seen.run(check_adapter, folder, found):
             if sum(file.stat().st_size for file in weight_files(found)) < HASHED_BYTES:
                 seen.run(check_base, adapter, found, {})
-            seen.run(_reading_facts, config, {**_lectern_json(found), **adapter.recipe}, seen.facts)
+            recipe = {**_lectern_json(found), **adapter.recipe}
+            rope = seen.run(stretch.applied, recipe.get("rope") or {}, config)
+            seen.run(_reading_facts, {**config, "rope_parameters": rope}, recipe, seen.facts)
             seen.run(_try_recipe, found, config, str(folder))
     return kind, found
 

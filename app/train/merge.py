@@ -121,6 +121,7 @@ def merge(
     dtype: str | None = None,
     trained_tokens: int | None = None,
     force: bool = False,
+    threads: int | None = None,
     on_step: Callable[[str], None] | None = None,
 ) -> Merged:
     """Merge an adapter into its base and write a plain checkpoint, whole or not at all.
@@ -131,6 +132,7 @@ def merge(
         trained_tokens: length that an adapter without lectern.json was trained on; positions beyond the base's own
             length are interpolated linearly, as LongLoRA does.
         force: replace a checkpoint in `out`.
+        threads: CPU threads of torch from now on; None leaves them.
         on_step: told in words what begins.
 
     Raises:
@@ -141,6 +143,8 @@ def merge(
     out = Path(out).expanduser().absolute()
     if out.exists() and not force:
         raise InputError(f"--out {out}: is there already; choose another folder, or add --force to replace it")
+    if threads:
+        torch.set_num_threads(threads)
     say("looking at adapter and base")
     plan = make_plan(adapter, base, dtype, trained_tokens)
     _check_place(plan, out)

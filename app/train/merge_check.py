@@ -118,5 +118,5 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 @torch.inference_mode()
 def _logits(model: nn.Module, prompts: Tensor) -> Tensor:
     """[prompts, KEPT_TOKENS, V] of the last tokens, float32."""
-    rows = [model.eval()(prompt[None], logits_to_keep=KEPT_TOKENS).logits[0].float() for prompt in prompts]
-    return torch.stack(rows)
+    model.eval()
+    return torch.cat([model(part, logits_to_keep=KEPT_TOKENS).logits.float() for part in prompts.split(FEW_PROMPTS)])

@@ -125,8 +125,10 @@ def test_an_adapter(kept):
 
 def test_an_adapters_own_recipe_wins(kept, tmp_path):
     path = shutil.copytree(kept / "adapter", tmp_path / "adapter")
-    rewrite(path / "lectern.json", trained_tokens=2048, attention={"budget_tokens": 512})
+    rope = {"type": "default", "theta": 40000.0, "method": "ntk", "factors": [4.0], "factor": 4.0}
+    rewrite(path / "lectern.json", trained_tokens=2048, attention={"budget_tokens": 512}, rope=rope)
     found = inspect(path)
+    assert found.facts["positions"] == "default, base 40,000, factor 4, stretched by ntk"
     assert found.usable and found.facts["trained length"] == "2,048 tokens"
     assert found.facts["attention"].startswith("MS-Attn, budget 512")
 
