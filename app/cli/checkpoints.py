@@ -1,4 +1,4 @@
-"""Commands about models on the disk: inspect, merge."""
+"""Commands about models on the disk: models, inspect, merge."""
 
 import argparse
 from dataclasses import asdict
@@ -59,8 +59,49 @@ def merge(session: Session, args: argparse.Namespace) -> None:
     lines = [f"{made.parameters:,} parameters as {made.dtype}, {size_text(made.size_bytes)}, are in {made.folder}."]
     if made.check:
         lines.append(
-            f"On {made.check.prompts} prompts its logits are at most {made.check.difference:.1%} of the largest away from "
-            f"peft's own merge. {made.dtype} costs {made.check.rounding:.1%} beside the adapter before merging, and "
+            f"On {made.check.prompts} prompts its logits are at most {made.check.difference:.1%} of the largest away "
+            f"from peft's own merge. {made.dtype} costs {made.check.rounding:.1%} beside the adapter before merging, and "
             f"{made.check.same_tokens:.1%} of the likeliest tokens are the same."
         )
     session.out.result(values, "\n".join(lines))
+
+
+def models_list(session: Session, args: argparse.Namespace) -> None:
+    """List the checkpoints and adapters on this computer; works beside a running Lectern."""
+    from app.chat.models import local_models
+    from app.eval.report import table
+
+    found = local_models(session.settings)
+    values = [
+        {
+            "name": model.name,
+            "path": str(model.path),
+            "place": model.place,
+            "kind": model.kind,
+            "usable": model.usable,
+            "reasons": list(model.reasons),
+            "size_bytes": model.size_bytes,
+            "load": [{"model": choice.model, "adapter": choice.adapter} for choice in model.choices],
+        }
+        for model in found
+    ]
+    rows = [[m.name, m.kind, size_text(m.size_bytes), "yes" if m.usable else "no", m.path] for m in found]
+    lines = [table(["name", "kind", "size", "usable", "path"], rows)]
+    lines += [reason for model in found for reason in model.reasons]
+    session.out.result({"models": values}, "\n".join(lines))
+
+
+def models_add(session: Session, args: argparse.Namespace) -> None:
+    """Look for models in a folder from now on."""
+    from app.chat.models import add_folder
+
+    names = add_folder(session.settings.folder, args.folder)
+    session.out.result({"added": args.folder, "found": names}, f"Found there: {', '.join(names)}.")
+
+
+def models_remove(session: Session, args: argparse.Namespace) -> None:
+    """Look no more in a folder that was added."""
+    from app.chat.models import remove_folder
+
+    remove_folder(session.settings.folder, args.folder)
+    session.out.result({"removed": args.folder}, f"Lectern does not look in {args.folder} any more.")
