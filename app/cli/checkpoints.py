@@ -60,8 +60,8 @@ def merge(session: Session, args: argparse.Namespace) -> None:
     if made.check:
         lines.append(
             f"On {made.check.prompts} prompts its logits are at most {made.check.difference:.1%} of the largest away "
-            f"from peft's own merge. {made.dtype} costs {made.check.rounding:.1%} beside the adapter before merging, and "
-            f"{made.check.same_tokens:.1%} of the likeliest tokens are the same."
+            f"from peft's own merge. {made.dtype} costs {made.check.rounding:.1%} beside the adapter before merging, "
+            f"and {made.check.same_tokens:.1%} of the likeliest tokens are the same."
         )
     session.out.result(values, "\n".join(lines))
 
