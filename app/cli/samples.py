@@ -12,23 +12,24 @@ from app.errors import ConfigError
 def samples(session: Session, args: argparse.Namespace) -> None:
     """Make samples of documents and write them, validation samples into a file of their own."""
     from app.runtime.engine import check
-    from app.train import samples as making
+    from app.train.sample_file import SampleConfig, write
+    from app.train.samples import make, read_books
 
     given = {name: getattr(args, name) for name in ("count", "turns", "validation", "seed")}
     lists = {name: tuple(getattr(args, name)) for name in ("lengths", "depths", "kinds") if getattr(args, name)}
-    config = making.SampleConfig(**given, **lists)
+    config = SampleConfig(**given, **lists)
     out, aside = args.out, validation_file(args.out)
     for path in (out, aside) if config.validation else (out,):
         if path.is_dir():
             raise ConfigError(f"{path}: is a folder; name a file, such as samples.jsonl")
         if path.exists() and not args.force:
             raise ConfigError(f"{path}: is there already; name another file with --out, or replace it with --force")
-    books = making.read_books(args.paths)
+    books = read_books(args.paths)
     _, _, tokenizer = check(session.settings)
-    made = making.make(books, tokenizer, config, counter(session, "samples"))
+    made = make(books, tokenizer, config, counter(session, "samples"))
     if made.validation:
-        making.write(made.validation, aside, args.layout, "validation")
-    making.write(made.training, out, args.layout, "training")
+        write(made.validation, aside, args.layout, "validation")
+    write(made.training, out, args.layout, "training")
     values: dict[str, Any] = {
         "samples": len(made.training),
         "validation": len(made.validation),

@@ -4,19 +4,15 @@ In the spirit of LongAlpaca-plus, but made by rules (app/train/questions), so th
 it is said to stand. A sample is a stretch of one document, or of several when one is too short, and a few turns.
 """
 
-import json
-import lzma
 import random
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.errors import ConfigError, InputError
+from app.errors import InputError
 from app.train.contexts import Book, Shelf
 from app.train.corpus import NO_ANSWER
 from app.train.encoding import Encoder
@@ -24,134 +20,18 @@ from app.train.instructions import Entry
 from app.train.overlap import Seen
 from app.train.questions import KINDS as ASKED_KINDS
 from app.train.questions import TextQuestion, flat, questions
+from app.train.sample_file import KINDS, Made, Sample, SampleConfig, roles
 from app.train.sources import read_sources
 
-KINDS = (*ASKED_KINDS, "several", "absent")
-LAYOUTS = ("app", "chat")
-CHAT_OPENING = "Read this text, then answer the question below it.\n\n"
 _SHORT = ("who_said", "who_did", "who_is", "named", "fact", "number", "cloze", "chapter_title", "defined_in",
           "method_of", "constant", "imported_from", "base_class")  # fmt: skip
 _QUOTING = ("who_said", "who_did", "quote", "continue", "next_sentence", "number", "docstring", "defined_in",
             "method_of", "arguments", "constant", "base_class")  # fmt: skip
 _MOST = 12  # questions of a kind made for each stretch
 _ELSEWHERE_CHARS = 12_000
-_TRIES = 6
+_TRIES, _GIVE_UP = 6, 5  # stretches for a sample; samples in a row that could not be made
 _USUAL_TURN, _LONGEST_TURN = 72, 160  # tokens of a question and its answer
 _LONGEST_LIST = 400
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How samples are made.
-
-    Attributes:
-        count: samples to make.
-        lengths: in tokens, document and turns together; in turn.
-        depths: where answers shall stand, 0 the start and 1 the end of the document, about as often at each.
-        kinds: of questions, see KINDS; those that a document does not give are left out.
-        turns: most questions in one sample.
-        validation: share of each document that is kept for validation samples.
-    """
-
-    count: int = 100
-    lengths: tuple[int, ...] = (4096,)
-    depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
-    kinds: tuple[str, ...] = KINDS
-    turns: int = 3
-    validation: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or self.turns < 1:
-            raise ConfigError(f"count {self.count}, turns {self.turns}: give at least 1 of each")
-        if not self.lengths or min(self.lengths) < 256:
-            raise ConfigError(f"lengths {list(self.lengths)}: give at least 256 tokens")
-        if not self.depths or not all(0 <= depth <= 1 for depth in self.depths):
-            raise ConfigError(f"depths {list(self.depths)}: give numbers from 0 (start) to 1 (end)")
-        if unknown := [kind for kind in self.kinds if kind not in KINDS] or (not self.kinds and ["none"]):
-            raise ConfigError(f"kinds {', '.join(unknown)}: not known; choose from {', '.join(KINDS)}")
-        if not 0 <= self.validation < 1:
-            raise ConfigError(f"validation {self.validation}: give a share from 0 to below 1")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A document and questions about it.
-
-    Attributes:
-        turns: places are characters of `document`; of an `absent` question start and end are -1.
-        tokens: of the whole sample, as the model of the tokenizer reads it.
-        wanted: the length asked for.
-        token_places: of each turn's answer in the document's tokens; None for `absent`.
-    """
-
-    document: str
-    source: str
-    turns: tuple[TextQuestion, ...]
-    tokens: int
-    wanted: int
-    token_places: tuple[tuple[int, int] | None, ...]
-
-    def line(self, layout: str, split: str) -> dict[str, Any]:
-        """What is written: messages, and the facts about them.
-
-        Args:
-            layout: `app`: the document stands beside the messages, as the app reads it before the chat; `chat`: it
-                stands in the first message, and places count from the start of that message.
-        """
-        turns = [{"role": role, "content": text} for q in self.turns for role, text in _roles(q)]
-        by = 0
-        if layout == "chat":
-            by = len(CHAT_OPENING)
-            turns[0]["content"] = f"{CHAT_OPENING}{self.document}\n\n{turns[0]['content']}"
-        asked = [
-            self._facts(question, tokens, by) for question, tokens in zip(self.turns, self.token_places, strict=True)
-        ]
-        facts = {"source": self.source, "split": split, "tokens": self.tokens, "questions": asked}
-        return ({"document": self.document} if layout == "app" else {}) | {"messages": turns, "meta": facts}
-
-    def _facts(self, question: TextQuestion, tokens: tuple[int, int] | None, by: int) -> dict[str, Any]:
-        if tokens is None:
-            return {"kind": question.kind, "depth": None, "answer_chars": None, "answer_tokens": None, "evidence": []}
-        moved = question.moved(by)
-        return {
-            "kind": question.kind,
-            "depth": round(question.start / len(self.document), 3),
-            "answer_chars": [moved.start, moved.end],
-            "answer_tokens": list(tokens),
-            "evidence": [list(place) for place in moved.places],
-        }
-
-
-@dataclass
-class Made:
-    """What came out.
-
-    Attributes:
-        dropped: why stretches or questions were not used, and how often.
-    """
-
-    training: list[Sample] = field(default_factory=list)
-    validation: list[Sample] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def kinds(self) -> Counter[str]:
-        return Counter(q.kind for sample in self.training + self.validation for q in sample.turns)
-
-    @property
-    def short(self) -> int:
-        """Samples shorter than three quarters of the length asked for, because the documents hold no more."""
-        return sum(4 * sample.tokens < 3 * sample.wanted for sample in self.training + self.validation)
-
-    def depths(self, parts: int = 5) -> list[int]:
-        """How many answers stand in each of `parts` equal parts of their documents."""
-        found = [0] * parts
-        for sample in self.training + self.validation:
-            for question in sample.turns:
-                if question.start >= 0:
-                    found[min(parts - 1, parts * question.start // len(sample.document))] += 1
-        return found
 
 
 def make(
@@ -173,27 +53,35 @@ def make(
     if kept_back:
         sides = [book.cut(config.validation) for book in books]
         shelves = [Shelf([side[i] for side in sides], encoder.plain) for i in (0, 1)]
+    if not all(shelf.books for shelf in shelves):
+        raise InputError(
+            f"{_named(books)}: too short to keep {config.validation} of it for validation; give longer ones"
+        )
     made, asked, contexts = Made(), Seen(), Seen()
     tell = on_progress or (lambda done, total: None)
     if kept_back:
-        validation = _Maker(shelves[1], encoder, config, random.Random(f"{config.seed}-validation"), asked, made)
-        for number in range(kept_back):
-            if sample := validation.sample(number, None):
-                made.validation.append(sample)
-                contexts.add(sample.document)
-            tell(number + 1, config.count)
-    training = _Maker(shelves[0], encoder, config, random.Random(f"{config.seed}-training"), asked, made)
-    for number in range(config.count - kept_back):
-        if sample := training.sample(number, contexts if kept_back else None):
-            made.training.append(sample)
-        tell(kept_back + number + 1, config.count)
-    if not made.training:
-        names = ", ".join(book.name for book in books[:5])
+        rng = random.Random(f"{config.seed}-validation")
+        maker = _Maker(shelves[1], encoder, config, rng, asked, made)
+        made.validation = maker.samples(kept_back, None, lambda done: tell(done, config.count))
+        for sample in made.validation:
+            contexts.add(sample.document)
+    maker = _Maker(shelves[0], encoder, config, random.Random(f"{config.seed}-training"), asked, made)
+    made.training = maker.samples(
+        config.count - kept_back, contexts if kept_back else None, lambda done: tell(kept_back + done, config.count)
+    )
+    if not made.training or (kept_back and not made.validation):
+        kinds = "" if config.kinds == KINDS else f" of the kinds {', '.join(config.kinds)}"
+        side = "validation" if made.training else "training"
         raise InputError(
-            f"no question of the kinds {', '.join(config.kinds)} could be made from {names}; "
-            "give longer documents, other kinds or shorter lengths"
+            f"{_named(books)}: no question{kinds} could be made for {side}; give longer documents, other kinds or "
+            "shorter lengths"
         )
     return made
+
+
+def _named(books: Sequence[Book]) -> str:
+    names = [book.name for book in books]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def read_books(paths: Sequence[Path]) -> list[Book]:
@@ -224,7 +112,21 @@ class _Maker:
         self.times: Counter[str] = Counter()
         self.placed: Counter[float] = Counter()  # answers nearest to each depth wanted
 
-    def sample(self, number: int, forbidden: Seen | None) -> Sample | None:
+    def samples(self, count: int, forbidden: Seen | None, tell: Callable[[int], None]) -> list[Sample]:
+        """As many samples as can be made, at most `count`."""
+        made: list[Sample] = []
+        failed = 0
+        for number in range(count):
+            sample = self._sample(number, forbidden)
+            made += [sample] if sample else []
+            failed = 0 if sample else failed + 1
+            tell(number + 1)
+            if failed == _GIVE_UP:
+                self.made.dropped["samples that were not tried, as no new question was found"] += count - number - 1
+                break
+        return made
+
+    def _sample(self, number: int, forbidden: Seen | None) -> Sample | None:
         """The next sample; None when several stretches in a row give none."""
         length = self.config.lengths[number % len(self.config.lengths)]
         room = min(self.config.turns * _USUAL_TURN, length // 6)
@@ -323,7 +225,7 @@ class _Maker:
     def _fitted(self, document: str, source: str, turns: list[TextQuestion], length: int) -> Sample | None:
         """The sample with as many turns as the length allows."""
         while turns:
-            entry = Entry(source, document, tuple((r, text) for question in turns for r, text in _roles(question)))
+            entry = Entry(source, document, tuple((r, text) for question in turns for r, text in roles(question)))
             tokens = len(self.encoder(entry).token_ids)
             if tokens <= length:
                 offsets = self.shelf.token_places(document)
@@ -331,11 +233,6 @@ class _Maker:
                 return Sample(document, source, tuple(turns), tokens, length, places)
             turns = turns[:-1]
         return None
-
-
-def _roles(question: TextQuestion) -> Iterator[tuple[str, str]]:
-    yield "user", question.question
-    yield "assistant", question.answer
 
 
 def _line(question: TextQuestion) -> str:
@@ -378,27 +275,3 @@ def is_absent(question: TextQuestion, there: str) -> bool:
     quoted = re.findall('"(.+)"', question.question) or [question.question]
     words = quoted[0].replace("____", "").split()
     return len(words) >= 5 and all(" ".join(words[i : i + 5]) not in there for i in range(len(words) - 4))
-
-
-def write(samples: Sequence[Sample], path: Path, layout: str, split: str) -> None:
-    """Write one JSON object a line, packed when the name ends in .xz; the file appears whole or not at all.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            lzma.open(beside, "wt", encoding="utf-8")
-            if path.suffix == ".xz"
-            else beside.open("w", encoding="utf-8") as file
-        ):
-            for sample in samples:
-                file.write(json.dumps(sample.line(layout, split), ensure_ascii=False) + "\n")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}; choose another file with --out") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()

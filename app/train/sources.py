@@ -54,7 +54,7 @@ def _read(path: Path, kind: str) -> Source:
     if kind not in ("", *KINDS):
         raise ConfigError(f"{path}: kind {kind!r} is not known; choose {', '.join(KINDS)}, or leave it empty")
     if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder; check the recipe's [data] files")
+        raise InputError(f"{path}: there is no such file or folder; check the path, or [data] files in the recipe")
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes); download or copy it again")
     kind = kind or look(path)

@@ -10,14 +10,14 @@ import pytest
 
 from app.errors import ConfigError, InputError
 from app.ingest.codebase import load_codebase
-from app.train import samples
 from app.train.contexts import Book, Shelf
 from app.train.corpus import NO_ANSWER
 from app.train.encoding import Encoder
 from app.train.instructions import parse
 from app.train.overlap import Seen, runs
 from app.train.questions import CODE_KINDS, PROSE_KINDS, flat
-from app.train.samples import CHAT_OPENING, KINDS, SampleConfig, make, read_books, write
+from app.train.sample_file import CHAT_OPENING, KINDS, LAYOUTS, SampleConfig, write
+from app.train.samples import is_absent, make, read_books
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = SampleConfig(count=20, lengths=(768, 1536), validation=0.2)
@@ -43,7 +43,7 @@ def sides(made) -> list:
     return made.training + made.validation
 
 
-@pytest.mark.parametrize("layout", samples.LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_each_answer_stands_at_its_place_in_the_file(made, tokenizer, tmp_path, layout):
     """Read back from the file alone: characters and tokens of every answer, and what training will learn of it."""
     path = tmp_path / "made.jsonl"
@@ -129,11 +129,11 @@ def test_what_is_not_in_the_text_is_nowhere_in_it(made):
     absent = [(s, q) for s in sides(made) for q in s.turns if q.kind == "absent"]
     assert absent
     for sample, question in absent:
-        assert samples.is_absent(question, flat(sample.document))
+        assert is_absent(question, flat(sample.document))
         if '"' in question.question and "____" not in question.question:
             assert question.question.split('"')[1].rstrip(" .") not in flat(sample.document)
     present = next(q for s in made.training for q in s.turns if q.kind in ("continue", "quote", "next_sentence"))
-    assert not samples.is_absent(present, flat(next(s for s in made.training if present in s.turns).document))
+    assert not is_absent(present, flat(next(s for s in made.training if present in s.turns).document))
 
 
 def test_code_gives_code_questions(code, tokenizer):
@@ -206,8 +206,24 @@ def test_bad_configurations_are_refused(options, message):
 
 
 def test_documents_without_questions_are_refused(tokenizer):
-    with pytest.raises(InputError, match="no question of the kinds constant could be made from a"):
+    with pytest.raises(InputError, match="a: no question of the kinds constant could be made for training"):
         make([Book("a", "One. Two. Three.\n")], tokenizer, SampleConfig(count=2, kinds=("constant",)))
+
+
+def test_documents_too_short_for_validation_are_refused(book, tokenizer):
+    with pytest.raises(InputError, match="tiny: too short to keep 0.5"):
+        make([Book("tiny", "Short. Text.\n")], tokenizer, SampleConfig(count=4, validation=0.5))
+    ends_dull = Book("dull", book.text[:40_000] + "\n\n" + "No word here\n\n" * 2_000)
+    with pytest.raises(InputError, match="dull: no question could be made for validation"):
+        make([ends_dull], tokenizer, SampleConfig(count=4, lengths=(512,), validation=0.25))
+
+
+def test_making_ends_when_nothing_new_is_left_to_ask(book, tokenizer):
+    made = make(
+        [Book("short", book.text[:6_000])], tokenizer, SampleConfig(count=500, lengths=(512,), kinds=("cloze",))
+    )
+    assert 0 < len(made.training) < 100
+    assert made.dropped["samples that were not tried, as no new question was found"] > 300
 
 
 def test_a_file_appears_whole_or_not_at_all(made, tmp_path, monkeypatch):
