@@ -23,7 +23,7 @@ MAIN = {
     "dtype": "{}",
     "rank": "rank {}",
     "targets": "on {}",
-    "trained length": "trained on {}",
+    "trained length": "trained length {}",
 }
 
 
@@ -175,7 +175,7 @@ def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
     )
     with gr.Row(elem_classes="lt-bar"):
         folder = gr.Textbox(
-            placeholder="Path of a checkpoint, an adapter, or a folder with several", show_label=False, label="Folder",
+            placeholder="Path of a model, or of a folder with several", show_label=False, label="Folder",
             container=False, elem_id="model-folder", scale=5, min_width=0,
         )  # fmt: skip
         adding = gr.Button("Add", elem_id="model-add", scale=0, min_width=96)

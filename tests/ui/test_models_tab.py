@@ -28,7 +28,7 @@ def test_every_model_has_a_card_with_what_it_is(chat: FakeDocumentChat) -> None:
     assert html.index("harbour-sf") < html.index("Cannot be used") < html.index("half-copied")
     small = card(html, "lectern-small")
     assert "loaded</span>" in small and "model-load" not in small
-    assert "Checkpoint · 2.5M parameters · float32 · trained on 2,048 tokens · 10 MB" in small
+    assert "Checkpoint · 2.5M parameters · float32 · trained length 2,048 tokens · 10 MB" in small
     assert "<dt>folder</dt><dd>/models/lectern-small</dd>" in small and "In Lectern&#x27;s folder" in small
     assert f'data-id="{choice(chat, "harbour-1b")}"' in card(html, "harbour-1b")
     assert "LoRA adapter · rank 8, alpha 16 · on k_proj, o_proj" in card(html, "harbour-sf")
