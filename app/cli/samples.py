@@ -15,7 +15,7 @@ def samples(session: Session, args: argparse.Namespace) -> None:
     from app.train.sample_file import SampleConfig, write
     from app.train.samples import make, read_books
 
-    given = {name: getattr(args, name) for name in ("count", "turns", "validation", "seed")}
+    given = {name: getattr(args, name) for name in ("count", "turns", "validation", "layout", "seed")}
     lists = {name: tuple(getattr(args, name)) for name in ("lengths", "depths", "kinds") if getattr(args, name)}
     config = SampleConfig(**given, **lists)
     out, aside = args.out, validation_file(args.out)

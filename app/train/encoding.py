@@ -10,7 +10,18 @@ from app.errors import InputError
 from app.train.instructions import Entry
 
 _MARK = re.compile(r"\x02(\d+)\x03")
+_PIECE_CHARS = 1 << 18  # longer texts are cut at lines, so that all cores tokenise
 _END_WITHIN = 3  # tokens between an answer and its end marker
+
+
+def _cut(text: str) -> list[str]:
+    """A long text in pieces that end with lines."""
+    pieces, start = [], 0
+    while len(text) - start > _PIECE_CHARS:
+        end = text.rfind("\n", start, start + _PIECE_CHARS) + 1 or start + _PIECE_CHARS
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ class Encoder:
 
     def _text(self, text: str) -> list[int]:
         """Token ids of a content; markers in it are characters like others."""
-        return self.plain.encode(text, add_special_tokens=False).ids
+        pieces = [text] if len(text) <= _PIECE_CHARS else _cut(text)
+        return [id for e in self.plain.encode_batch_fast(pieces, add_special_tokens=False) for id in e.ids]
 
     def _turns(self, entry: Entry) -> tuple[list[int], list[float]]:
         if not self.tokenizer.chat_template:
@@ -93,7 +105,7 @@ class Encoder:
                 tokens = self.tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
                 end = next((k for k, token in enumerate(tokens[:_END_WITHIN], start=1) if token in self._ends), 0)
                 if answered and not end and i == 2 * len(entry.turns) and self.eos is not None:
-                    tokens, end = [self.eos], 1  # a template that leaves the last answer open
+                    tokens, end = [self.eos, *tokens], 1  # a template that leaves the last answer open
                 weights += [1.0] * end if answered else [self.prompt_weight] * end
                 weights += [self.prompt_weight] * (len(tokens) - end)
             ids += tokens

@@ -1,5 +1,6 @@
 """Entries of different lengths to rows of one length: several in a row, none lost unsaid, reproducible by step."""
 
+import logging
 import random
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from app.errors import ConfigError, InputError
 from app.train.encoding import Encoded, Encoder
 from app.train.sources import Source
 
+log = logging.getLogger(__name__)
 OPEN_ROWS = 512
 
 
@@ -109,6 +111,7 @@ class _Pool:
         self.length, self.pad, self._seed, self._number = length, encoder.pad, seed, number
         self._pieces: list[tuple[np.ndarray, np.ndarray]] = []
         self.counts = Counts()
+        log.info("tokenising %s: %s entries", source.name, f"{len(source.entries):,}")
         for entry in source.entries:
             pieces, counts = _pieces(encoder(entry), length, encoder.bos)
             self._pieces += pieces

@@ -3,13 +3,14 @@
 import json
 import lzma
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError, InputError
+from app.train.instructions import Entry
 from app.train.questions import KINDS as ASKED_KINDS
 from app.train.questions import TextQuestion
 
@@ -29,6 +30,7 @@ class SampleConfig:
         kinds: of questions, see KINDS; those that a document does not give are left out.
         turns: most questions in one sample.
         validation: share of each document that is kept for validation samples.
+        layout: `app`: the document stands beside the messages, as the app reads it; `chat`: in the first message.
     """
 
     count: int = 100
@@ -37,6 +39,7 @@ class SampleConfig:
     kinds: tuple[str, ...] = KINDS
     turns: int = 3
     validation: float = 0.0
+    layout: str = "app"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class SampleConfig:
             raise ConfigError(f"depths {list(self.depths)}: give numbers from 0 (start) to 1 (end)")
         if unknown := [kind for kind in self.kinds if kind not in KINDS] or (not self.kinds and ["none"]):
             raise ConfigError(f"kinds {', '.join(unknown)}: not known; choose from {', '.join(KINDS)}")
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout {self.layout}: not known; choose {' or '.join(LAYOUTS)}")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation {self.validation}: give a share from 0 to below 1")
 
@@ -71,22 +76,13 @@ class Sample:
     token_places: tuple[tuple[int, int] | None, ...]
 
     def line(self, layout: str, split: str) -> dict[str, Any]:
-        """What is written: messages, and the facts about them.
-
-        Args:
-            layout: `app`: the document stands beside the messages, as the app reads it before the chat; `chat`: it
-                stands in the first message, and places count from the start of that message.
-        """
-        turns = [{"role": role, "content": text} for q in self.turns for role, text in roles(q)]
-        by = 0
-        if layout == "chat":
-            by = len(CHAT_OPENING)
-            turns[0]["content"] = f"{CHAT_OPENING}{self.document}\n\n{turns[0]['content']}"
-        asked = [
-            self._facts(question, tokens, by) for question, tokens in zip(self.turns, self.token_places, strict=True)
-        ]
+        """What is written: messages and the facts about them; in `chat` places count from the first message on."""
+        entry = laid_out(self.source, self.document, self.turns, layout)
+        by = len(CHAT_OPENING) if layout == "chat" else 0
+        asked = [self._facts(q, tokens, by) for q, tokens in zip(self.turns, self.token_places, strict=True)]
         facts = {"source": self.source, "split": split, "tokens": self.tokens, "questions": asked}
-        return ({"document": self.document} if layout == "app" else {}) | {"messages": turns, "meta": facts}
+        messages = [{"role": role, "content": content} for role, content in entry.turns]
+        return ({"document": entry.text} if entry.text else {}) | {"messages": messages, "meta": facts}
 
     def _facts(self, question: TextQuestion, tokens: tuple[int, int] | None, by: int) -> dict[str, Any]:
         if tokens is None:
@@ -132,10 +128,13 @@ class Made:
         return found
 
 
-def roles(question: TextQuestion) -> Iterator[tuple[str, str]]:
-    """The turns of a question: (role, content)."""
-    yield "user", question.question
-    yield "assistant", question.answer
+def laid_out(source: str, document: str, questions: Sequence[TextQuestion], layout: str) -> Entry:
+    """A document and its questions as training reads them back."""
+    turns = [(role, text) for q in questions for role, text in (("user", q.question), ("assistant", q.answer))]
+    if layout == "app":
+        return Entry(source, document, tuple(turns))
+    turns[0] = ("user", f"{CHAT_OPENING}{document}\n\n{turns[0][1]}")
+    return Entry(source, turns=tuple(turns))
 
 
 def write(samples: Sequence[Sample], path: Path, layout: str, split: str) -> None:

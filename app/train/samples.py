@@ -16,11 +16,10 @@ from app.errors import InputError
 from app.train.contexts import Book, Shelf
 from app.train.corpus import NO_ANSWER
 from app.train.encoding import Encoder
-from app.train.instructions import Entry
 from app.train.overlap import Seen
 from app.train.questions import KINDS as ASKED_KINDS
 from app.train.questions import TextQuestion, flat, questions
-from app.train.sample_file import KINDS, Made, Sample, SampleConfig, roles
+from app.train.sample_file import KINDS, Made, Sample, SampleConfig, laid_out
 from app.train.sources import read_sources
 
 _SHORT = ("who_said", "who_did", "who_is", "named", "fact", "number", "cloze", "chapter_title", "defined_in",
@@ -225,8 +224,7 @@ class _Maker:
     def _fitted(self, document: str, source: str, turns: list[TextQuestion], length: int) -> Sample | None:
         """The sample with as many turns as the length allows."""
         while turns:
-            entry = Entry(source, document, tuple((r, text) for question in turns for r, text in roles(question)))
-            tokens = len(self.encoder(entry).token_ids)
+            tokens = len(self.encoder(laid_out(source, document, turns, self.config.layout)).token_ids)
             if tokens <= length:
                 offsets = self.shelf.token_places(document)
                 places = tuple(_token_place(offsets, q) for q in turns)

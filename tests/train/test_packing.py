@@ -210,3 +210,44 @@ def test_real_instructions_pack(shared_data: Path, tokenizer):
     packed = PackedRows([replace(alpaca, entries=alpaca.entries[:300])], tokenizer, tokens=1024)
     assert packed.counts.padding < 0.05 * packed.rows * 1024
     assert packed.told().endswith(alpaca.notes[0])
+
+
+TEMPLATES = {  # as well-known models have them, shortened
+    "llama-2": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}"
+        "{{ bos_token + '[INST] ' + m['content'].strip() + ' [/INST]' }}"
+        "{% else %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}",
+        "<|bos|>D[INST] Q1 [/INST] A1 <|end|><|bos|>[INST] Q2 [/INST] A2 <|end|>",
+        "A1 <|end|>A2 <|end|>",
+    ),
+    "qwen-3": (
+        "{% for m in messages %}{{ '<|user|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' and loop.last %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m['content'] + '<|end|>\n' }}{% endfor %}",
+        "<|bos|>D<|user|>user\nQ1<|end|>\n<|user|>assistant\nA1<|end|>\n<|user|>user\nQ2<|end|>\n<|user|>assistant\n"
+        "<think>\n\n</think>\n\nA2<|end|>\n",
+        "A1<|end|>A2<|end|>",
+    ),
+    "vicuna": (
+        "{% for m in messages %}{{ ('USER: ' if m['role'] == 'user' else 'ASSISTANT: ') + m['content'] }}"
+        "{{ ' ' if m['role'] == 'user' else eos_token }}{% endfor %}",
+        "<|bos|>DUSER: Q1 ASSISTANT: A1<|end|>USER: Q2 ASSISTANT: A2<|end|>",
+        "A1<|end|>A2<|end|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_of_other_models(name):
+    template, whole, learnt = TEMPLATES[name]
+    tokens = tiny.byte_tokenizer()
+    tokens.chat_template = template
+    turns = (("user", "Q1"), ("assistant", "A1"), ("user", "Q2"), ("assistant", "A2"))
+    encoded = Encoder(tokens)(Entry("x", "D", turns))
+    assert tokens.decode(encoded.token_ids) == whole
+    assert weighed(encoded, tokens) == learnt
+
+
+def test_long_texts_are_cut_at_lines_to_be_tokenised(tokens):
+    text = "".join(f"line {i} {letters(50, i)}\n" for i in range(5_000)) + letters(300_000)
+    encoded = Encoder(tokens)(Entry("x", text))
+    assert tokens.decode(encoded.token_ids[1:]) == text

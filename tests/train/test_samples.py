@@ -16,7 +16,7 @@ from app.train.encoding import Encoder
 from app.train.instructions import parse
 from app.train.overlap import Seen, runs
 from app.train.questions import CODE_KINDS, PROSE_KINDS, flat
-from app.train.sample_file import CHAT_OPENING, KINDS, LAYOUTS, SampleConfig, write
+from app.train.sample_file import CHAT_OPENING, KINDS, LAYOUTS, SampleConfig, laid_out, write
 from app.train.samples import is_absent, make, read_books
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +154,13 @@ def test_short_documents_are_put_together(tokenizer, book):
     assert alone.short == len(alone.training) > 0
 
 
+def test_a_length_counts_the_layout(book, tokenizer):
+    config = SampleConfig(count=6, lengths=(600,), layout="chat")
+    for sample in make([book], tokenizer, config).training:
+        entry = laid_out(sample.source, sample.document, sample.turns, "chat")
+        assert len(Encoder(tokenizer)(entry).token_ids) == sample.tokens <= 600
+
+
 def test_samples_depend_on_the_seed_alone(book, tokenizer):
     config = SampleConfig(count=3, lengths=(512,), validation=0.34)
     first, again, other = (make([book], tokenizer, replace(config, seed=seed)) for seed in (1, 1, 2))
@@ -197,6 +204,7 @@ def test_documents_of_any_kind_are_read(tmp_path):
         ({"depths": ()}, "from 0"),
         ({"kinds": ("riddle",)}, "riddle: not known; choose from who_said"),
         ({"kinds": ()}, "none: not known"),
+        ({"layout": "poster"}, "choose app or chat"),
         ({"validation": 1.0}, "from 0 to below 1"),
     ],
 )
