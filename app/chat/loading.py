@@ -5,9 +5,10 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from app.chat.models import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
@@ -40,6 +41,7 @@ class Loading:
     if TYPE_CHECKING:
 
         def claim(self, what: str) -> AbstractContextManager["Job"]: ...
+        def chat(self, id: str) -> ChatInfo: ...
         def chats(self, query: str | None = None) -> list[ChatInfo]: ...
         def documents(self, policy: str = "") -> list[DocumentInfo]: ...
         def policy_of(self, chat: str | None = None) -> str: ...
@@ -252,37 +254,36 @@ class Loading:
 
     def other_model(self, chat: str) -> OtherModel | None:
         """The model that made a chat's memory where that is not the loaded one; None when none is loaded."""
-        return self.other_models().get(chat)
+        info = self.chat(chat)
+        return self._others([info]).get(info.id)
 
     def other_models(self) -> dict[str, OtherModel]:
         """`other_model` of every chat that has one, by id. Never waits for the model."""
-        engine = self._engine
+        return self._others(self.chats())
+
+    def _others(self, chats: Sequence[ChatInfo]) -> dict[str, OtherModel]:
+        engine, tails, weights = self._engine, self.store.tails(), cache(self._weights)
         if engine is None:
             return {}
         here = engine.recipe_parts["weights"]
-        made_by = {recipe: self._weights(recipe) for recipe in {recipe for recipe, _ in self.store.tails().values()}}
-        if not {made for made in made_by.values() if made} - {here}:
+        foreign = [info for info in chats if info.id in tails and weights(tails[info.id][0]) not in ("", here)]
+        if not foreign:
             return {}
         known = KnownModels(self.settings.folder)
         choices, speed = known.choices(), engine.tokens_per_s or known.loaded.get(here, {}).get("tokens_per_s", 0.0)
-        tails, found = self.store.tails(), {}
-        for info in self.chats():
-            recipe, turns = tails.get(info.id, ("", 0))
-            made = made_by.get(recipe, "")
-            if made in ("", here):
-                continue
-            tokens = turns + self._unread(info, recipe)
+        read_here = cache(lambda policy: {info.id: info for info in self.documents(policy)})
+        read_there = cache(lambda recipe: {info.id: info.tokens for info in self.store.documents(recipe)})
+        found = {}
+        for info in foreign:
+            recipe, tokens = tails[info.id]
+            documents, lengths = read_here(info.policy or self.policy_of()), read_there(recipe)
+            unread = [documents[id] for id in info.documents if id in documents and documents[id].state != "read"]
+            tokens += sum(document.tokens or lengths.get(document.id, 0) for document in unread)
+            made = weights(recipe)
             name = known.loaded.get(made, {}).get("name") or info.model or "another model"
             choice = choices[made].id if made in choices else ""
             found[info.id] = OtherModel(name, engine.name, choice, tokens, tokens / speed if speed else 0.0)
         return found
-
-    def _unread(self, chat: ChatInfo, recipe: str) -> int:
-        """Tokens of a chat's documents that the loaded model has not read, by its count or that of another recipe."""
-        here = {info.id: info for info in self.documents(self.policy_of(chat.id))}
-        there = {info.id: info.tokens for info in self.store.documents(recipe)}
-        unread = [here[id] for id in chat.documents if id in here and here[id].state != "read"]
-        return sum(info.tokens or there.get(info.id, 0) for info in unread)
 
 
 def _unforeseen(settings: Settings, error: Exception) -> ModelError:

@@ -180,7 +180,7 @@ def _absolute(model: str) -> str:
 
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder holds files of a model, complete or not."""
-    return any((folder / name).is_file() for name in MODEL_FILES)
+    return any(os.path.isfile(folder / name) for name in MODEL_FILES)  # unlike Path's, it never raises
 
 
 def folders_in(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
@@ -209,7 +209,7 @@ def add_folder(home: Path, folder: str) -> list[str]:
     if not folder.strip():
         raise InputError("no folder given; type the path of a checkpoint, of an adapter, or of a folder with several")
     path = Path(folder.strip()).expanduser()
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"{folder.strip()}: no such folder on this computer; give the full path")
     path = path.resolve()
     names = [found.name for found in folders_in(path)]
@@ -296,6 +296,9 @@ def _with_base(model: LocalModel, bases: Sequence[str]) -> LocalModel:
 
 
 def _weight_bytes(path: Path) -> int:
-    """Size of the weights in a model's folder, whole or not."""
-    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    """Size of the weights in a model's folder, whole or not; 0 where it cannot be looked into."""
+    try:
+        files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
+        return sum(file.stat().st_size for file in files)
+    except OSError:
+        return 0
