@@ -1,5 +1,6 @@
 """A data folder in the layout of the real one: two books, a question set of each name, one code file."""
 
+import gc
 import json
 import lzma
 import zipfile
@@ -13,6 +14,15 @@ from app.train.data import BookTokens, SampleMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = ROOT / "models" / "lectern-small"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_collection():
+    """Every start of a Trainer collects garbage, among all that the libraries made at import."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
