@@ -20,10 +20,11 @@ from app.runtime.folder import stored_weights
 from app.runtime.merging import read_tensors
 from app.units import size_text
 
-PROMPTS, FEW_PROMPTS, PROMPT_TOKENS, KEPT_TOKENS = 32, 4, 64, 16
-FEW_FROM = 1_000_000_000  # parameters: such a model computes slowly on a CPU
+PROMPTS, FEWEST_PROMPTS, PROMPT_TOKENS, KEPT_TOKENS = 32, 2, 64, 16
+WORK = 2_000_000_000  # prompts times parameters: three passes take a minute or two on one core
+AT_ONCE = 4
 TOLERANCE = 1e-3  # of the largest logit
-ROOM = 1.3  # of the weights in float32: what a forward pass takes beside them
+ROOM = 1.5  # of the weights in float32: what peft and a forward pass take beside them
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def compare(
         return None, f"not compared with the adapter's model: that takes {size_text(need)}, {size_text(free)} are free"
     rows = stored["model.embed_tokens.weight"].shape[0]
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(rows, (FEW_PROMPTS if count > FEW_FROM else PROMPTS, PROMPT_TOKENS), generator=generator)
+    many = max(FEWEST_PROMPTS, min(PROMPTS, WORK // count))
+    prompts = torch.randint(rows, (many, PROMPT_TOKENS), generator=generator)
     prompts[0, 0] = rows - 1  # where the vocabulary grew, what is new is seen
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice about tied weights
@@ -119,4 +121,4 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _logits(model: nn.Module, prompts: Tensor) -> Tensor:
     """[prompts, KEPT_TOKENS, V] of the last tokens, float32."""
     model.eval()
-    return torch.cat([model(part, logits_to_keep=KEPT_TOKENS).logits.float() for part in prompts.split(FEW_PROMPTS)])
+    return torch.cat([model(part, logits_to_keep=KEPT_TOKENS).logits.float() for part in prompts.split(AT_ONCE)])
