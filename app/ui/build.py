@@ -54,9 +54,6 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Models", id="models") as models:
                 shelves = models_tab.build(chat, header)
 
-        def recall(kept: str) -> tuple[Any, ...]:
-            return opening.handler(reopened(chat, kept))
-
         def lengths() -> Any:
             trained = chat.model_state().trained_tokens
             offered = passkey_tab.lengths(trained)
@@ -64,6 +61,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
 
         look_at_model = _watch(chat, header, [model, problem, asking.remark, poll])
         # One after the other: the model's mark makes the tabs look again at what is picked.
+        recall = lambda kept: opening.handler(reopened(chat, kept))  # noqa: E731
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
         look_at_model(reload.then)
         # What was read and how long a text may be depends on the model too.
