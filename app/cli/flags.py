@@ -106,6 +106,10 @@ def parser() -> Parser:
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
     train.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
+    train.epilog = (
+        "A [tune] recipe names the base, attention, length, steps, what learns and the files: app/train/recipes has "
+        "two to begin with, docs/training.md every key. The same command again goes on with a run that was stopped."
+    )
     _samples(commands.add("samples", COMMANDS["samples"], samples))
     merge = commands.add("merge", COMMANDS["merge"], checkpoints.merge)
     merge.add_argument("path", type=Path, metavar="ADAPTER", help="folder of a LoRA adapter")
