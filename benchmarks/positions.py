@@ -4,10 +4,10 @@
 
 The base (keyworld.py) knows 256 tokens. Each arm tunes all its weights at 1,024 tokens, with the same documents in the
 same order: `none`, `linear`, `ntk`, and `crd` (CRD NTK, factors 4 and 8) with both seams, by full attention; `sf`, two
-forms of S2-Attn, and `ms` with NTK. Told are nats of phrases near the end and the share of keys found, at original
-positions (dense attention over everything, out to 64 times the tuned length) and at compact ones (MS-Attn in the
-product's engine). A key counts when all its symbols are the first choice. Regions are scored by single tokens, not by
-means of four, so that positions are tested and not the selection.
+forms of S2-Attn, and `ms` with NTK; `-longer` arms take three times the steps. Told are nats of phrases near the end
+and the share of keys found, at original positions (dense attention over everything, out to 64 times the tuned length)
+and at compact ones (MS-Attn in the product's engine). A key counts when all its symbols are the first choice. Regions
+are scored by single tokens, not by means of four, so that positions are tested and not the selection.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import report
-from app.runtime.stretch import PositionConfig, rope_parameters
+from app.runtime.stretch import PositionConfig, stretched
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
@@ -36,6 +36,7 @@ BASE_RANGE, STRETCH = 256, 4
 NEAR = 512  # tokens before the asked keys whose nats are told
 FEWEST_FOUND = 0.9  # of the base's keys at its own length, or nothing is measured
 SELECTION = {"query_sub": 1, "key_sub": 1, "coarse_sub": 1, "candidates": 1 << 14, "tree": "none"}
+VARIANTS = {"m = 1": {"merge": 1}, "m = 2, budget 768": {"budget_tokens": 768}}  # read by `ntk` and `ms` too
 LONG = 16_384  # beyond it one document is read, and only by these arms
 LONG_ARMS = {"original": ("none", "linear", "ntk", "crd"), "compact": ("ntk", "crd")}
 DENSE_S, READ_S = 2e-8, 1.5e-4  # seconds of one core: of one pair of tokens in dense attention, of one token read
@@ -43,11 +44,12 @@ DENSE_S, READ_S = 2e-8, 1.5e-4  # seconds of one core: of one pair of tokens in 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to tune."""
+    """One way to tune, for `times` the steps."""
 
     name: str
     attention: str
     positions: PositionConfig
+    times: int = 1
 
 
 def _stretched(method: str, *factors: float, **more: Any) -> PositionConfig:
@@ -65,6 +67,10 @@ ARMS = (
     Arm("s2", "s2", _stretched("ntk", STRETCH)),
     Arm("ntk-8", "full", _stretched("ntk", 2 * STRETCH)),
     Arm("crd-mask", "full", _stretched("crd", STRETCH, 2 * STRETCH, seam="mask")),
+    Arm("ntk-longer", "full", _stretched("ntk", STRETCH), 3),
+    Arm("sf-longer", "sf", _stretched("ntk", STRETCH), 3),
+    Arm("s2-published-longer", "s2_published", _stretched("ntk", STRETCH), 3),
+    Arm("s2-longer", "s2", _stretched("ntk", STRETCH), 3),
 )
 
 
@@ -100,7 +106,9 @@ def _lengths(args: argparse.Namespace, arm: Arm) -> tuple[tuple[int, ...], tuple
         tuple(n for n in getattr(args, kind) if n <= LONG or arm.name in LONG_ARMS[kind])
         for kind in ("original", "compact")
     )
-    grouped = arm.attention not in ("full", "ms")
+    if arm.times > 1:
+        original = tuple(n for n in original if n < LONG)
+    grouped = arm.times > 1 or arm.attention not in ("full", "ms")
     return (original[:1] if arm.attention == "ms" else original), (compact[:1] if grouped else compact)
 
 
@@ -111,7 +119,7 @@ def _count(args: argparse.Namespace, tokens: int) -> int:
 
 def _seconds(args: argparse.Namespace, arm: Arm) -> float:
     original, compact = _lengths(args, arm)
-    training = 1.6e-4 * args.steps * args.batch * args.tokens
+    training = 1.6e-4 * args.steps * arm.times * args.batch * args.tokens
     reading = sum(_count(args, n) * n * (n * DENSE_S + READ_S) for n in (*original, *compact))
     return training + reading
 
@@ -135,7 +143,7 @@ def _run(args: argparse.Namespace, arm: Arm) -> Values:
     base = dict(model.config.rope_parameters)
     losses = tune(args, arm, model)
     values: Values = {"loss": round(sum(losses[-20:]) / len(losses[-20:]), 4), "original": {}}
-    read_with(model, arm.positions, base, None)
+    read_with(model, arm.positions, base)
     original, lengths = _lengths(args, arm)
     for tokens in original:
         values["original"][str(tokens)] = dense(model, _documents(tokens, _count(args, tokens), args.keys, args.seed))
@@ -143,9 +151,13 @@ def _run(args: argparse.Namespace, arm: Arm) -> Values:
     values["dense_nats"] = _whole(args, partial(_dense_nats, model))
     engine = engine_of(model, args.budget)
     values["compact"] = _compact(args, arm, engine, lengths)
-    values["ms_nats"] = _whole(args, lambda ids: -engine.log_probs(ids.tolist(), counted_from=len(ids) // 2))
+    values["ms_nats"] = _whole(args, partial(_ms_nats, engine))
+    for name, changes in VARIANTS.items() if arm.name in ("ntk", "ms") else ():
+        read_with(model, arm.positions, base)
+        nats = partial(_ms_nats, engine_of(model, args.budget, **changes))
+        values.setdefault("ms_nats_variants", {})[name] = _whole(args, nats)
     if len(arm.positions.factors) > 1:
-        read_with(model, arm.positions, base, args.budget)
+        read_with(model, arm.positions, base, arm.positions.factors[0])
         values["compact_at_first_factor"] = _compact(args, arm, engine_of(model, args.budget), lengths[:2])
     return values
 
@@ -170,8 +182,10 @@ def tune(args: argparse.Namespace, arm: Arm, model: "LlamaForCausalLM") -> list[
     attention = TrainingAttention(arm.attention, selection=chosen)
     install(model.train(), attention)
 
+    steps = args.steps * arm.times
+
     def loss_at(step: int):
-        draw = sampler.draw(step, args.steps, args.tokens, args.seed)
+        draw = sampler.draw(step, steps, args.tokens, args.seed)
         ids = keyworld.batch(args.batch, args.tokens, keyworld.drawn(args.seed, step), args.keys)[:, : draw.tokens]
         attention.table = (draw.cos, draw.sin)
         attention.documents = part_at(draw.seam, None, len(ids), draw.tokens)
@@ -180,25 +194,25 @@ def tune(args: argparse.Namespace, arm: Arm, model: "LlamaForCausalLM") -> list[
             nats[:, draw.seam - 1] = 0  # nobody can tell how a text begins
         return nats.mean()
 
-    losses = keyworld.fit(model, loss_at, args.steps, args.rate, warmup=10)
+    losses = keyworld.fit(model, loss_at, steps, args.rate, warmup=10)
     uninstall(model)
     model.eval()
     return losses
 
 
 def read_with(
-    model: "LlamaForCausalLM", positions: PositionConfig, base: Mapping[str, Any], budget: int | None
+    model: "LlamaForCausalLM", positions: PositionConfig, base: Mapping[str, Any], factor: float | None = None
 ) -> None:
-    """Give a model with stock attention the positions of inference, as its config.json would state them."""
+    """Give a model with stock attention the positions of inference, of another `factor` where one is given."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     head_dim = model.config.hidden_size // model.config.num_attention_heads
-    model.config.rope_parameters = rope_parameters(positions, base, head_dim, budget)
+    model.config.rope_parameters = stretched(positions, base, head_dim, factor or positions.inference_factor)
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
 
 
-def engine_of(model: "LlamaForCausalLM", budget: int) -> "Engine":
-    """The product's engine over a model whose token ids are symbols."""
+def engine_of(model: "LlamaForCausalLM", budget: int, **changes: Any) -> "Engine":
+    """The product's engine over a model whose token ids are symbols; `changes` to the selection."""
     import torch
 
     from app.runtime.checkpoint import Recipe
@@ -206,7 +220,7 @@ def engine_of(model: "LlamaForCausalLM", budget: int) -> "Engine":
     from app.runtime.engine import Engine
     from benchmarks import keyworld
 
-    attention = AttentionConfig(budget_tokens=budget, **SELECTION)
+    attention = AttentionConfig(**{"budget_tokens": budget, **SELECTION, **changes})
     recipe = Recipe(attention=attention, trained_tokens=STRETCH * BASE_RANGE)
     return Engine(model, keyworld.tokenizer(), recipe, name="keyworld", kv_dtype=torch.float32)
 
@@ -300,6 +314,10 @@ def _dense_nats(model: "LlamaForCausalLM", ids: Any) -> Any:
         return keyworld.next_nats(model, ids[None])[0, len(ids) // 2 - 1 :]
 
 
+def _ms_nats(engine: "Engine", ids: Any) -> Any:
+    return -engine.log_probs(ids.tolist(), counted_from=len(ids) // 2)
+
+
 def _paired(ours: Sequence[float], theirs: Sequence[float]) -> Values:
     """Perplexity of ours over theirs, document by document."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
@@ -312,16 +330,14 @@ def _paired(ours: Sequence[float], theirs: Sequence[float]) -> Values:
 
 
 def _finish(args: argparse.Namespace, parts: Mapping[str, Values]) -> Values:
-    """Perplexity of MS-Attn over dense attention at the tuned length, for the weights tuned either way."""
+    """Perplexity at the tuned length, read with MS-Attn, over that of full attention in tuning and reading."""
     if not {"ntk", "ms"} <= set(parts):
         return {}
-    dense = parts["ntk"]["dense_nats"]
-    return {
-        "ms_over_dense_at_tuned_length": {
-            "tuned with full attention, read with both": _paired(parts["ntk"]["ms_nats"], dense),
-            "tuned and read with ms, over tuned and read dense": _paired(parts["ms"]["ms_nats"], dense),
-        }
-    }
+    dense, found = parts["ntk"]["dense_nats"], {}
+    for name, title in (("ntk", "tuned with full attention"), ("ms", "tuned with ms")):
+        read = {f"m = 2, budget {args.budget}": parts[name]["ms_nats"], **parts[name]["ms_nats_variants"]}
+        found[title] = {variant: _paired(nats, dense) for variant, nats in read.items()}
+    return {"ms_over_tuned_and_read_dense_at_tuned_length": found}
 
 
 def _table(parts: Mapping[str, Values]) -> tuple[list[str], list[list[Any]]]:

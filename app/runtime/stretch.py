@@ -72,17 +72,10 @@ class PositionConfig:
         count = len(self.factors)
         return self.factors[min(count - 1, step * count // max(1, steps))] if count else 1.0
 
-    def inference_factor(self, budget_tokens: int | None = None) -> float:
-        """The one s that a tuned checkpoint is read with.
-
-        Args:
-            budget_tokens: most tokens one query attends to, in compact positions; None for attention of full length.
-
-        Returns:
-            The smallest trained s whose range holds the budget; the last stage's where none does or none is given.
-        """
-        holds = [s for s in self.factors if budget_tokens and s * self.pretrained_tokens >= budget_tokens]
-        return min(holds, default=self.factors[-1] if self.factors else 1.0)
+    @property
+    def inference_factor(self) -> float:
+        """The one s that a tuned checkpoint is read with: the last stage's, which its weights saw last."""
+        return self.factors[-1] if self.factors else 1.0
 
 
 def _is_number(value: Any) -> bool:
@@ -94,19 +87,16 @@ def ntk_base(base: float, factor: float, head_dim: int) -> float:
     return base * factor ** (head_dim / (head_dim - 2))
 
 
-def rope_parameters(
-    config: PositionConfig, base: Mapping[str, Any], head_dim: int, budget_tokens: int | None = None
-) -> dict[str, Any]:
+def rope_parameters(config: PositionConfig, base: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """What config.json says of positions at inference, so that stock transformers has the right frequencies.
 
     Args:
         base: `rope_parameters` of the base's config.
-        budget_tokens: see `PositionConfig.inference_factor`.
 
     Raises:
         ConfigError: the base stretches its positions already.
     """
-    return stretched(config, base, head_dim, config.inference_factor(budget_tokens))
+    return stretched(config, base, head_dim, config.inference_factor)
 
 
 def stretched(config: PositionConfig, base: Mapping[str, Any], head_dim: int, factor: float) -> dict[str, Any]:
@@ -127,16 +117,14 @@ def stretched(config: PositionConfig, base: Mapping[str, Any], head_dim: int, fa
 # --- the record of it: the `rope` entry of lectern.json
 
 
-def rope_entry(
-    config: PositionConfig, base: Mapping[str, Any], head_dim: int, budget_tokens: int | None = None
-) -> dict[str, Any]:
+def rope_entry(config: PositionConfig, base: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """The `rope` entry of lectern.json for an adapter or a merged checkpoint; arguments as `rope_parameters`."""
-    rope = rope_parameters(config, base, head_dim, budget_tokens)
+    rope = rope_parameters(config, base, head_dim)
     entry = {"type": rope.get("rope_type", "default"), "theta": rope.get("rope_theta", DEFAULT_THETA)}
     if config.method == "none":
         return {**entry, "method": "none"}
     made = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
-    return {**entry, "factor": float(config.inference_factor(budget_tokens)), **made}
+    return {**entry, "factor": float(config.inference_factor), **made}
 
 
 def stated_rope(config: Mapping[str, Any]) -> dict[str, Any]:

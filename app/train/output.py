@@ -129,13 +129,12 @@ def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[s
     config, selection = base.config, recipe.selection
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     positions = recipe.positions.of_base(config.get("max_position_embeddings", 2048))
-    budget = selection.budget_tokens if selection else None
     attention = asdict(selection) if selection else base.recipe.get("attention")
     return {
         "format": 1,
         "trained_tokens": max(recipe.tune.tokens, base.trained_tokens),
         **({"attention": attention} if attention else {}),
-        "rope": rope_entry(positions, stated_rope(config), head_dim, budget),
+        "rope": rope_entry(positions, stated_rope(config), head_dim),
         "training": training,
         "base": {"name": base.folder.name, "fingerprint": base.fingerprint()},
         "tuning": tuning_facts(recipe),

@@ -63,8 +63,7 @@ def _nats(
     if tuned and recipe.positions.method != "none":
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         positions = recipe.positions.of_base(config.max_position_embeddings)
-        budget = recipe.selection.budget_tokens if recipe.selection else None
-        rope = rope_parameters(positions, config.rope_parameters, head_dim, budget)
+        rope = rope_parameters(positions, config.rope_parameters, head_dim)
         attention.table = rope_table(frequencies(rope, head_dim), recipe.tune.tokens, 1.0, torch.float32)
     device, total, count = next(model.parameters()).device, 0.0, 0.0
     mixed = torch.autocast(device.type, dtype=dtype) if dtype == torch.bfloat16 else nullcontext()

@@ -60,8 +60,10 @@ def test_positions(tmp_path: Path) -> None:
     assert list(parts) == ["ntk", "ms", "crd-mask"]
     assert parts["ntk"]["original"]["512"]["trials"] == 8 and parts["ntk"]["compact"]["640"]["trials"] == 8
     assert list(parts["crd-mask"]["compact_at_first_factor"]) == ["640"]
-    compared = values["ms_over_dense_at_tuned_length"]["tuned with full attention, read with both"]
-    assert compared["documents"] == 2 and compared["percent"] != 0
+    compared = values["ms_over_tuned_and_read_dense_at_tuned_length"]["tuned with full attention"]
+    assert list(compared) == ["m = 2, budget 384", *positions.VARIANTS]
+    assert compared["m = 1"]["documents"] == 2 and compared["m = 1"]["percent"] != 0
+    assert compared["m = 2, budget 768"]["percent"] == pytest.approx(0, abs=0.05)  # all of it fits
 
 
 def test_nothing_is_measured_with_a_base_that_finds_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
