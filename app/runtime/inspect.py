@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from app.errors import LecternError, ModelError
 from app.runtime import stretch
-from app.runtime.adapter import Adapter, check_adapter, check_base, find_base, read_adapter
+from app.runtime.adapter import (
+    HEAD,
+    TOKEN_ROWS,
+    TRAINABLE_FILE,
+    Adapter,
+    check_adapter,
+    check_base,
+    find_base,
+    read_adapter,
+)
 from app.runtime.folder import (
     ARCHITECTURES,
     Stored,
@@ -62,7 +71,7 @@ class _Findings:
             return look(*args)
         except LecternError as error:
             reason = str(error)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}; copy or download the folder again"
         if reason not in self.reasons:
             self.reasons.append(reason)
@@ -81,10 +90,11 @@ def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
     found: Path | None = None
     try:
         if (folder / "adapter_config.json").exists():
-            kind, found = _inspect_adapter(folder, base, seen)
+            kind = "longlora" if (folder / TRAINABLE_FILE).exists() else "adapter"
+            found = seen.run(_inspect_adapter, folder, base, seen)
         elif (folder / "config.json").exists():
             kind = "checkpoint"
-            _inspect_checkpoint(folder, seen)
+            seen.run(_inspect_checkpoint, folder, seen)
         else:
             seen.reasons.append(f"{folder}: {NOTHING if folder.is_dir() else 'no such folder'}")
         if kind != "unknown":
@@ -209,38 +219,38 @@ def _check_weights(folder: Path, config: Mapping[str, Any], weights: Mapping[str
         checkpoint.check_memory(folder, device, checkpoint.pick_dtype(device))
 
 
-def _inspect_adapter(folder: Path, base: str | Path | None, seen: _Findings) -> tuple[Kind, Path | None]:
-    kind: Kind = "longlora" if (folder / "trainable_params.bin").exists() else "adapter"
+def _inspect_adapter(folder: Path, base: str | Path | None, seen: _Findings) -> Path | None:
+    """Note what an adapter is; returns the folder of its base."""
     adapter: Adapter | None = seen.run(read_adapter, folder)
     if adapter is None:
-        return kind, None
-    named = adapter.config.get("base_model_name_or_path") or ""
+        return None
+    named = str(adapter.config.get("base_model_name_or_path") or "")
     found = seen.run(find_base, adapter, base)
     seen.facts["type"] = "LoRA adapter" + (", embeddings and norms beside it (LongLoRA)" if adapter.is_longlora else "")
     here = "" if found is None else ", here" if str(found) == named else f", here: {found}"
     seen.facts["base"] = (named or "not named") + (here or ", not found here")
-    _adapter_facts(adapter, seen.facts)
+    seen.run(_adapter_facts, adapter, seen.facts)
     if found is not None:
         config = seen.run(read_config, found)
         if config and seen.run(check_adapter, folder, found):
             if sum(file.stat().st_size for file in weight_files(found)) < HASHED_BYTES:
                 seen.run(check_base, adapter, found, {})
-            recipe = {**_lectern_json(found), **adapter.recipe}
+            recipe = {**(seen.run(_lectern_json, found) or {}), **adapter.recipe}
             rope = seen.run(stretch.applied, recipe.get("rope") or {}, config)
             seen.run(_reading_facts, {**config, "rope_parameters": rope}, recipe, seen.facts)
             seen.run(_try_recipe, found, config, str(folder))
-    return kind, found
+    return found
 
 
 def _adapter_facts(adapter: Adapter, facts: dict[str, str]) -> None:
     ranks = sorted(set(adapter.modules.values()))
     facts["targets"] = ", ".join(dict.fromkeys(adapter.modules)) or "none"
     facts["rank"] = ", ".join(map(str, ranks)) + f", alpha {adapter.config.get('lora_alpha')}"
-    rows = (adapter.config.get("trainable_token_indices") or {}).values()
-    also = Counter(
-        "embeddings" if "embed" in n else "head" if n == "lm_head.weight" else "norms" for n in adapter.replaced
-    )
-    also += Counter({"token rows": sum(len(ids) for ids in rows)})
+    also = Counter("embeddings" if "embed" in n else "head" if n == HEAD else "norms" for n in adapter.replaced)
+    if adapter.config.get("ensure_weight_tying"):
+        del also["head"]  # a copy of the embeddings
+    rows = [stored.shape[0] for name, stored in adapter.tensors.items() if name.endswith(TOKEN_ROWS)]
+    also += Counter({"token rows": sum(rows)})
     facts["also trained"] = ", ".join(f"{name} ({count})" for name, count in also.items()) or "nothing"
     facts["parameters"] = f"{sum(math.prod(stored.shape) for stored in adapter.tensors.values()):,}"
     if adapter.rows:

@@ -207,3 +207,21 @@ def test_a_file_that_runs_code_is_not_run(kept, tmp_path):
 def test_any_error_in_a_file_becomes_a_reason(llama, monkeypatch):
     monkeypatch.setattr(module, "highest_id", lambda tokenizer: 1 // 0)
     assert "ZeroDivisionError" in inspect(llama).reasons[0]
+
+
+ODD = (None, [], {"a": 1}, "x", -1)
+
+
+@pytest.mark.parametrize("file", ["config.json", "lectern.json", "tokenizer.json", "adapter_config.json"])
+def test_odd_values_raise_nothing(kept, llama, tmp_path, file):
+    """Every key of every file with every kind of value; what can be told is told."""
+    path = shutil.copytree(kept / "adapter", tmp_path / "adapter") if file == "adapter_config.json" else llama
+    rewrite(path / "lectern.json", trained_tokens=512, attention={"budget_tokens": 256}, rope={}, training={}, base={})
+    first = (path / file).read_text()
+    for key in [*json.loads(first), "rope_scaling", "sliding_window", "trainable_token_indices"]:
+        for value in ODD:
+            (path / file).write_text(first)
+            rewrite(path / file, **{key: value})
+            found = inspect(path)
+            assert found.kind == ("adapter" if path.name == "adapter" else "checkpoint")
+            assert found.usable == (not found.reasons) and all(isinstance(fact, str) for fact in found.facts.values())
