@@ -25,7 +25,7 @@ from app.process import peak_bytes
 from app.runtime import checkpoint
 from app.runtime.positions import PositionSampler
 from app.train.attention import TrainingAttention, install, uninstall
-from app.train.base import read_base
+from app.train.base import Base, read_base
 from app.train.estimate import check_room
 from app.train.lora import add_adapter, causal_model, trained_parameters
 from app.train.loss import target_weights
@@ -224,7 +224,8 @@ def tune(
 
     Raises:
         ConfigError: `run` holds another recipe's run.
-        TrainError: it cannot fit; or loss or gradient is not finite, then the last good checkpoint stays.
+        TrainError: it cannot fit; one process sees several GPUs; loss or gradient is not finite, then the last good
+            checkpoint stays.
         InputError: a step without anything to learn, or `out` cannot be written.
         ModelError: the base cannot be loaded.
     """
@@ -232,12 +233,10 @@ def tune(
     dtype = compute_dtype(recipe, place)
     base = read_base(recipe.tune.base) if model is None or out else None
     arguments = _arguments(recipe, run, place, dtype)
-    claim(run, recipe)
+    _one_gpu(arguments)
+    claim(run, recipe, arguments.world_size)
     if model is None:
-        sharing = arguments.world_size if place.type == "cpu" else 1
-        told = check_room(recipe, base, place, dtype, sharing)
-        log.info("about %.1f GB of memory in %s", told.total / 1e9, str(dtype).removeprefix("torch."))
-        model = base.load(dtype)
+        model = _load(base, recipe, place, dtype, arguments.world_size)
     positions = PositionSampler.of(recipe.positions, model)
     torch.manual_seed(recipe.tune.seed)
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
@@ -260,6 +259,22 @@ def tune(
             write_output(out, adapted, recipe, base, _counts(tuned), gathered)
     trainer.accelerator.wait_for_everyone()
     return tuned
+
+
+def _one_gpu(arguments: TrainingArguments) -> None:
+    """Refuse several GPUs for one process: Trainer would copy the model to all of them in every step."""
+    if arguments.n_gpu > 1:
+        raise TrainError(
+            f"{arguments.n_gpu} GPUs are visible to one process; start one for each as docs/training.md says (Several "
+            "GPUs), or show one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def _load(base: Base, recipe: Recipe, place: torch.device, dtype: torch.dtype, processes: int) -> nn.Module:
+    """The base on the CPU, when the run fits."""
+    told = check_room(recipe, base, place, dtype, processes if place.type == "cpu" else 1)
+    log.info("about %.1f GB of memory in %s", told.total / 1e9, str(dtype).removeprefix("torch."))
+    return base.load(dtype)
 
 
 def _counts(tuned: Tuned) -> dict[str, Any]:
@@ -310,14 +325,14 @@ def _activation_checkpointing(causal: nn.Module, wanted: bool) -> None:
         getattr(causal, f"{prefix}_disable")()
 
 
-def claim(run: Path, recipe: Recipe) -> None:
-    """Make the run's folder, or see that it belongs to this recipe.
+def claim(run: Path, recipe: Recipe, processes: int = 1) -> None:
+    """Make the run's folder, or see that it belongs to this recipe and so many processes, which share out its rows.
 
     Raises:
         ConfigError: it belongs to another one; says what differs.
         InputError: it cannot be written.
     """
-    path, ours = run / "run.json", tuning_facts(recipe)
+    path, ours = run / "run.json", tuning_facts(recipe) | {"run": {"processes": processes}}
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not path.exists():

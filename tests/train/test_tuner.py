@@ -126,6 +126,8 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"another recipe \(\[tune\] learning_rate = 0.01, now 0.02\); go on with"):
         run(tmp_path, learning_rate=2e-2)
     run(tmp_path, save_steps=4)  # changes nothing of the result
+    with pytest.raises(ConfigError, match=r"\[run\] processes = 1, now 2"):
+        tuner.claim(tmp_path, recipe(), 2)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(InputError, match="run.json: cannot be used .* another folder with --run"):
         run(tmp_path)
@@ -202,3 +204,10 @@ def test_the_run_names_its_recipe(tmp_path):
     run(tmp_path)
     written = json.loads((tmp_path / "run.json").read_text())
     assert written["tune"]["steps"] == 4 and written["lora"]["targets"] == "ko" and "base" not in written["tune"]
+
+
+def test_several_gpus_want_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuner.TrainingArguments, "n_gpu", property(lambda self: 4))
+    with pytest.raises(TrainError, match="4 GPUs are visible to one process; .* CUDA_VISIBLE_DEVICES=0"):
+        run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
