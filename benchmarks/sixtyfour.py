@@ -4,8 +4,9 @@
 
 (a) A model trained at L serves 64 L: taken from the results of passkey.py and perplexity.py, which measure it.
 (b) One training step at L with MS-Attn against one at 64 L with full attention, in floating-point operations, bytes
-and seconds. Full attention is measured at four sizes and fitted as aN + bN^2; MS-Attn is measured up to 64 L, so that
-the two are also told at the same length. What the same would be at the shapes of Llama-2-7B is computed, not measured.
+and seconds. Full attention is measured at four sizes and fitted as aN + bN^2, bytes by the line through the two largest
+(fused attention keeps nothing that grows with N^2); MS-Attn is measured up to 64 L, so that the two are also told at
+the same length. What the same would be at the shapes of Llama-2-7B is computed, not measured.
 """
 
 import argparse
@@ -81,6 +82,13 @@ def fitted(costs: Mapping[int, float], tokens: int) -> Values:
     return {"a": a, "b": b, "worst_percent": round(100 * worst, 1), "value": a * tokens + b * tokens**2}
 
 
+def lined(costs: Mapping[int, float], tokens: int) -> Values:
+    """The line through the costs of the two largest sizes, and its value at `tokens`."""
+    (n, low), (m, high) = sorted(costs.items())[-2:]
+    slope = (high - low) / (m - n)
+    return {"per_token": slope, "measured_at": [n, m], "value": high + slope * (tokens - m)}
+
+
 def seven_b(tokens: int, budget: int) -> Values:
     """Forward operations of one text at Llama-2-7B's shapes: full and MS-Attn. Arithmetic, not a measurement."""
     linear = SEVEN_B["linear_flops"] * tokens
@@ -123,7 +131,10 @@ def _finish(args: argparse.Namespace, parts: Mapping[str, Values]) -> Values:
     far = TIMES * args.length if not args.quick else max(args.ms)
     full = {values["tokens"]: values for name, values in parts.items() if name.startswith("full-")}
     ms = {values["tokens"]: values for name, values in parts.items() if name.startswith("ms-")}
-    fits = {cost: fitted({n: float(values[cost]) for n, values in full.items()}, far) for cost in COSTS}
+    fits = {}
+    for cost in COSTS:
+        fit = lined if cost == "peak_bytes" else fitted
+        fits[cost] = fit({n: float(values[cost]) for n, values in full.items()}, far)
     short = min(ms)
     ratio = {cost: round(fits[cost]["value"] / ms[short][cost], 1) for cost in COSTS}
     same = {cost: round(fits[cost]["value"] / ms[far][cost], 2) for cost in COSTS}

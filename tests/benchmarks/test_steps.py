@@ -57,6 +57,7 @@ def test_a_fit_finds_what_costs_were_made_of() -> None:
     assert found["a"] == pytest.approx(3) and found["b"] == pytest.approx(0.01) and found["worst_percent"] == 0
     assert found["value"] == pytest.approx(3 * 6400 + 0.01 * 6400**2)
     assert sixtyfour.fitted({**costs, 800: 2 * costs[800]}, 6400)["worst_percent"] > 10
+    assert sixtyfour.lined({100: 9.0, 400: 50.0, 200: 30.0}, 1000)["value"] == pytest.approx(110)
 
 
 def test_the_shapes_of_llama_2_7b() -> None:
