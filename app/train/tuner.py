@@ -300,6 +300,13 @@ def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tun
     transformers_logging.set_verbosity_error()  # it would name each frozen weight that a checkpoint does not hold
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            f"step {trainer.state.global_step + 1}: the GPU's memory is full, more than was estimated; make tokens or "
+            "batch smaller, and choose another folder with --run"
+        ) from error
+    except OSError as error:
+        raise TrainError(f"{trainer.run}: a checkpoint cannot be written or read ({error}); make room there") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         _activation_checkpointing(causal, False)

@@ -211,3 +211,23 @@ def test_several_gpus_want_several_processes(tmp_path, monkeypatch):
     with pytest.raises(TrainError, match="4 GPUs are visible to one process; .* CUDA_VISIBLE_DEVICES=0"):
         run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "^step 3: the GPU's memory is full, .* make tokens or batch smaller",
+        ),
+        (OSError(28, "No space left on device"), "a checkpoint cannot be written or read .*No space left.*; make room"),
+    ],
+)
+def test_what_the_machine_refuses_is_told(tmp_path, error, message):
+    def failing(step, rows):
+        if step == 2:
+            raise error
+        return batches(step, rows)
+
+    with pytest.raises(TrainError, match=message):
+        run(tmp_path, source=failing)
