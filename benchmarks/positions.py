@@ -71,6 +71,7 @@ ARMS = (
     Arm("sf-longer", "sf", _stretched("ntk", STRETCH), 3),
     Arm("s2-published-longer", "s2_published", _stretched("ntk", STRETCH), 3),
     Arm("s2-longer", "s2", _stretched("ntk", STRETCH), 3),
+    Arm("linear-longer", "full", _stretched("linear", STRETCH), 3),
 )
 
 
