@@ -250,6 +250,20 @@ def finish(parts: Mapping[str, Values]) -> Values:
             "r_sf_at_least_0.8": arms["sf"]["r_perplexity"] >= 0.8,
         },
         "effects": _effects(losses, drawn),
+        "ms_read_with_ms": _read_with_own(losses, arms, "ms"),
+    }
+
+
+def _read_with_own(losses: Losses, arms: Mapping[str, Values], name: str) -> Values | None:
+    """R of an arm that is also read with its own attention, as the app reads with MS-Attn."""
+    if name not in arms:
+        return None
+    nats = arms[name]["own"]
+    ends = {arm: losses.mean(arm) for arm in ("block", "full")}
+    return {
+        "nats": nats,
+        "r_perplexity": round(share(math.exp(ends["block"]), math.exp(nats), math.exp(ends["full"])), 4),
+        "r_nats": round(share(ends["block"], nats, ends["full"]), 4),
     }
 
 

@@ -66,6 +66,9 @@ def test_r_is_the_share_of_the_gain() -> None:
     assert found["gate"]["met"] and not found["gate"]["r_sf_at_least_0.8"] == (arms["sf"]["r_perplexity"] < 0.8)
     assert found["effects"]["leak (s2 to s2_published)"]["nats_less"] == pytest.approx(0.25)
     assert found["effects"]["sinks on s2"]["by_seed"] == [0.5, 0.5]
+    assert found["ms_read_with_ms"] is None
+    rows["ms"] = rows["block"]
+    assert tuning.finish(parts(**rows))["ms_read_with_ms"]["r_nats"] == pytest.approx(1.0383, abs=1e-4)  # own is 1.0
     rows["sf"] = [[1.6 + x for x in noise], [1.4 + x for x in noise]]  # better than s2_published in one seed of two
     assert not tuning.finish(parts(**rows))["gate"]["met"]
 
