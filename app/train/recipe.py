@@ -55,7 +55,7 @@ class TuneConfig:
     base: str
     tokens: int
     steps: int
-    attention: str = "sf"
+    attention: str = "sf_fixed"
     batch: int = 1
     accumulation: int = 1
     learning_rate: float = 2e-5

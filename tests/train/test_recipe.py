@@ -135,9 +135,9 @@ def test_something_must_learn():
     assert len(LoraRecipe("all").modules) == 7
 
 
-def test_the_defaults_are_sf_attention_and_longlora():
+def test_the_defaults_are_the_best_groups_and_longlora():
     recipe = Recipe(TuneConfig("base", tokens=8192, steps=1000))
-    assert recipe.tune.attention == "sf" and recipe.lora == LoraRecipe("qkvo", 8, 16.0)
+    assert recipe.tune.attention == "sf_fixed" and recipe.lora == LoraRecipe("qkvo", 8, 16.0)
     assert recipe.plain()["tune"]["learning_rate"] == 2e-5
 
 
