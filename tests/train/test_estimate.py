@@ -9,11 +9,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from app.errors import TrainError
 from app.train import estimate
+from app.train.attention import TrainingAttention
 from app.train.base import read_base
 from app.train.estimate import check_room, learning_weights
 from app.train.lora import add_adapter, trained_parameters
 from app.train.recipe import LoraRecipe, Recipe, TuneConfig
-from app.train.tuner import TuningModel
+from app.train.passes import TuningModel
 from tests import tiny
 
 LLAMA_2_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000}
@@ -70,7 +71,7 @@ def kept_bytes(lora: LoraRecipe, layers: int, dtype: torch.dtype, tokens: int = 
         vocab_size=32, hidden_size=128, intermediate_size=352, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1,
     )  # fmt: skip
-    model = TuningModel(add_adapter(LlamaForCausalLM(config).to(dtype), lora), dtype).train()
+    model = TuningModel(add_adapter(LlamaForCausalLM(config).to(dtype), lora), TrainingAttention(), dtype).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
