@@ -97,6 +97,7 @@ def answer(settings: Settings) -> list[int]:
     return list(engine.generate(cache, turn, GenerationConfig(max_new_tokens=8)))
 
 
+@pytest.mark.slow
 def test_train_kill_resume_merge_load_ask(home, tmp_path):
     recipe, run = home / "recipe.toml", tmp_path / "run"
     killed = command("-c", DYING, recipe, "--run", run)
@@ -123,6 +124,7 @@ def test_train_kill_resume_merge_load_ask(home, tmp_path):
     assert train([str(recipe), "--run", str(run)]) == adapter  # finished: nothing is done again
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_does_with_twice_the_batch(home, tmp_path):
     """Started as docs/training.md says."""
     text = (
