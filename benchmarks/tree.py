@@ -32,7 +32,7 @@ from app import needles, privacy
 from app.errors import ConfigError
 from app.eval import report
 from app.kernels.rope import rotate
-from app.runtime import attention, selection
+from app.runtime import attention, selection, single
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
 from app.runtime.engine import Engine, load_engine
@@ -238,6 +238,8 @@ def _choose(engine: Engine, cache: RegionCache, asked: Asked) -> Tensor:
     own = -(-rows // a.region_tokens)
     first = torch.tensor([-(-asked.end // a.region_tokens) - own], device=asked.queries.device)
     q = asked.queries.view(1, kv_heads, -1, rows, asked.queries.shape[-1])
+    if rows == 1:
+        return single.select_one(engine.spec, cache, asked.layer, q, int(first), cache.table(asked.end)[1])[0]
     return selection.select(engine.spec, cache, asked.layer, q, first, own, cache.table(asked.end)[1])[0]
 
 

@@ -12,6 +12,7 @@ from app.kernels.options import SelectionOptions
 from app.kernels.rope import rotate
 
 FEW_QUERIES = 16
+FEW_REGIONS = 512  # are sorted at once
 INFLLM_TOKENS = 4
 
 
@@ -155,6 +156,8 @@ def best_regions(votes: Tensor, count: int) -> Tensor:
         return torch.arange(regions, device=votes.device).expand(*votes.shape[:-1], regions)
     if count <= 0:
         return torch.zeros(*votes.shape[:-1], 0, dtype=torch.int64, device=votes.device)
+    if regions <= FEW_REGIONS:
+        return votes.sort(dim=-1, stable=True).indices[..., -count:].sort(dim=-1).values
     # topk alone breaks ties as it likes, and coarse scores in bfloat16 have many.
     least = votes.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, equal = votes > least, votes == least

@@ -166,25 +166,6 @@ def _take(rows: Tensor, numbers: Tensor) -> Tensor:
     return rows.view(-1, width).index_select(0, (numbers + heads).flatten()).view(kv_heads, -1, width)
 
 
-def best_of_regions(regions: Tensor, scores: Tensor, count: int) -> Tensor:
-    """Give each region's best score to one of its fine means, and -inf to the others.
-
-    Args:
-        regions: [Hkv, N] of fine means, below `count`.
-        scores: [Hkv, Q, N].
-
-    Returns:
-        [Hkv, Q, N].
-    """
-    index = regions[:, None].expand_as(scores)
-    best = scores.new_empty(*scores.shape[:2], count)  # only what is written is read: no cost per region of the text
-    best = best.scatter_(-1, index, float("-inf")).scatter_reduce_(-1, index, scores, "amax").gather(-1, index)
-    places = torch.arange(regions.shape[-1], device=regions.device).expand_as(regions)
-    owner = torch.empty(len(regions), count, dtype=torch.int64, device=regions.device)
-    first = owner.scatter_(-1, regions, places).gather(-1, regions) == places
-    return best.masked_fill_(~first[:, None], float("-inf"))
-
-
 def candidate_regions(numbers: Tensor, scores: Tensor, per_region: int, count: int) -> tuple[Tensor, Tensor]:
     """The regions of found fine means, each once, in the order of their best.
 

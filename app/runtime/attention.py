@@ -13,7 +13,8 @@ from app.kernels.ms_attn import ms_attention
 from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.selection import gather, select, select_one
+from app.runtime.selection import gather, select
+from app.runtime.single import select_one
 from app.runtime.spec import AttentionSpec
 
 NAME = "lectern"

@@ -77,6 +77,7 @@ class RegionCache(Cache):
         self.tail = RegionMemory(shape) if tail is None else tail
         self.allowed: Tensor | None = None
         self._sight: Tensor | None = None
+        self._table: tuple[int, Tensor, Tensor] | None = None
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
         region = shape.attention.region_tokens
@@ -112,6 +113,7 @@ class RegionCache(Cache):
         if self._sight is not None:
             there &= self._sight
         self.allowed = None if there.all() and self._sight is None else there
+        self._table = None
 
     def watch(self) -> AnswerEvidence:
         """Gather evidence of an answer from now on."""
@@ -177,14 +179,16 @@ class RegionCache(Cache):
         Returns:
             (starts, lengths), each [R], int64; muted regions have length 0, except the sinks of region 0.
         """
-        region = self.shape.attention.region_tokens
-        first = torch.arange(0, tail_tokens, region, device=self.shape.device)
-        lengths = self._lengths
-        if self.allowed is not None:
-            lengths = lengths.masked_fill(~self.allowed, 0)
-            lengths[:1] = torch.maximum(lengths[:1], self._sinks)
-        starts = torch.cat([self._starts, first + self.base_tokens])
-        return starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
+        if self._table is None or self._table[0] != tail_tokens:  # all layers of a step ask for the same
+            region = self.shape.attention.region_tokens
+            first = torch.arange(0, tail_tokens, region, device=self.shape.device)
+            lengths = self._lengths
+            if self.allowed is not None:
+                lengths = lengths.masked_fill(~self.allowed, 0)
+                lengths[:1] = torch.maximum(lengths[:1], self._sinks)
+            starts = torch.cat([self._starts, first + self.base_tokens])
+            self._table = tail_tokens, starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
+        return self._table[1], self._table[2]
 
     def _far_regions(self, layer: int) -> int:
         """How many regions of the memories lie before the local window, which is looked at for being near.

@@ -29,6 +29,7 @@ class AnswerEvidence:
         self._begins, self._sinks = begins, sinks
         self._lengths = (lengths - sinks * begins).clamp(min=1).float()
         self._step = torch.zeros(len(lengths), device=lengths.device)
+        self._touched: list[Tensor] = []  # regions that the step has counted: a token must not cost time per region
         self._best: list[tuple[Tensor, Tensor]] = []
         self._squares = torch.zeros_like(self._step)
 
@@ -44,23 +45,31 @@ class AnswerEvidence:
             mass: [N, L] per token.
         """
         sinks = mass[:, : self._sinks].sum(-1) * self._begins[regions]
-        self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
+        self._count(regions, mass.sum(-1).float() - sinks)
 
     def add_tokens(self, regions: Tensor, places: Tensor, mass: Tensor) -> None:
         """The same for single tokens, which may come from anywhere: [N] regions, places in their texts, and mass."""
-        self._step.index_add_(0, regions, mass.float() * (places >= self._sinks))
+        self._count(regions, mass.float() * (places >= self._sinks))
+
+    def _count(self, regions: Tensor, mass: Tensor) -> None:
+        self._step.index_add_(0, regions, mass)
+        self._touched.append(regions)
 
     def forget(self) -> None:
         """What was counted since the last token is counted again."""
-        self._step.zero_()
+        for regions in self._touched:
+            self._step[regions] = 0
+        self._touched = []
 
     def take(self) -> None:
         """The next token is part of the answer: what was counted since the last one belongs to it."""
-        density = self._step / self._lengths
-        self._step.zero_()
-        self._squares += density.square()
-        best = density.topk(min(MOST_PER_TOKEN, len(density)))
-        self._best.append((best.indices, best.values / density.sum().clamp(min=1e-30)))
+        least = torch.arange(min(MOST_PER_TOKEN, len(self._step)), device=self._step.device)  # even if none is touched
+        seen = torch.cat([least, *self._touched]).unique()
+        density = self._step[seen] / self._lengths[seen]
+        self.forget()
+        self._squares[seen] += density.square()
+        best = density.topk(len(least))
+        self._best.append((seen[best.indices], best.values / density.sum().clamp(min=1e-30)))
 
     def looks(self) -> list[list[tuple[int, float]]]:
         """Per token of the answer its best regions, each with its share of that token's density; best first."""

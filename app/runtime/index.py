@@ -8,6 +8,7 @@ from torch import Tensor
 from app.kernels.regions import sub_bounds, sub_means
 from app.kernels.tree import CLUSTER, SPAN, Level, cluster_span, node_radii, sealed_nodes
 from app.runtime.shape import MemoryShape, from_bytes, to_bytes
+from app.runtime.sketch import Sketch
 
 
 class RegionIndex:
@@ -18,6 +19,7 @@ class RegionIndex:
             largest and the smallest keys instead, D twice.
         subs: by name, keys per mean.
         levels: of each layer, the tree over the fine means, lowest level first. Only nodes over whole spans count.
+        sketch: what single queries read of it.
     """
 
     def __init__(self, shape: MemoryShape) -> None:
@@ -27,6 +29,7 @@ class RegionIndex:
         self._summarise = sub_bounds if a.score == "minmax" else sub_means
         self.means = {name: [self._empty(0) for _ in range(shape.layers)] for name in self.subs}
         self.levels: list[list[Level]] = [[] for _ in range(shape.layers)]
+        self.sketch = Sketch(self)
 
     def _empty(self, rows: int) -> Tensor:
         s = self.shape
@@ -44,7 +47,7 @@ class RegionIndex:
         """Bytes held, spare room included."""
         means = [t for layers in self.means.values() for t in layers]
         nodes = [t for levels in self.levels for level in levels for t in level.tensors()]
-        return sum(t.numel() * t.itemsize for t in (*means, *nodes))
+        return sum(t.numel() * t.itemsize for t in (*means, *nodes)) + self.sketch.size_bytes
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` tokens, a multiple of `region_tokens`."""
@@ -82,6 +85,7 @@ class RegionIndex:
             means = self._summarise(keys, sub)
             target = self.means[name][layer]
             target[:, first // sub : first // sub + means.shape[1]] = means.to(target.dtype)
+        self.sketch.cut(layer, first // self.shape.attention.region_tokens)
         self._seal(layer, first // self.subs["fine"], (first + keys.shape[1]) // self.subs["fine"])
 
     def _seal(self, layer: int, first: int, end: int) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
 from app.kernels.rope import rotate
-from app.kernels.tree import best_of_regions, candidate_regions, search
+from app.kernels.tree import candidate_regions, search
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
 from app.runtime.memory import RegionMemory
@@ -55,82 +55,13 @@ def select(
     return torch.cat([picked, fixed], dim=-1).sort(-1).values
 
 
-def select_one(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, first: int, lengths: Tensor) -> Tensor:
-    """Choose the regions of a single query; costs nothing per region of a text that is searched by tree.
-
-    Args:
-        q: [1, Hkv, heads, 1, D] raw query, which stands in region `first`.
-        lengths: [R] tokens of every region, 0 for muted ones.
-
-    Returns:
-        [1, Hkv, K] regions in text order.
-    """
-    a, kv_heads = spec.attention, q.shape[1]
-    if cache.allowed is not None or not (a.votes_by_means and spec.policy.scores):
-        return select(spec, cache, layer, q, torch.tensor([first], device=q.device), 1, lengths)
-    near = spec.first_near(first)
-    sinks = a.sink_regions if a.forced == "all" else 0
-    forced = [*range(sinks), *(max(0, region) for region in range(near, first + 1))]
-    count = min(max(0, a.budget_regions - len(forced)), near)
-    query = _query_means(spec, q)[0, :, :, 0]  # [Hkv, heads, D]
-    far = (near - cache.base_regions) * a.region_tokens >= a.decode_tree_from_tokens
-    searched = _searched(cache, far, a.decode_tree_from_tokens)
-    parts = []
-    for tree, (offset, end, memory) in zip(searched, cache.stores(), strict=True):
-        start, stop = max(sinks - offset, 0), min(end, near) - offset
-        if start < stop:
-            scored = _by_tree if tree else _one_by_one
-            regions, scores = scored(a, memory, layer, query, start, stop, count)
-            parts.append((regions + offset, scores))
-    regions, scores = (torch.cat(x, dim=-1) for x in zip(*parts, strict=True))
-    votes = scores.log_softmax(-1).logsumexp(-2)
-    picked = regions.gather(-1, best_regions(votes, count))
-    fixed = torch.tensor(forced, device=q.device).expand(kv_heads, -1)
-    return torch.cat([picked, fixed], dim=-1).sort(-1).values[None]
-
-
-def _one_by_one(
-    a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, start: int, stop: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """(regions [Hkv, R], scores [Hkv, heads, R]) of the regions in [start, stop) of a memory.
-
-    When they are many, of those that look best in the data type of the cache.
-    """
-    fine = memory.index.summaries(layer, "fine", stop)[:, start:]
-    regions = torch.arange(start, stop, device=query.device).expand(len(query), -1)
-    if stop - start > a.candidates:
-        votes = region_scores(query.to(fine.dtype), fine).log_softmax(-1).logsumexp(-2)
-        regions = best_regions(votes, max(a.candidates, count)) + start
-        heads = torch.arange(len(query), device=query.device)[:, None].expand_as(regions)
-        fine = memory.index.take(layer, "fine", heads.flatten(), regions.flatten()).view(
-            *regions.shape, *fine.shape[2:]
-        )
-    return regions, region_scores(query, fine.float())
-
-
-def _by_tree(
-    a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, start: int, stop: int, count: int
-) -> tuple[Tensor, Tensor]:
-    """The same of those that a tree finds, and of the last `count`, so that there are always enough.
-
-    A region may stand there several times, all but once with a score of -inf.
-    """
-    per_region = a.region_tokens // a.key_sub
-    limit = max(0, stop - count) * per_region
-    fine, levels = memory.index.tree(layer)
-    numbers, scores = search(fine, levels, query, limit, stop * per_region, beam=a.tree_beam)
-    regions = numbers // per_region
-    scores = best_of_regions(regions, scores, stop)
-    return regions, scores.masked_fill_((regions < start)[:, None], float("-inf")) if start else scores
-
-
 def _best_scored(
     spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int, far: bool
 ) -> Tensor:
     """The `count` best regions [G, Hkv, count]: candidates first, then fine scores of those in float32."""
     a, total = spec.attention, eligible.shape[-1]
-    means = _query_means(spec, q)  # [G, Hkv, heads, Q, D]
-    searched = _searched(cache, far, _tree_from(a, q))
+    means = query_means(spec, q)  # [G, Hkv, heads, Q, D]
+    searched = searched_by_tree(cache, far, _tree_from(a, q))
     if total <= a.candidates and not any(searched):
         fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
         scores = region_scores(means.flatten(2, 3), fine.float())
@@ -147,7 +78,7 @@ def _best_scored(
     return candidates.gather(-1, best_regions(votes, count))
 
 
-def _query_means(spec: AttentionSpec, q: Tensor) -> Tensor:
+def query_means(spec: AttentionSpec, q: Tensor) -> Tensor:
     """What the queries [G, Hkv, heads, Tg, D] are compared with regions by, [G, Hkv, heads, Q, D'], scaled."""
     a, rows = spec.attention, q.shape[3]
     if a.score_angle:
@@ -178,7 +109,7 @@ def _tree_from(a: AttentionConfig, q: Tensor) -> int:
     return a.decode_tree_from_tokens if q.shape[3] == 1 else a.tree_from_tokens
 
 
-def _searched(cache: RegionCache, far: bool, tree_from: int) -> list[bool]:
+def searched_by_tree(cache: RegionCache, far: bool, tree_from: int) -> list[bool]:
     """Which memories are searched by tree: those that long; the tail when the groups stand `far` enough in it."""
     a = cache.shape.attention
     if not a.searches_tree or cache.allowed is not None:  # a beam would be spent on muted regions

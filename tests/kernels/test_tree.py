@@ -5,7 +5,6 @@ from app.kernels.tree import (
     CLUSTER,
     SPAN,
     Level,
-    best_of_regions,
     candidate_regions,
     cluster_span,
     node_radii,
@@ -116,15 +115,3 @@ def test_candidate_regions_come_once_each_best_first():
     assert regions[0, 0, :3].tolist() == [2, 7, 0] and valid[0, 0].tolist() == [True, True, True, False, False]
     regions, valid = candidate_regions(numbers, scores, 4, 2)
     assert regions[0, 0].tolist() == [2, 7] and valid.all()
-
-
-def test_one_fine_mean_speaks_for_each_region():
-    regions = torch.tensor([[7, 2, 7, 0, 2], [1, 1, 1, 1, 5]])
-    scores = random(2, 3, 5)
-    best = best_of_regions(regions, scores, 8)
-    for h in range(2):
-        kept = best[h, 0] > float("-inf")
-        assert sorted(regions[h, kept].tolist()) == sorted(set(regions[h].tolist()))
-        for i in kept.nonzero()[:, 0]:
-            assert torch.equal(best[h, :, i], scores[h][:, regions[h] == regions[h, i]].amax(-1))
-        assert (best[h][:, ~kept] == float("-inf")).all()

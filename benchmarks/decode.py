@@ -1,0 +1,147 @@
+"""Decode speed against length, side by side: the lengths take turns, so that other work on the machine slows all alike.
+
+    python benchmarks/decode.py --lengths 4096,32768,131072,524288
+
+One text is read. Its keys and values, again and again with a little noise, make the longer memories: what a step costs
+depends on how many there are and how like each other, not on what they say.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from app.eval import report, texts
+from benchmarks import harness, machine
+
+LENGTHS = (4_096, 8_192, 32_768, 131_072, 262_144, 524_288)
+READ_TOKENS = 32_768
+WARM, DECODED, ROUNDS = 2, 32, 5
+NOISE = 0.02
+PIECE_TOKENS = 8_192
+
+
+def main() -> int:
+    """Measure; the exit code is 1 when the model disagrees with transformers on a short text."""
+    args = _arguments()
+    if args.estimate:
+        seconds = harness.reading_s(args.read) + args.rounds * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
+        print(report.table(["part", "minutes"], [["all", round(seconds / 60 + sum(args.lengths) / 3e6, 1)]]))
+        return 0
+    wrong = harness.same_as_transformers(args)
+    if wrong:
+        print(f"{wrong}: nothing is measured", file=sys.stderr)
+        return 1
+    engine = harness.engine(args)
+    memories = _memories(engine, harness.prose(args, args.file), args)
+    firsts = {tokens: _first_step(engine, memory) for tokens, memory in memories.items()}
+    steps: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in memories}
+    for _ in range(args.rounds):
+        for tokens, memory in memories.items():
+            steps[tokens] += _steps(engine, memory)
+    shortest = _milliseconds(steps[args.lengths[0]], 0)
+    rows = [
+        {
+            "tokens": tokens,
+            "processor_ms": _milliseconds(taken, 0),
+            "wall_ms": _milliseconds(taken, 1),
+            "tokens_per_processor_s": round(1000 / _milliseconds(taken, 0), 1),
+            "of_shortest": round(shortest / _milliseconds(taken, 0), 3),
+            "first_step_ms": round(1000 * firsts[tokens], 1),
+            "index_bytes_per_token": round(memories[tokens].index.size_bytes / memories[tokens].capacity, 1),
+        }
+        for tokens, taken in steps.items()
+    ]
+    print(report.table(list(rows[0]), [list(row.values()) for row in rows]))
+    result = {
+        "benchmark": "decode",
+        "model": Path(args.model).name,
+        "weights": harness.weights(args.model),
+        "settings": {"lengths": args.lengths, "read": args.read, "rounds": args.rounds, "threads": args.threads},
+        "rows": rows,
+        **machine.describe(),
+    }
+    print(json.dumps(result))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _memories(engine, filler: Path, args: argparse.Namespace) -> dict[int, Any]:
+    """A memory of each length."""
+    import torch
+
+    from app.runtime.memory import RegionMemory
+
+    text = texts.encode(engine, "\n".join(texts.lines_of(filler)) + "\n")
+    text = (text * (1 + args.read // len(text)))[: args.read]
+    read, generator, found = engine.read(text), torch.Generator().manual_seed(args.seed), {}
+    for tokens in args.lengths:
+        memory = RegionMemory(engine.shape, tokens)
+        for start in range(0, tokens, min(PIECE_TOKENS, args.read)):
+            place = start % args.read
+            end = place + min(PIECE_TOKENS, args.read - place, tokens - start)
+            for layer in range(engine.shape.layers):
+                keys, values = read.pages.rows(layer, place, end)
+                if start >= args.read:
+                    keys = keys + NOISE * torch.randn(keys.shape, generator=generator).to(keys)
+                memory.append(layer, keys, values)
+        memory.token_ids = (text * (1 + tokens // args.read))[:tokens]
+        found[tokens] = memory.freeze()
+        print(f"{tokens:,} tokens are there", file=sys.stderr, flush=True)
+    return found
+
+
+def _first_step(engine, memory) -> float:
+    """Processor seconds of the first question's first token, when what a single query reads is made."""
+    started = time.process_time()
+    _steps(engine, memory, count=1)
+    return time.process_time() - started
+
+
+def _steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
+    """(processor, wall) seconds of each token after the first ones."""
+    from app.runtime.config import GenerationConfig
+
+    cache, taken = engine.open_chat([memory]), []
+    turn = engine.encode_turn([{"role": "user", "content": "What happens next, and who is there?"}])
+    stop_ids, engine.stop_ids = engine.stop_ids, frozenset()  # every length takes the same number of steps
+    try:
+        tokens = engine.generate(cache, turn, GenerationConfig(max_new_tokens=WARM + count))
+        for _ in islice(tokens, WARM):
+            pass
+        for _ in range(count):
+            before = time.process_time(), time.perf_counter()
+            next(tokens)
+            taken.append((time.process_time() - before[0], time.perf_counter() - before[1]))
+        tokens.close()
+    finally:
+        engine.stop_ids = stop_ids
+    return taken
+
+
+def _milliseconds(taken: list[tuple[float, float]], which: int) -> float:
+    """The median: a token that another process disturbed does not count more than one that none did."""
+    return round(1000 * statistics.median(pair[which] for pair in taken), 2)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = harness.flags(__doc__, "decode")
+    parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
+    parser.add_argument("--lengths", type=harness.numbers, default=LENGTHS, help="tokens, ascending")
+    parser.add_argument("--read", type=int, default=READ_TOKENS, help=f"tokens that are really read ({READ_TOKENS})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each length is measured ({ROUNDS})")
+    args = parser.parse_args()
+    if args.quick:
+        args.lengths, args.read, args.rounds = (2_048, 8_192), 2_048, 1
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""int8 codes of key means: what they score, against the means themselves."""
+
+import pytest
+import torch
+
+from app.kernels import codes
+from app.kernels.codes import BLOCK, NOT_SEEN, Basis, Clusters, TextCodes
+from app.kernels.regions import region_scores
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("axes", [8, 33, 128])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_products_are_exact_whole_numbers_on_either_path(axes, rows):
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randint(-127, 128, (n, axes), dtype=torch.int8, generator=generator) for n in (rows, 1000))
+    wanted = q.long() @ k.long().T
+    assert torch.equal(codes.products(q, k).long(), wanted)
+    assert torch.equal(codes.products_reference(q, k).long(), wanted)
+
+
+def filled(means, basis, pieces):
+    """Text codes of means [Hkv, R, F, D], put in pieces that end at these regions."""
+    held = TextCodes.room(means.shape[1], means.shape[0], means.shape[2], basis.axes.shape[-1], means.device)
+    first = 0
+    for end in pieces:
+        held.put(first, basis.of_keys(means[:, first:end].flatten(1, 2)).unflatten(1, (-1, means.shape[2])))
+        first = end
+    return held
+
+
+@pytest.mark.parametrize("stop", [1, 100, BLOCK, BLOCK + 1, 700])
+def test_a_scan_is_near_the_scores_by_the_means(stop):
+    means, queries = random(2, 700, 4, 32), random(2, 3, 32, seed=1)
+    basis = Basis.of(means.flatten(1, 2)[:, :300])
+    turned, shift = basis.of_queries(queries)
+    found = filled(means, basis, [100, BLOCK, 2 * BLOCK, 700]).scan(turned, stop) + shift[..., None]
+    exact = region_scores(queries, means[:, :stop])
+    assert found.shape == exact.shape
+    torch.testing.assert_close(found, exact, atol=0.02 * float(exact.abs().max()), rtol=0)
+
+
+def test_half_the_axes_suffice_for_keys_in_a_plane():
+    """And none of 32 are left out: real keys need no more than half of theirs, random ones need all."""
+    plane = random(2, 40, 128)
+    means = (random(2, 900 * 4, 40, seed=1) @ plane + 30).unflatten(1, (-1, 4))
+    queries = random(2, 3, 128, seed=2)
+    basis = Basis.of(means.flatten(1, 2)[:, :300])
+    assert basis.axes.shape == (2, 128, 64) and Basis.of(random(1, 50, 40)).axes.shape == (1, 40, 32)
+    turned, shift = basis.of_queries(queries)
+    found = filled(means, basis, [BLOCK, 2 * BLOCK, 3 * BLOCK, 900]).scan(turned, 900) + shift[..., None]
+    exact = region_scores(queries, means)
+    spread = float((exact - exact.mean(-1, keepdim=True)).abs().max())
+    torch.testing.assert_close(found, exact, atol=0.02 * spread, rtol=0)
+
+
+def clusters(means, queries, beam):
+    """(regions' scores by clusters of 16 random means, by the means themselves); 4 means to a region."""
+    kv_heads, count, dim = means.shape
+    basis = Basis.of(means[:, :300])
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(3)).view(1, -1, 16).expand(kv_heads, -1, -1)
+    members = basis.of_keys(means)[:, order[0].flatten()].unflatten(1, (-1, 16))
+    half = count // 32
+    made = Clusters.joined(
+        [Clusters.of(members[:, :half], order[:, :half] // 4), Clusters.of(members[:, half:], order[:, half:] // 4)]
+    )
+    turned, shift = basis.of_queries(queries)
+    found = queries.new_full((*queries.shape[:2], count // 4), NOT_SEEN)
+    made.open(turned, count // 16, beam, found)
+    return found, region_scores(queries, means.unflatten(1, (-1, 4))) - shift[..., None]
+
+
+def test_all_clusters_give_all_regions():
+    found, exact = clusters(random(2, 3200, 16), random(2, 3, 16, seed=1), 10_000)
+    torch.testing.assert_close(found, exact, atol=0.02 * float(exact.abs().max()), rtol=0)
+
+
+def test_a_few_clusters_hold_the_mean_that_answers_and_leave_the_rest():
+    means, queries = random(1, 3200, 16), random(1, 1, 16, seed=1)
+    means[0, 1234] = 4 * queries[0, 0]
+    found, exact = clusters(means, queries, 10)
+    seen = found > NOT_SEEN
+    assert seen[0, 0, 1234 // 4] and found.argmax() == 1234 // 4 == exact.argmax()
+    assert 0 < int(seen.sum()) <= 160  # of 800
+    assert (found[seen] <= exact[seen] + 0.02 * exact.abs().max()).all()
