@@ -27,9 +27,9 @@ NOISE = 0.02
 PIECE_TOKENS = 8_192
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure; the exit code is 1 when the model disagrees with transformers on a short text."""
-    args = _arguments()
+    args = _arguments(argv)
     if args.estimate:
         seconds = harness.reading_s(args.read) + args.rounds * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
         print(report.table(["part", "minutes"], [["all", round(seconds / 60 + sum(args.lengths) / 3e6, 1)]]))
@@ -131,13 +131,13 @@ def _milliseconds(taken: list[tuple[float, float]], which: int) -> float:
     return round(1000 * statistics.median(pair[which] for pair in taken), 2)
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "decode")
     parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
     parser.add_argument("--lengths", type=harness.numbers, default=LENGTHS, help="tokens, ascending")
     parser.add_argument("--read", type=int, default=READ_TOKENS, help=f"tokens that are really read ({READ_TOKENS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each length is measured ({ROUNDS})")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.quick:
         args.lengths, args.read, args.rounds = (2_048, 8_192), 2_048, 1
     return args

@@ -1,0 +1,15 @@
+"""Decode speed by length, at the size of a test."""
+
+import json
+from pathlib import Path
+
+from benchmarks import decode
+
+BOOK = Path(__file__).resolve().parents[1] / "data" / "book.txt"
+
+
+def test_each_length_has_a_row(quick: list[str]) -> None:
+    assert decode.main([*quick, "--file", str(BOOK)]) == 0
+    values = json.loads(Path(quick[quick.index("--output") + 1]).read_text(encoding="utf-8"))
+    assert [row["tokens"] for row in values["rows"]] == [2_048, 8_192]
+    assert values["rows"][0]["of_shortest"] == 1 and all(row["processor_ms"] > 0 for row in values["rows"])
