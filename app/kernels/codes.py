@@ -5,7 +5,6 @@ go. Products of int8 codes are integers, the same on every path; what is approxi
 axes left out. What they find is scored again with the means themselves.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +13,6 @@ from torch import Tensor
 MOST = 127
 LEAST_AXES = 32
 BLOCK = 256  # regions whose codes lie together
-NEAR, FAR = (
-    0.35,
-    0.2,
-)  # of the mean and of the largest distance along each axis that a cluster's score takes for granted
-NOT_SEEN = -1e30  # below every score, and no trouble in a softmax
 
 
 @dataclass(frozen=True)
@@ -131,65 +125,3 @@ class TextCodes:
 
     def tensors(self) -> tuple[Tensor, ...]:
         return self.codes, self.scales
-
-
-@dataclass
-class Clusters:
-    """The lowest level of a tree with its members beside each node, so that a node is opened in one piece.
-
-    Attributes:
-        nodes: [Hkv, N, 2 A] int8: the mean of the members and their reach along each axis. scales: [Hkv, N].
-        members: [Hkv, N, F, A] int8. member_scales: [Hkv, N].
-        regions: [Hkv, N, F] int32, the region of each member.
-    """
-
-    nodes: Tensor
-    scales: Tensor
-    members: Tensor
-    member_scales: Tensor
-    regions: Tensor
-
-    @classmethod
-    def of(cls, members: Tensor, regions: Tensor) -> "Clusters":
-        """Of members [Hkv, N, F, A] on axes, and their regions [Hkv, N, F]."""
-        means = members.mean(2)
-        apart = (members - means[:, :, None]).abs()
-        reach = NEAR * apart.square().mean(2).sqrt() + FAR * apart.amax(2)
-        nodes, scales = encode(torch.cat([means, reach], dim=-1)[:, :, None])
-        return cls(nodes[:, :, 0], scales, *encode(members), regions.int())
-
-    @classmethod
-    def joined(cls, parts: Sequence["Clusters"]) -> "Clusters":
-        """The nodes of all parts, one behind the other."""
-        return cls(*(torch.cat(x, dim=1) for x in zip(*(part.tensors() for part in parts), strict=True)))
-
-    def first(self, count: int) -> "Clusters":
-        """The first `count` nodes."""
-        return Clusters(*(tensor[:, :count].contiguous() for tensor in self.tensors()))
-
-    def open(self, queries: Tensor, count: int, beam: int, found: Tensor) -> None:
-        """Score regions by the means in the clusters that look best.
-
-        A cluster's score is the product with its mean, and what a member could add that lies by the cluster's reach to
-        the query's side of it on every axis: a member that answers is unlike the rest.
-
-        Args:
-            queries: [Hkv, Q, A]. count: clusters to look at, from the first on. beam: how many each KV head opens.
-            found: [Hkv, Q, R] float32, raised to the best product with a mean of each region that was looked at.
-        """
-        asked, units = encode_queries(torch.cat([queries, queries.abs()], dim=-1))
-        near = torch.stack([products(q, nodes[:count]) for q, nodes in zip(asked, self.nodes, strict=True)])
-        near = near * (self.scales[:, None, :count] * units)
-        best = near.log_softmax(-1).amax(1).topk(min(beam, count), sorted=False).indices  # [Hkv, beam]
-        kv_heads, size, fines, axes = self.members.shape
-        rows = (best + torch.arange(0, kv_heads * size, size, device=best.device)[:, None]).flatten()
-        members = self.members.view(-1, fines * axes).index_select(0, rows).view(kv_heads, -1, axes)
-        asked = asked[..., :axes].contiguous()
-        scores = torch.stack([products(q, codes) for q, codes in zip(asked, members, strict=True)])
-        scales = self.member_scales.view(-1).index_select(0, rows).view(kv_heads, 1, -1) * units
-        scores = (scores.unflatten(-1, (-1, fines)) * scales[..., None]).flatten(2)
-        index = self.regions.view(-1, fines).index_select(0, rows).view(kv_heads, 1, -1).long()
-        found.scatter_reduce_(-1, index.expand_as(scores), scores, "amax")
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        return self.nodes, self.scales, self.members, self.member_scales, self.regions

@@ -6,7 +6,7 @@ from app.errors import ConfigError
 from app.kernels.options import SelectionOptions
 
 TREES = ("similar", "adjacent", "none")
-COUNTS = ("candidates", "coarse_sub", "tree_from_tokens", "decode_tree_from_tokens", "tree_beam", "decode_beam")
+COUNTS = ("candidates", "coarse_sub", "tree_from_tokens", "decode_tree_from_tokens", "tree_beam")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class AttentionConfig(SelectionOptions):
         tree_from_tokens: query groups with so many tokens behind them search the tree; others score every region.
         decode_tree_from_tokens: the same for a single query, which can afford to miss nothing for longer.
         tree_beam: nodes of each level of the tree whose children are looked at.
-        decode_beam: nodes of the lowest level whose children a single query looks at.
     """
 
     candidates: int = 128
@@ -50,7 +49,6 @@ class AttentionConfig(SelectionOptions):
     tree_from_tokens: int = 65536
     decode_tree_from_tokens: int = 262144
     tree_beam: int = 64
-    decode_beam: int = 512
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,6 @@
 """Which regions a single query attends to, in decode: MSA-1 with one query, at a cost that hardly grows with the text.
 
-Many regions are scored roughly first, from the int8 sketch of the index, all of them or those that a tree finds; the
+Many regions are scored roughly first, all of them from the int8 sketch of the index or those that a tree finds; the
 best are scored again with their means. The softmax of the votes runs over all that was scored, not over those alone.
 """
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from app.kernels.codes import uses_integers
 from app.kernels.regions import best_regions, region_scores
+from app.kernels.tree import search
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
 from app.runtime.memory import RegionMemory
@@ -16,6 +17,7 @@ from app.runtime.selection import query_means, searched_by_tree, select
 from app.runtime.spec import AttentionSpec
 
 SPARE = 2  # times as many regions are scored again as are chosen, at least
+NOT_SEEN = -1e30  # below every score, and no trouble in a softmax
 LEAST = 1e-7  # share of the softmax that the regions left out have at least: float32 does not tell it from none
 
 Scored = tuple[Tensor, Tensor, Tensor]  # regions [Hkv, C], their scores and the log of all regions' sum [Hkv, heads]
@@ -94,13 +96,22 @@ def _roughly(
 
     What is the same for all regions is told apart, [Hkv, heads].
     """
-    sketch = memory.index.sketch
-    if tree and sketch.seals(stop):
-        return sketch.found(layer, query, stop, a.decode_beam)
+    if tree:
+        return _by_tree(a, memory, layer, query, stop), query.new_zeros(query.shape[:2])
     if uses_integers(query.device):
-        return sketch.scores(layer, query, stop)
+        return memory.index.sketch.scores(layer, query, stop)
     fine = memory.index.summaries(layer, "fine", stop)
     return region_scores(query.to(fine.dtype), fine), query.new_zeros(query.shape[:2])
+
+
+def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, stop: int) -> Tensor:
+    """Scores [Hkv, heads, R] of the regions that a tree finds and of the last ones, and NOT_SEEN for the others."""
+    per_region = a.region_tokens // a.key_sub
+    fine, levels = memory.index.tree(layer)
+    sealed = max(0, stop - a.candidates) * per_region
+    numbers, scores = search(fine, levels, query, sealed, stop * per_region, beam=a.tree_beam)
+    rough = scores.new_full((*query.shape[:2], stop), NOT_SEEN)
+    return rough.scatter_reduce_(-1, (numbers // per_region)[:, None].expand_as(scores), scores, "amax")
 
 
 def _again(

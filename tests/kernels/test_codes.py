@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.kernels import codes
-from app.kernels.codes import BLOCK, NOT_SEEN, Basis, Clusters, TextCodes
+from app.kernels.codes import BLOCK, Basis, TextCodes
 from app.kernels.regions import region_scores
 
 
@@ -55,34 +55,3 @@ def test_half_the_axes_suffice_for_keys_in_a_plane():
     exact = region_scores(queries, means)
     spread = float((exact - exact.mean(-1, keepdim=True)).abs().max())
     torch.testing.assert_close(found, exact, atol=0.02 * spread, rtol=0)
-
-
-def clusters(means, queries, beam):
-    """(regions' scores by clusters of 16 random means, by the means themselves); 4 means to a region."""
-    kv_heads, count, dim = means.shape
-    basis = Basis.of(means[:, :300])
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(3)).view(1, -1, 16).expand(kv_heads, -1, -1)
-    members = basis.of_keys(means)[:, order[0].flatten()].unflatten(1, (-1, 16))
-    half = count // 32
-    made = Clusters.joined(
-        [Clusters.of(members[:, :half], order[:, :half] // 4), Clusters.of(members[:, half:], order[:, half:] // 4)]
-    )
-    turned, shift = basis.of_queries(queries)
-    found = queries.new_full((*queries.shape[:2], count // 4), NOT_SEEN)
-    made.open(turned, count // 16, beam, found)
-    return found, region_scores(queries, means.unflatten(1, (-1, 4))) - shift[..., None]
-
-
-def test_all_clusters_give_all_regions():
-    found, exact = clusters(random(2, 3200, 16), random(2, 3, 16, seed=1), 10_000)
-    torch.testing.assert_close(found, exact, atol=0.02 * float(exact.abs().max()), rtol=0)
-
-
-def test_a_few_clusters_hold_the_mean_that_answers_and_leave_the_rest():
-    means, queries = random(1, 3200, 16), random(1, 1, 16, seed=1)
-    means[0, 1234] = 4 * queries[0, 0]
-    found, exact = clusters(means, queries, 10)
-    seen = found > NOT_SEEN
-    assert seen[0, 0, 1234 // 4] and found.argmax() == 1234 // 4 == exact.argmax()
-    assert 0 < int(seen.sum()) <= 160  # of 800
-    assert (found[seen] <= exact[seen] + 0.02 * exact.abs().max()).all()

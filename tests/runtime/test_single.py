@@ -11,7 +11,7 @@ from tests import tiny
 
 TOKENS = 24 * SPAN + 32  # 3,076 regions of 8 tokens
 ROUGH = replace(tiny.SMALL, candidates=128, tree="none")
-TREE = replace(ROUGH, tree="similar", decode_tree_from_tokens=1, decode_beam=384)
+TREE = replace(ROUGH, tree="similar", decode_tree_from_tokens=1, tree_beam=384)
 EXACT = replace(ROUGH, candidates=TOKENS)
 
 
