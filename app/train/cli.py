@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,14 +171,14 @@ def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
 
     data, kept_back = recipe.data, []
     sources = read_sources(data.files, data.kinds)
-    names = [source.name for source in sources]
+    if data.shares:
+        sources = [replace(source, share=share) for source, share in zip(sources, data.shares, strict=True)]
     if data.validation_files:
         kept_back = read_sources(data.validation_files)
         sources = without(sources, kept_back)
     elif data.validation:
         sources, kept_back = divide(sources, data.validation)
-    left = {source.name for source in sources}  # one that is wholly kept back takes its share with it
-    shares = [share for share, name in zip(data.shares, names, strict=False) if name in left]
+    shares = [source.share for source in sources] if data.shares else []  # one wholly kept back took its share along
     options = {"tokens": recipe.tune.tokens, "seed": recipe.tune.seed}
     options |= {"prompt_weight": data.prompt_weight, "document_weight": data.document_weight}
     rows = PackedRows(sources, tokenizer, shares=shares, **options)

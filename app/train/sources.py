@@ -25,12 +25,14 @@ class Source:
     Attributes:
         kind: one of KINDS.
         notes: what was left out, to be told.
+        share: of the tokens learnt from, when a recipe gives shares.
     """
 
     name: str
     kind: str
     entries: tuple[Entry, ...]
     notes: tuple[str, ...] = ()
+    share: float = 0.0
 
 
 def read_sources(paths: Sequence[str | Path], kinds: Sequence[str] = ()) -> list[Source]:

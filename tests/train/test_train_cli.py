@@ -152,3 +152,21 @@ def test_a_start_that_is_not_there_is_refused(recipe, data):
     recipe.write_text(RECIPE.replace("[pretrain]", '[pretrain]\nstart = "../nowhere"', 1))
     with pytest.raises(ConfigError, match=r"start = .*nowhere: no checkpoint of ours"):
         main([str(recipe), "--data", str(data)])
+
+
+def test_shares_follow_their_files_whatever_these_are_called(tmp_path, monkeypatch):
+    """Two files of one name, the first of which is kept back as a whole."""
+    from app.train import cli, packing, sources
+
+    texts = [sources.Source("a.txt", "text", (f"entry {i}",)) for i in range(2)]
+    given = {}
+    monkeypatch.setattr(sources, "read_sources", lambda files, kinds=(): texts)
+    monkeypatch.setattr(sources, "divide", lambda read, share: (read[1:], read[:1]))
+    monkeypatch.setattr(
+        packing, "PackedRows", lambda read, tokenizer, shares=(), **rest: given.setdefault("to", shares)
+    )
+    data = type("Data", (), {"files": ["a", "b"], "kinds": (), "shares": (0.9, 0.1), "validation": 0.5})
+    data.validation_files, data.prompt_weight, data.document_weight = (), 0.0, 1.0
+    recipe = type("Recipe", (), {"data": data, "tune": type("Tune", (), {"tokens": 64, "seed": 0})})
+    cli.packed_rows(recipe, None)
+    assert given["to"] == [0.1]
