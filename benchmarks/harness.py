@@ -95,7 +95,7 @@ def engine(
         settings: more fields of Settings.
         attention: changes to the checkpoint's attention recipe, by the names of AttentionConfig.
     """
-    from app.runtime.engine import load_engine
+    from app.runtime.opening import load_engine
 
     values = {"model": args.model, "device": args.device, "threads": args.threads, **(settings or {})}
     if attention or not isinstance(policy, str):

@@ -215,7 +215,7 @@ def _engine(settings: Any, other: Path | None) -> "Engine":
     """The engine, or one of another model: the same with one weight changed."""
     from dataclasses import replace
 
-    from app.runtime.engine import load_engine
+    from app.runtime.opening import load_engine
 
     if other is None:
         return load_engine(settings)

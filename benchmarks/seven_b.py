@@ -31,7 +31,7 @@ from app.kernels.ms_attn import ms_attention
 from app.kernels.rope import rotate
 from app.kernels.sf_attn import PATTERNS, allowed
 from app.runtime.config import AttentionConfig
-from app.runtime.engine import IdentityRotary
+from app.runtime.seams import IdentityRotary
 from app.runtime.stretch import PositionConfig
 from app.train.lora import causal_model, trained_parameters
 from benchmarks import harness, machine, steps

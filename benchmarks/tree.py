@@ -35,7 +35,8 @@ from app.kernels.rope import rotate
 from app.runtime import attention, selection, single
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
-from app.runtime.engine import Engine, load_engine
+from app.runtime.engine import Engine
+from app.runtime.opening import load_engine
 from app.runtime.index import RegionIndex
 from app.runtime.memory import RegionMemory
 from app.settings import Settings, fill

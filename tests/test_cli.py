@@ -407,10 +407,10 @@ def test_serve_closes_the_app(line: Line, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def tiny_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    import app.runtime.engine
+    import app.runtime.opening
     from tests import tiny
 
-    monkeypatch.setattr(app.runtime.engine, "load_engine", lambda settings: tiny.engine(policy=settings.policy))
+    monkeypatch.setattr(app.runtime.opening, "load_engine", lambda settings: tiny.engine(policy=settings.policy))
 
 
 RUN = {"model", "policy", "budget_tokens", "trained_tokens", "seconds", "peak_bytes"}

@@ -60,7 +60,7 @@ class Loading:
 
     def _loaded(self, settings: Settings, say: Callable[[str], None] | None = None) -> "Engine":
         """A new engine; its fingerprint is noted, so that it need not be computed again."""
-        from app.runtime.engine import load_engine
+        from app.runtime.opening import load_engine
 
         known = KnownModels(settings.folder)
         engine = load_engine(settings, known.digests, say)
@@ -196,7 +196,7 @@ class Loading:
 
     def _exchange(self, settings: Settings, say: Callable[[str], None]) -> None:
         """Load another model in place of the loaded one, or go back to it."""
-        from app.runtime.engine import check
+        from app.runtime.opening import check
 
         say("looking at its files")
         before = self.settings, self._failure

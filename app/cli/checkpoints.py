@@ -30,7 +30,7 @@ def inspect(session: Session, args: argparse.Namespace) -> int:
 
 def merge(session: Session, args: argparse.Namespace) -> None:
     """Write an adapter and its base as one plain checkpoint."""
-    from app.runtime.engine import default_threads
+    from app.runtime.opening import default_threads
     from app.train.merge import merge as make
 
     made = make(

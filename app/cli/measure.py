@@ -22,7 +22,7 @@ DEFAULT_TIMES = (1, 4)
 
 
 def _engine(session: Session) -> "Engine":
-    from app.runtime.engine import load_engine
+    from app.runtime.opening import load_engine
 
     session.out.progress("Loading the model")
     return load_engine(session.settings)

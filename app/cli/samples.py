@@ -11,7 +11,7 @@ from app.errors import ConfigError
 
 def samples(session: Session, args: argparse.Namespace) -> None:
     """Make samples of documents and write them, validation samples into a file of their own."""
-    from app.runtime.engine import check
+    from app.runtime.opening import check
     from app.train.sample_file import SampleConfig, write
     from app.train.samples import make, read_books
 

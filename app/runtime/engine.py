@@ -2,85 +2,47 @@
 
 import hashlib
 import json
-import logging
-import os
-import re
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, AutoTokenizer
+from torch import Tensor
 
 from app.errors import CancelledError, ConfigError, ModelError
-from app.process import memory_bytes
-from app.runtime import attention, checkpoint, policies
-from app.runtime.adapter import check_adapter, check_base, read_adapter
+from app.runtime import policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
-from app.runtime.folder import (
-    find_folder,
-    fingerprint,
-    first_line,
-    model_files,
-    read_config,
-    tokenizer_files,
-)
 from app.runtime.memory import RegionMemory
 from app.runtime.pages import PagesLost
 from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape
+from app.runtime.seams import install
 from app.runtime.spec import AttentionSpec
 from app.runtime.stored import restore
 from app.runtime.tiers import Tiers
-from app.settings import Settings
+from app.runtime.turns import ChatText
 
-log = logging.getLogger(__name__)
 MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # a stop waits for one segment
 MEASURED_TOKENS = 128  # a shorter piece says little of the speed of reading
 LOGIT_ROWS = 1024
-HOST_SHARE = 4  # keys and values may fill a quarter of the computer's memory,
-DEVICE_SHARE = 2  # and half of what the model leaves free on the GPU
-NEIGHBOURS = 8  # tokens before one that decide how it is spelt
-CONTENT_MARK = re.compile(r"\x02(\d+)\x03")
 
 
-class IdentityRotary(nn.Module):
-    """Stands in for the model's rotary embedding and leaves queries and keys un-rotated."""
-
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        one = torch.ones((*position_ids.shape, 1), dtype=x.dtype, device=x.device)
-        return one, torch.zeros_like(one)
-
-
-def install(model, spec: AttentionSpec) -> None:
-    """Put region attention into a model through its public seams: attention and mask by name, and rotary module."""
-    AttentionInterface.register(attention.NAME, attention.lectern_attention)
-    AttentionMaskInterface.register(attention.NAME, attention.refuse_padding)
-    model.set_attn_implementation(attention.NAME)
-    model.model.rotary_emb = IdentityRotary()
-    for layer in model.model.layers:
-        layer.self_attn.lectern = spec
-
-
-class Engine:
+class Engine(ChatText):
     """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
 
     Attributes:
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
-        text_tokenizer: tokenizers.Tokenizer that takes markers inside a text as plain characters.
         tokens_per_s: how fast it read last; 0 until it has.
     """
 
@@ -105,9 +67,9 @@ class Engine:
         self._attention, attends = recipe.attention, policy.attention(recipe.attention)
         self.spec = AttentionSpec(attends, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy)
         install(model, self.spec)
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        super().__init__(model, tokenizer, recipe.system_prompt)
+        self.model, self.name = model, name
         self.trained_tokens, self.demonstration = recipe.trained_tokens, recipe.demonstration
-        self.system_prompt = recipe.system_prompt
         self.shape = MemoryShape(
             layers=config.num_hidden_layers,
             kv_heads=config.num_key_value_heads,
@@ -123,10 +85,6 @@ class Engine:
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
         self.recipe = _digest(self.recipe_parts)
         self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)
-        backend = tokenizer.backend_tokenizer
-        self.text_tokenizer = type(backend).from_str(backend.to_str())
-        self.text_tokenizer.encode_special_tokens = True
-        self.stop_ids = _stop_ids(model, tokenizer)
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.tokens_per_s = 0.0
@@ -182,10 +140,6 @@ class Engine:
     @property
     def budget_tokens(self) -> int:
         return self.spec.attention.budget_tokens
-
-    @property
-    def bos_id(self) -> int | None:
-        return self.tokenizer.bos_token_id
 
     @property
     def description(self) -> dict[str, Any]:
@@ -422,73 +376,6 @@ class Engine:
                     parts.append(rows.gather(-1, targets[:, None])[:, 0].cpu())
         return torch.cat(parts)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
-
-    def pieces(self, token_ids: Sequence[int]) -> list[str]:
-        """The text that each token adds to the ones before it."""
-        ids = list(token_ids)
-        starts = [max(0, i - NEIGHBOURS) for i in range(len(ids))]
-        return [self.decode(ids[start : i + 1])[len(self.decode(ids[start:i])) :] for i, start in enumerate(starts)]
-
-    def stream_text(self, tokens: Iterator[int], stop: Sequence[str] = ()) -> Iterator[str]:
-        """Text of a token stream, piece by piece; ends before the first stop string. Half characters wait."""
-        ids, sent = [], ""
-        for token in tokens:
-            ids.append(token)
-            text = self.decode(ids)
-            if text.endswith("\ufffd"):
-                continue
-            found = min((i for s in stop if (i := text.find(s)) >= 0), default=None)
-            if found is not None:
-                yield text[len(sent) : found]
-                return
-            held = max((n for s in stop for n in range(1, len(s)) if text.endswith(s[:n])), default=0)
-            piece = text[len(sent) : len(text) - held]
-            if piece:
-                sent += piece
-                yield piece
-        rest = self.decode(ids)[len(sent) :]
-        if rest:
-            yield rest
-
-    def encode_turn(self, messages: Sequence[dict[str, str]], last_token: int | None = None) -> list[int]:
-        """Token ids of what the last user message adds to the chat, the answer's opening included.
-
-        Args:
-            messages: role/content of the whole chat, ending in a user message.
-            last_token: the last token of the chat that was run; None when nothing of it was.
-        """
-        history = list(messages)
-        if self.system_prompt and history[0]["role"] != "system":
-            history.insert(0, {"role": "system", "content": self.system_prompt})
-        # Contents are put in after rendering: a marker that a user types stays text, and the place of the last answer
-        # is known whatever its words are.
-        marked = [{**message, "content": f"\x02{i}\x03"} for i, message in enumerate(history)]
-        text = self._render(marked)
-        answers = [message["content"] for message in marked if message["role"] == "assistant"]
-        if last_token is not None and answers:
-            _, found, text = text.rpartition(answers[-1])
-            if not found:  # the template leaves out old answers: open the turn afresh
-                text = self._render(marked[-1:])
-            if last_token in self.stop_ids:  # an answer that was cut still needs its end
-                text = text.removeprefix(self.tokenizer.decode([last_token]))
-        if self.tokenizer.bos_token:
-            text = text.removeprefix(self.tokenizer.bos_token)
-        ids: list[int] = []
-        for i, piece in enumerate(CONTENT_MARK.split(text)):
-            if i % 2:
-                ids += self.text_tokenizer.encode(history[int(piece)]["content"], add_special_tokens=False).ids
-            elif piece:
-                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        if not self.tokenizer.chat_template:
-            lines = [f"{'Answer' if m['role'] == 'assistant' else 'Question'}: {m['content']}\n" for m in messages]
-            return "\n" + "".join(lines) + "Answer:"
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
 
 def _digest(recipe_parts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe_parts, sort_keys=True).encode()).hexdigest()
@@ -500,87 +387,3 @@ def _foreign(theirs: MemoryShape, ours: MemoryShape) -> str:
         return f"was made by recipe {theirs.recipe[:12] or 'unknown'}, not by this model's {ours.recipe[:12]}"
     name = next(f.name for f in fields(ours) if f.compare and getattr(theirs, f.name) != getattr(ours, f.name))
     return f"has {name} = {getattr(theirs, name)}, where this model has {getattr(ours, name)}"
-
-
-def _stop_ids(model, tokenizer) -> frozenset[int]:
-    """End-of-sequence ids of the tokenizer and of the model's generation config."""
-    configured = model.generation_config.eos_token_id
-    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
-    return frozenset(i for i in ids if i is not None)
-
-
-def default_threads() -> int:
-    """Half the cores: a second thread on a busy two-core machine costs more than it gives."""
-    return max(1, (os.cpu_count() or 1) // 2)
-
-
-def check(settings: Settings) -> tuple[Path, Recipe, Any]:
-    """Look at everything that `settings` names before any weight is loaded.
-
-    Returns:
-        (folder, recipe, tokenizer).
-
-    Raises:
-        ModelError, ConfigError: what is wrong and what to do.
-    """
-    folder = find_folder(settings.model, download=settings.download)
-    recipe = checkpoint.read_recipe(folder, read_config(folder), settings)
-    if settings.adapter:
-        check_adapter(settings.adapter, folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises bare Exceptions for a damaged file
-        raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
-    if not tokenizer.is_fast:
-        raise ModelError(f"{folder}: needs a tokenizer.json; convert the tokenizer to the fast format")
-    return folder, recipe, tokenizer
-
-
-def load_engine(
-    settings: Settings, known: MutableMapping[str, str] | None = None, on_step: Callable[[str], None] | None = None
-) -> Engine:
-    """Check, load and join everything that `settings` names.
-
-    Args:
-        known: fingerprints already computed, see `folder.fingerprint`.
-        on_step: told in words what begins.
-
-    Raises:
-        ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
-    """
-    say = on_step or (lambda step: None)
-    device = checkpoint.pick_device(settings.device)
-    dtype = checkpoint.pick_dtype(device)
-    say("looking at its files")
-    folder, recipe, tokenizer = check(settings)
-    checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)
-    torch.set_num_threads(settings.threads or default_threads())
-    known = {} if known is None else known
-    say("computing its fingerprint")
-    if settings.adapter:
-        check_base(read_adapter(settings.adapter), folder, known)
-    weights = fingerprint(model_files(folder, settings.adapter), known)
-    vocabulary = fingerprint(tokenizer_files(folder), known)
-    say("loading its weights")
-    model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
-    return Engine(
-        model,
-        tokenizer,
-        recipe,
-        policy=policies.of(settings),
-        name=settings.model_name or folder.name,
-        weights=weights,
-        vocabulary=vocabulary,
-        codec=settings.kv_codec,
-        tiers=_tiers(settings, device),
-    )
-
-
-def _tiers(settings: Settings, device: torch.device) -> Tiers:
-    """Room for keys and values, derived where the settings do not say: the model is loaded already."""
-    host = memory_bytes() // HOST_SHARE if settings.host_budget_gb is None else int(settings.host_budget_gb * 1e9)
-    if device.type != "cuda":
-        return Tiers(host_bytes=host)
-    if settings.device_budget_gb is None:
-        return Tiers(torch.cuda.mem_get_info(device)[0] // DEVICE_SHARE, host)
-    return Tiers(int(settings.device_budget_gb * 1e9), host)

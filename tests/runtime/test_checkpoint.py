@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from app.errors import ConfigError, LecternError, ModelError
-from app.runtime import checkpoint, engine
+from app.runtime import checkpoint, opening
 from app.runtime.folder import model_files, tokenizer_files, weight_files
 from app.settings import Settings
 from tests import tiny
@@ -60,14 +60,14 @@ def llama(saved, tmp_path):
 def exact(monkeypatch):
     """float32 throughout, so that equal means equal; the number of threads stays."""
     monkeypatch.setattr(checkpoint, "pick_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(engine, "Engine", functools.partial(engine.Engine, kv_dtype=torch.float32))
+    monkeypatch.setattr(opening, "Engine", functools.partial(opening.Engine, kv_dtype=torch.float32))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
 
 
 def load(folder, **settings):
-    return engine.load_engine(Settings(model=str(folder), device="cpu", threads=1, **settings))
+    return opening.load_engine(Settings(model=str(folder), device="cpu", threads=1, **settings))
 
 
 def logits(made, token_ids=TEXT):
@@ -123,7 +123,7 @@ def test_merging_in_half_precision_leaves_the_positions_exact(llama, tmp_path, m
 
 def test_the_recipe_follows_the_weights_and_the_reading(llama):
     first, known = load(llama), {}
-    assert engine.load_engine(Settings(model=str(llama), device="cpu"), known).recipe == first.recipe
+    assert opening.load_engine(Settings(model=str(llama), device="cpu"), known).recipe == first.recipe
     assert len(known) == len([*model_files(llama, None), *tokenizer_files(llama)])
     assert load(llama, budget_tokens=384).recipe != first.recipe
     assert load(llama, policy="streaming").recipe != first.recipe
@@ -146,7 +146,7 @@ def test_lectern_json_says_how_to_read(llama):
 
 
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
-    monkeypatch.setattr(engine, "find_folder", lambda model, download: llama)
+    monkeypatch.setattr(opening, "find_folder", lambda model, download: llama)
     assert load("ORG/Some-Model-1B").name == "Some-Model-1B"
 
 
@@ -250,7 +250,7 @@ def test_settings_that_cannot_be_used_are_refused(llama, monkeypatch, settings, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = {k: v.replace("FOLDER", str(llama)) if isinstance(v, str) else v for k, v in settings.items()}
     with pytest.raises(kind, match=message):
-        engine.load_engine(Settings(**{"model": str(llama), **settings}))
+        opening.load_engine(Settings(**{"model": str(llama), **settings}))
 
 
 @pytest.mark.usefixtures("nothing_allocated")

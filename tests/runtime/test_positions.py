@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from app.errors import ConfigError, ModelError
 from app.kernels.rope import rotate
-from app.runtime import checkpoint, engine, folder, stretch
+from app.runtime import checkpoint, folder, opening, stretch
 from app.runtime.positions import Draw, PositionSampler, frequencies, part_at
 from app.runtime.stretch import PositionConfig, ntk_base, rope_entry, rope_parameters
 from app.settings import Settings
@@ -183,7 +183,7 @@ def saved(path, entry, rope=None, **recipe) -> Path:
 def test_a_checkpoint_with_its_rope_entry_loads(tmp_path):
     config = PositionConfig("crd", (4, 8), 128)
     path = saved(tmp_path, rope_entry(config, BASE, 8), rope_parameters(config, BASE, 8))
-    made = engine.load_engine(Settings(model=str(path), device="cpu", threads=1))
+    made = opening.load_engine(Settings(model=str(path), device="cpu", threads=1))
     assert made.spec.inv_freq[1].item() == pytest.approx(ntk_base(1e4, 8, 8) ** -0.25)
     with pytest.raises(ConfigError, match="budget_tokens = 640: the model was trained to attend to 512"):
         checkpoint.read_recipe(path, folder.read_config(path), Settings(budget_tokens=640))
@@ -235,15 +235,15 @@ def test_an_adapter_brings_its_positions_with_it(tmp_path, config):
     recipe = {"format": 1, "trained_tokens": 448, "rope": rope_entry(config, BASE, 8), "steps": 30}
     (path / "lectern.json").write_text(json.dumps(recipe))
     settings = Settings(model=str(base_path), adapter=str(path), device="cpu", threads=1)
-    found = engine.load_engine(settings)
+    found = opening.load_engine(settings)
     expected = frequencies(rope_parameters(config, BASE, 8), 8)
     assert torch.equal(found.spec.inv_freq, expected) and found.trained_tokens == 448
     (path / "lectern.json").write_text(json.dumps({**recipe, "rope": {"colour": 1}}))
     with pytest.raises(ModelError, match="adapter/lectern.json: rope.colour is not known"):
-        engine.load_engine(settings)
+        opening.load_engine(settings)
     (path / "lectern.json").write_text(json.dumps({**recipe, "format": 2}))
     with pytest.raises(ModelError, match="adapter/lectern.json: format is not known"):
-        engine.load_engine(settings)
+        opening.load_engine(settings)
 
 
 def test_no_position_beyond_32k_is_ever_offered(tmp_path):

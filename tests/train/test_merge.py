@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
 
 from app.errors import ConfigError, InputError, ModelError
-from app.runtime import checkpoint, engine, merging
+from app.runtime import checkpoint, merging, opening
 from app.runtime.folder import fingerprint, weight_files
 from app.runtime.inspect import inspect
 from app.runtime.stretch import PositionConfig, rope_entry
@@ -51,8 +51,8 @@ def stock(folder):
 
 def in_the_app(monkeypatch, **settings):
     monkeypatch.setattr(checkpoint, "pick_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(engine, "Engine", functools.partial(engine.Engine, kv_dtype=torch.float32))
-    made = engine.load_engine(Settings(device="cpu", threads=1, **settings))
+    monkeypatch.setattr(opening, "Engine", functools.partial(opening.Engine, kv_dtype=torch.float32))
+    made = opening.load_engine(Settings(device="cpu", threads=1, **settings))
     return made, made._logits(made._forward(made.open_chat(), TEXT))
 
 

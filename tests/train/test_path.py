@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from app import cli
 from app.errors import ConfigError, InputError, ModelError, TrainError
 from app.runtime.config import GenerationConfig
-from app.runtime.engine import load_engine
+from app.runtime.opening import load_engine
 from app.settings import Settings
 from app.train.cli import train
 from app.train.tuner import last_checkpoint

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from app.errors import ConfigError, InputError
 from app.runtime.config import AttentionConfig, GenerationConfig
-from app.runtime.engine import load_engine
+from app.runtime.opening import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
 from app.train.trainer import PretrainConfig, Stage
