@@ -103,8 +103,21 @@ def _torch(wanted: str) -> Iterator[Finding]:
         yield Finding("cuda", "note", text)
     if wanted == "cuda" and not cuda:
         yield Finding("backend", "problem", "--device cuda, but torch sees no CUDA device")
-    else:
-        yield Finding("backend", "ok", "PyTorch on " + ("CUDA" if cuda and wanted != "cpu" else "the CPU"))
+        return
+    device = "cuda" if cuda and wanted != "cpu" else "cpu"
+    yield Finding("backend", "ok", "PyTorch on " + ("CUDA" if device == "cuda" else "the CPU"))
+    yield _kernels(device)
+
+
+def _kernels(device: str) -> Finding:
+    from app.kernels.backend import backend
+
+    try:
+        found = backend(device)
+    except ConfigError as error:
+        return Finding("kernels", "problem", str(error))
+    slower = device == "cuda" and found.kind == "reference"
+    return Finding("kernels", "note" if slower else "ok", f"{found.name}: {found.why}")
 
 
 def _folder(folder: Path) -> Finding:

@@ -50,7 +50,7 @@ def test_report_and_exit_code(tmp_path, model, monkeypatch):
     settings, out = Settings(home=tmp_path / "home", model=str(model)), Printed()
     assert doctor.run(settings, out) == 0
     assert out.values["ok"] is True and json.loads(json.dumps(out.values)) == out.values
-    for name in ("python", "set-up", "torch", "cuda", "backend", "data folder", "disk", "library.db", "kv.db", "model"):
+    for name in ("python", "set-up", "torch", "cuda", "kernels", "data folder", "disk", "library.db", "kv.db", "model"):
         assert name in out.values and name in out.text
     assert not (tmp_path / "home").exists(), "looking must not make the folder"
     (model / "model.safetensors").unlink()

@@ -42,6 +42,7 @@ LIBRARIES = {
     "tokenizers": {"ingest", "runtime", "train", "eval"},
     "torch": {"kernels", "runtime", "train", "eval", "doctor"},
     "triton": {"kernels"},
+    "flash_attn": {"kernels"},
     "transformers": {"runtime", "train", "eval"},
     "safetensors": {"runtime", "train"},
     "huggingface_hub": {"runtime"},
@@ -53,7 +54,7 @@ LIBRARIES = {
     "PIL": {"ingest", "ui"},
 }
 PACKAGES = {"sqlite_utils": "sqlite-utils", "charset_normalizer": "charset-normalizer", "PIL": "pypdfium2"}
-OPTIONAL = {"triton"}  # comes with CUDA builds of torch and with the test packages
+OPTIONAL = {"triton", "flash_attn"}  # one comes with CUDA builds of torch and with the test packages, one never
 
 MODULES = sorted(path for path in (*APP.rglob("*.py"), ROOT / "launch.py") if "__pycache__" not in path.parts)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from app.errors import CancelledError, ConfigError, ModelError
+from app.kernels.backend import backend_name
 from app.runtime import policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
@@ -69,6 +70,7 @@ class Engine(ChatText):
         install(model, self.spec)
         super().__init__(model, tokenizer, recipe.system_prompt)
         self.model, self.name = model, name
+        self.backend = backend_name(device)
         self.trained_tokens, self.demonstration = recipe.trained_tokens, recipe.demonstration
         self.shape = MemoryShape(
             layers=config.num_hidden_layers,
@@ -148,7 +150,7 @@ class Engine(ChatText):
             "name": self.name,
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "backend": "PyTorch reference",
+            "backend": self.backend,
             "policy": self.policy,
             "positions": "original" if self.spec.policy.sees_all else self.spec.attention.positions.replace("_", " "),
             "trained_tokens": self.trained_tokens,
