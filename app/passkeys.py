@@ -55,13 +55,13 @@ class Passkey:
         return digits == self.number
 
 
-def draw(rng: random.Random, count: int) -> list[Passkey]:
+def draw(rng: random.Random, count: int, names: Sequence[str] = NAMES) -> list[Passkey]:
     """Draw passkeys with distinct numbers, and distinct names when there are several."""
-    if not 1 <= count <= len(NAMES):
-        raise ValueError(f"passkeys in one text: {count}, must lie between 1 and {len(NAMES)}")
+    if not 1 <= count <= len(names):
+        raise ValueError(f"passkeys in one text: {count}, must lie between 1 and {len(names)}")
     numbers = rng.sample(range(10_000, 100_000), count)
-    names = rng.sample(NAMES, count) if count > 1 else [None]
-    return [Passkey(str(number), name) for number, name in zip(numbers, names, strict=True)]
+    chosen = rng.sample(names, count) if count > 1 else [None]
+    return [Passkey(str(number), name) for number, name in zip(numbers, chosen, strict=True)]
 
 
 def plant(filler: Sequence[str], keys: Sequence[Passkey], depths: Sequence[float]) -> str:

@@ -426,10 +426,15 @@ def test_eval_passkey(line: Line, tiny_engine: None) -> None:
 
 
 def test_eval_needles(line: Line, tiny_engine: None) -> None:
-    command = ("eval", "needles", "--task", "multi-value", "--lengths", "700", "--filler", "repeat", "--per-reading", 2)
-    values = line.json(*command, "--trials", 2, "--seed", 1)
-    assert RUN <= set(values) and values["task"] == "multi-value" and values["score"] == 0
-    assert [(row["tokens"], row["trials"], row["second"]["trials"]) for row in values["rows"]] == [(700, 2, 1)]
+    tasks = ("multi-value", "multi-query")
+    command = ("eval", "needles", "--task", ",".join(tasks), "--lengths", "1100", "--filler", "repeat")
+    values = line.json(*command, "--per-reading", 2, "--trials", 2, "--seed", 1)
+    assert RUN <= set(values) and values["tasks"] == list(tasks) and values["score"] == 0
+    assert [(row["task"], row["tokens"], row["trials"]) for row in values["rows"]] == [(t, 1100, 2) for t in tasks]
+    assert sum(row["second"]["trials"] for row in values["rows"] if row["second"]) == 2
+    assert values["effective_tokens"] == dict.fromkeys(tasks)
+    out = line.run(*command, "--per-reading", 1, "--trials", 1)[1]
+    assert "Effective length, tokens (85% of the score at 1,100): multi-value none, multi-query none" in out
 
 
 def test_eval_perplexity(line: Line, tiny_engine: None, book: Path) -> None:

@@ -25,7 +25,6 @@ SETTINGS = (
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
     ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
 )
-NEEDLE_TASKS = ("multi-key", "key-value", "uuid", "multi-value", "tracking")  # app.eval imports what is heavy
 SWITCHES = ("--download", "--json")
 VALUES = tuple(flag for flag, _, options in SETTINGS if "action" not in options)
 
@@ -222,10 +221,12 @@ def _measure(evals: _Commands) -> None:
     passkey.add_argument("--one-text", action="store_true", help="move the key through one text: half the reading")
     _filler(passkey, "repeat")
     needles = evals.add("needles", "hide facts of several kinds in long texts and ask for them", measure.needles)
-    needles.add_argument("--task", choices=NEEDLE_TASKS, default="multi-key", help="what is hidden (multi-key)")
+    needles.add_argument("--task", type=_words, default=["multi-key"], metavar="T,T", help="what is hidden (multi-key)")
     _lengths(needles)
-    needles.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
-    needles.add_argument("--per-reading", type=int, default=5, metavar="K", help="facts asked in one text (5)")
+    needles.add_argument("--trials", type=int, default=20, metavar="N", help="questions per task and length (20)")
+    needles.add_argument(
+        "--per-reading", type=int, default=5, metavar="K", help="facts of a task asked in one text (5)"
+    )
     needles.add_argument("--second", type=int, metavar="N", help="of those, asked again as a second question (half)")
     needles.add_argument("--distractors", type=int, default=0, metavar="N", help="other facts in it, never asked (0)")
     _filler(needles, "prose")

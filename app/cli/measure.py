@@ -107,7 +107,7 @@ def needles(session: Session, args: argparse.Namespace) -> None:
     from app.eval.report import table
 
     config = test.NeedlesConfig(
-        tasks=(args.task,),
+        tasks=tuple(args.task),
         lengths=(1,),  # as with passkeys
         trials=args.trials,
         per_reading=args.per_reading,
@@ -121,14 +121,22 @@ def needles(session: Session, args: argparse.Namespace) -> None:
     config = replace(config, lengths=_lengths(engine, args))
     started = time.perf_counter()
     values = test.summary(list(test.run(engine, config, on_progress=counter(session, "tokens read"))))
-    values |= {"task": args.task, "filler": config.filler, "per_reading": config.per_reading, "seed": config.seed}
+    values |= {"tasks": args.task, "filler": config.filler, "per_reading": config.per_reading, "seed": config.seed}
     rows = []
     for row in values["rows"]:
         for turn, score in (("first", row), ("second", row["second"])):
             if score:
-                rows.append([row["tokens"], turn, *(score[n] for n in ("score", "right", "trials", "lower_bound_95"))])
-    text = table(["tokens", "question", "score", "right", "of", "at least"], rows)
-    session.out.result(values | _about(session, engine, started), f"{text}\nFirst questions: {_bound(values)}")
+                found = (score[name] for name in ("score", "right", "trials", "lower_bound_95"))
+                rows.append([row["task"], row["tokens"], turn, *found])
+    text = table(["task", "tokens", "question", "score", "right", "of", "at least"], rows)
+    text = f"{text}\nFirst questions: {_bound(values)}\n{_effective(values)}"
+    session.out.result(values | _about(session, engine, started), text)
+
+
+def _effective(values: dict[str, Any]) -> str:
+    found = [f"{task} {'none' if n is None else f'{n:,}'}" for task, n in values["effective_tokens"].items()]
+    shortest = min(row["tokens"] for row in values["rows"])
+    return f"Effective length, tokens (85% of the score at {shortest:,}): {', '.join(found)}"
 
 
 def _filler_file(args: argparse.Namespace) -> Path | None:

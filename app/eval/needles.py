@@ -1,10 +1,11 @@
 """Needles: several facts planted in one long text, asked from the memory of it by first and by second questions."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from app import needles
 from app.errors import ConfigError
@@ -16,13 +17,35 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
     from app.runtime.memory import RegionMemory
 
-Task = Literal["multi-key", "key-value", "uuid", "multi-value", "tracking"]
-TASKS: tuple[Task, ...] = ("multi-key", "key-value", "uuid", "multi-value", "tracking")
-NAMES_EACH = {"multi-key": 1, "multi-value": 1, "tracking": 4}
+Task = Literal[
+    "single",
+    "multi-key",
+    "multi-value",
+    "multi-query",
+    "key-value",
+    "uuid",
+    "tracking",
+    "common-words",
+    "frequent-words",
+]
+TASKS: tuple[Task, ...] = get_args(Task)
 VALUES = 3  # of one name
+QUERIES = 3  # keys of one question
 HOPS = 3  # of one chain
-ANSWER_TOKENS = {"uuid": 112}
+COMMON = {"often": 5, "times": 12, "others": 40, "other_times": 2}
+FREQUENT = {"words": 120, "asked": 3}
+NAMES_EACH = {
+    "single": 1,
+    "multi-key": 1,
+    "multi-value": 1,
+    "multi-query": QUERIES,
+    "tracking": HOPS + 1,
+    "common-words": 1,
+    "frequent-words": 1,
+}
+ANSWER_TOKENS = {"uuid": 112, "multi-query": 96}
 OTHER_ANSWER_TOKENS = 64
+KEPT = 0.85  # of the score at the shortest length, up to the effective length
 
 
 @dataclass(frozen=True)
@@ -109,13 +132,21 @@ class Planted:
 
 def make(rng: random.Random, task: Task, count: int, names: Sequence[str] = NAMES) -> list[Needle]:
     """`count` needles of one task; words that name them are taken from `names`."""
+    if task == "single":
+        return needles.passes(rng, count, names)
     if task == "multi-key":
         return needles.pairs(rng, count, "word", names)
     if task in ("key-value", "uuid"):
         return needles.pairs(rng, count, "digits" if task == "key-value" else "uuid")
     if task == "multi-value":
         return needles.several_values(rng, count, VALUES, names)
-    return needles.chains(rng, count, HOPS, names)
+    if task == "multi-query":
+        return needles.queries(rng, count, QUERIES, "word", names)
+    if task == "tracking":
+        return needles.chains(rng, count, HOPS, names)
+    if task == "common-words":
+        return needles.common_words(rng, count, **COMMON, names=names)
+    return needles.frequent_words(rng, count, **FREQUENT, names=names)
 
 
 def plan(rng: random.Random, tasks: Sequence[Task], count: int) -> list[Planted]:
@@ -202,7 +233,7 @@ def ask(
 
 
 def summary(asked: Sequence[Asked]) -> dict[str, Any]:
-    """First questions in all; then per task and length first and second questions apart."""
+    """First questions in all; per task and length, first and second questions apart; effective lengths."""
     rows = []
     for task in dict.fromkeys(a.task for a in asked):
         for tokens in sorted({a.tokens for a in asked if a.task == task}):
@@ -215,7 +246,25 @@ def summary(asked: Sequence[Asked]) -> dict[str, Any]:
         for a in asked
         if a.score < 1
     ]
-    return {**_score([a for a in asked if a.turn == 1]), "rows": rows, "misses": misses}
+    first = _score([a for a in asked if a.turn == 1])
+    return {**first, "effective_tokens": effective_tokens(rows), "rows": rows, "misses": misses}
+
+
+def effective_tokens(rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    """Per task the length up to which first questions keep 85% of the score at the shortest length, RULER's measure.
+
+    Args:
+        rows: with `task`, `tokens` and `score`, in any order.
+
+    Returns:
+        The last length before the first that falls short; None where the shortest scores nothing.
+    """
+    found = {}
+    for task in dict.fromkeys(row["task"] for row in rows):
+        here = sorted((row["tokens"], row["score"]) for row in rows if row["task"] == task)
+        kept = takewhile(lambda row, least=KEPT * here[0][1]: row[1] >= least, here)
+        found[task] = max(tokens for tokens, _ in kept) if here[0][1] else None
+    return found
 
 
 def _second(asked: Sequence[Asked]) -> dict[str, Any] | None:
