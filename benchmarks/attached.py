@@ -66,8 +66,8 @@ def compare(
     scores: dict[str, list[float]] = {way: [] for way in WAYS}
     for way, memories in ways.items():
         for place in planted:
-            (answer,) = texts.converse(engine, memories, [place.needle.question], ANSWER_TOKENS)
-            scores[way].append(place.needle.score(answer))
+            (reply,) = texts.converse(engine, memories, [place.needle.question], ANSWER_TOKENS)
+            scores[way].append(place.needle.score(reply.text))
     return scores
 
 

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import needles, report, texts
 from app.eval.needles import Planted
-from app.runtime.config import GenerationConfig
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
@@ -65,43 +64,19 @@ def trials(
 ) -> Iterator[Values]:
     """Ask for each fact and take its regions, then others, away."""
     for place in planted:
-        found, ranked = _ask(engine, memory, place)
-        held = regions_of(engine, memory, place.needle.sentences[0])
+        (reply,) = texts.converse(engine, [memory], [place.needle.question], ANSWER_TOKENS)
+        held = texts.regions_of(engine, memory, place.needle.sentences[0])
         free = [region for region in range(1, memory.regions) if region not in held]
         chosen = rng.sample(free, min(others, len(free)))
         whole = _score(engine, memory, place, ())
         without = _score(engine, memory, place, held)
         yield {
             "depth": round(place.depths[0], 4),
-            "right": place.needle.score(found) == 1,
-            "rank": min((ranked.index(region) + 1 for region in held if region in ranked), default=None),
+            "right": place.needle.score(reply.text) == 1,
+            "rank": min((reply.looked.index(region) + 1 for region in held if region in reply.looked), default=None),
             "loss": round(whole - without, 4),
             "most_loss_of_others": round(max(whole - _score(engine, memory, place, (r,)) for r in chosen), 4),
         }
-
-
-def _ask(engine: "Engine", memory: "RegionMemory", place: Planted) -> tuple[str, list[int]]:
-    """The greedy answer, and the regions that it looked at, most first."""
-    cache = engine.open_chat([memory])
-    turn = engine.encode_turn([{"role": "user", "content": place.needle.question}])
-    found = engine.decode(list(engine.generate(cache, turn, GenerationConfig(max_new_tokens=ANSWER_TOKENS))))
-    density = cache.evidence.density
-    return found, [region for region in density.argsort(descending=True).tolist() if density[region] > 0]
-
-
-def regions_of(engine: "Engine", memory: "RegionMemory", sentence: str) -> list[int]:
-    """Regions that hold a token of a sentence of the text.
-
-    Raises:
-        ValueError: the sentence is not in the text.
-    """
-    wanted = engine.text_tokenizer.encode(sentence, add_special_tokens=False).ids
-    wanted = wanted[1:-1]  # the tokens at its ends may hold what stands beside it too
-    size, ids = engine.shape.attention.region_tokens, memory.token_ids
-    for start in range(len(ids) - len(wanted) + 1):
-        if ids[start : start + len(wanted)] == wanted:
-            return list(range(start // size, (start + len(wanted) - 1) // size + 1))
-    raise ValueError(f"{sentence!r} is not in the text")
 
 
 def _score(engine: "Engine", memory: "RegionMemory", place: Planted, muted: Sequence[int]) -> float:

@@ -454,7 +454,13 @@ def test_eval_qa(line: Line, tiny_engine: None, book: Path, tmp_path: Path) -> N
     assert RUN <= set(values) and values["n"] == 1 and values["f1"] == 0
     assert json.loads(answers.read_text(encoding="utf-8"))["id"] == "q"
     values = line.json("eval", "qa", "--file", file, "--haystack", book, "--tokens", 600)
-    assert 540 < values["tokens"] <= 600 and values["per_reading"] == 10
+    assert 540 < values["tokens"] <= 600 and values["per_reading"] == 10 and values["second"] is None
+    entry["qas"].append({"id": "u", "question": "When?", "answers": [], "answerable": False})
+    file.write_text(json.dumps(entry), encoding="utf-8")
+    values = line.json("eval", "qa", "--file", file, "--haystack", book, "--tokens", 600, "--second", 1)
+    assert values["n"] == 2 and values["second"]["n"] == 1 and values["evidence"]["right"] == 0
+    out = line.run("eval", "qa", "--file", file, "--second", 2)[1]
+    assert "over 1 answerable of 2 questions" in out and "Second questions: " in out
 
 
 def test_ctrl_c_stops_and_closes(line: Line, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

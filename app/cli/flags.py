@@ -242,6 +242,7 @@ def _measure(evals: _Commands) -> None:
     qa.add_argument("--haystack", type=Path, metavar="TEXT", help="plant the texts among the lines of this one")
     qa.add_argument("--tokens", type=int, metavar="N", help="length of a reading with a haystack")
     qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
+    qa.add_argument("--second", type=int, default=0, metavar="N", help="of those asked, again as a second question (0)")
     qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
 
 

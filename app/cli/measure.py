@@ -181,7 +181,12 @@ def qa(session: Session, args: argparse.Namespace) -> None:
     from app.eval import qa as test
 
     config = test.QaConfig(
-        limit=args.limit, seed=args.seed, haystack=args.haystack, tokens=args.tokens, per_reading=args.per_reading
+        limit=args.limit,
+        seed=args.seed,
+        haystack=args.haystack,
+        tokens=args.tokens,
+        per_reading=args.per_reading,
+        second=args.second,
     )
     questions, skipped = test.load(args.file)
     engine = _engine(session)
@@ -200,7 +205,12 @@ def qa(session: Session, args: argparse.Namespace) -> None:
 def _scores(values: dict[str, Any]) -> str:
     names = {"f1": "F1", "exact": "exact", "refusal_f1": "refusal F1"}
     scores = [f"{name} {values[key]:.1f}" for key, name in names.items() if values[key] is not None]
-    return f"{', '.join(scores)} over {values['answerable']} answerable of {values['n']} questions"
+    text = f"{', '.join(scores)} over {values['answerable']} answerable of {values['n']} questions"
+    if values["refusal_cost"]:
+        text += f"\nRefused answers cost at most {values['refusal_cost']:.1f} points of F1"
+    if (seen := values["evidence"])["right"]:
+        text += f"\nOf {seen['right']} exact answers, {seen['top_3']} had their place among the first 3 looked at"
+    return f"{text}\nSecond questions: {_scores(values['second'])}" if values.get("second") else text
 
 
 def _save(path: Path, answered: list[Any]) -> None:
@@ -211,6 +221,7 @@ def _save(path: Path, answered: list[Any]) -> None:
                 "id": a.question.id,
                 "question": a.question.question,
                 "answers": a.question.answers,
+                "turn": a.turn,
                 "answer": a.answer,
                 "refused": a.refused,
                 "f1": 100 * a.f1 if a.question.answers else None,

@@ -222,14 +222,14 @@ def ask(
 ) -> Iterator[Asked]:
     """Ask for each needle in a chat of its own; `second` chats, evenly chosen, go on with the needle after it."""
     count = len(asked)
-    follow = {i * count // second for i in range(min(second, count))} if second and count > 1 else set()
+    follow = texts.evenly(min(second, count), count) if count > 1 else set()
     for i, place in enumerate(asked):
         turns = [place, asked[(i + 1) % count]] if i in follow else [place]
         limit = max(ANSWER_TOKENS.get(p.task, OTHER_ANSWER_TOKENS) for p in turns)
-        answers = texts.converse(engine, [memory], [p.needle.question for p in turns], limit, cancelled)
-        for turn, (p, answer) in enumerate(zip(turns, answers, strict=True), start=1):
-            score = p.needle.score(answer)
-            yield Asked(p.task, tokens, len(memory.token_ids), turn, p.depths[0], score, p.needle.values, answer)
+        replies = texts.converse(engine, [memory], [p.needle.question for p in turns], limit, cancelled)
+        for turn, (p, reply) in enumerate(zip(turns, replies, strict=True), start=1):
+            score = p.needle.score(reply.text)
+            yield Asked(p.task, tokens, len(memory.token_ids), turn, p.depths[0], score, p.needle.values, reply.text)
 
 
 def summary(asked: Sequence[Asked]) -> dict[str, Any]:

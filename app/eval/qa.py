@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigError, InputError
-from app.eval import texts
+from app.eval import report, texts
 from app.passages import passage_of
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
+    from app.runtime.memory import RegionMemory
 
 ANSWER_TOKENS = 64
+SHOWN = 3  # regions of an answer
 REFUSALS = (
     "does not say",
     "doesn't say",
@@ -65,6 +67,7 @@ class QaConfig:
         haystack: a document whose lines surround the passages; None reads each passage alone.
         tokens: length of one reading with a haystack.
         per_reading: passages planted in one reading.
+        second: of a reading's questions, how many are asked once more as the second question of a chat; scored apart.
     """
 
     limit: int | None = None
@@ -72,6 +75,7 @@ class QaConfig:
     haystack: Path | None = None
     tokens: int | None = None
     per_reading: int = 10
+    second: int = 0
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -82,15 +86,25 @@ class QaConfig:
             raise ConfigError(f"tokens {self.tokens}: must be at least 1")
         if self.per_reading < 1:
             raise ConfigError(f"passages per reading {self.per_reading}: must be at least 1")
+        if self.second < 0:
+            raise ConfigError(f"second questions {self.second}: must be 0 or more")
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A question and what the model said."""
+    """A question and what the model said.
+
+    Attributes:
+        turn: 1, or 2 for a question after another in the same chat.
+        rank: place, from 1, of the best region that holds an answer's words among those that the model looked at most;
+            None where it looked at none of them, 0 where the passage does not have the words of any answer.
+    """
 
     question: Question
     answer: str
     document_tokens: int
+    turn: int = 1
+    rank: int | None = 0
 
     @property
     def refused(self) -> bool:
@@ -208,11 +222,41 @@ def run(
     done = 0
     for passages, ids in _readings(engine, by_text, config):
         memory = engine.read(ids, cancelled=cancelled)
-        for question in (question for passage in passages for question in by_text[passage]):
-            answer = texts.answer(engine, memory, question.question, ANSWER_TOKENS, cancelled)
-            done += 1
+        here = [question for passage in passages for question in by_text[passage]]
+        for answered in ask(engine, memory, here, config.second, cancelled):
+            done += answered.turn == 1
             on_progress(done, len(questions))
-            yield Answered(question, answer, len(ids))
+            yield answered
+
+
+def ask(
+    engine: "Engine",
+    memory: "RegionMemory",
+    questions: Sequence[Question],
+    second: int = 0,
+    cancelled: Callable[[], bool] = texts.never,
+) -> Iterator[Answered]:
+    """Ask each question in a chat of its own; `second` chats, evenly chosen, go on with the question after it."""
+    count = len(questions)
+    follow = texts.evenly(min(second, count), count) if count > 1 else set()
+    for i, question in enumerate(questions):
+        turns = [question, questions[(i + 1) % count]] if i in follow else [question]
+        replies = texts.converse(engine, [memory], [q.question for q in turns], ANSWER_TOKENS, cancelled)
+        for turn, (asked, reply) in enumerate(zip(turns, replies, strict=True), start=1):
+            held = regions_of(engine, memory, asked)
+            rank = next((n for n, region in enumerate(reply.looked, start=1) if region in held), None) if held else 0
+            yield Answered(asked, reply.text, len(memory.token_ids), turn, rank)
+
+
+def regions_of(engine: "Engine", memory: "RegionMemory", question: Question) -> set[int]:
+    """Regions of a memory where the words of an answer stand in the question's passage; none where they do not."""
+    wanted = "|".join(re.escape(answer) for answer in question.answers if answer)
+    pattern = re.compile(rf"(?<!\w)(?:{wanted})(?!\w)", re.IGNORECASE)
+    found: set[int] = set()
+    for line in question.text.splitlines() if wanted else ():
+        for match in pattern.finditer(line):
+            found |= set(texts.regions_of(engine, memory, line, *match.span()))
+    return found
 
 
 def _readings(
@@ -238,8 +282,15 @@ def _readings(
 
 
 def summary(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Scores of first questions and, under `second`, of second ones; None without any."""
+    second = [a for a in answered if a.turn == 2]
+    return _scores([a for a in answered if a.turn == 1]) | {"second": _scores(second) if second else None}
+
+
+def _scores(answered: Sequence[Answered]) -> dict[str, Any]:
     """Scores from 0 to 100, to two places. `refusal_f1` is None with nothing unanswerable or refused."""
     answerable = [a for a in answered if a.question.answers]
+    kept = [a for a in answerable if not a.refused]
     refused = sum(a.refused for a in answered)
     unanswerable = len(answered) - len(answerable)
     rightly = sum(a.refused for a in answered if not a.question.answers)
@@ -247,10 +298,23 @@ def summary(answered: Sequence[Answered]) -> dict[str, Any]:
         "f1": _mean([a.f1 for a in answerable]),
         "exact": _mean([a.exact for a in answerable]),
         "refusal_f1": round(200 * rightly / (refused + unanswerable), 2) if refused + unanswerable else None,
+        "refusal_cost": round(_mean([a.f1 for a in kept]) * (1 - len(kept) / len(answerable)), 2) if kept else None,
         "n": len(answered),
         "answerable": len(answerable),
         "unanswerable": unanswerable,
         "refused": refused,
+        "evidence": _evidence(answered),
+    }
+
+
+def _evidence(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Of the exact answers whose words stand in the passage: how many of those regions were among the first three."""
+    ranks = [a.rank for a in answered if a.question.answers and a.rank != 0 and a.exact]
+    shown = sum(rank is not None and rank <= SHOWN for rank in ranks)
+    return {
+        "right": len(ranks),
+        f"top_{SHOWN}": shown,
+        "lower_bound_95": round(report.lower_bound_95(shown, len(ranks)), 4),
     }
 
 

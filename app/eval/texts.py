@@ -3,6 +3,7 @@
 import lzma
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from app.runtime.memory import RegionMemory
 
 ROUNDS = 4
+LOOKED = 64  # regions told of an answer
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of the model.
+
+    Attributes:
+        looked: regions of the memories that it looked at, most first, at most 64.
+    """
+
+    text: str
+    looked: tuple[int, ...] = ()
 
 
 def never() -> bool:
@@ -142,6 +156,11 @@ def spread(rng: random.Random, count: int) -> list[float]:
     return [(i + rng.random()) / count for i in range(count)]
 
 
+def evenly(some: int, count: int) -> set[int]:
+    """`some` of the numbers below `count`, evenly spread."""
+    return {i * count // some for i in range(some)}
+
+
 def read_on(
     engine: "Engine",
     memory: "RegionMemory | None",
@@ -170,12 +189,12 @@ def converse(
     questions: Sequence[str],
     max_new_tokens: int,
     cancelled: Callable[[], bool] = never,
-) -> list[str]:
+) -> list[Reply]:
     """The greedy answers to questions asked one after the other in one fresh chat over memories read before."""
     from app.runtime.config import GenerationConfig
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
-    cache, messages, answers = engine.open_chat(memories), [], []
+    cache, messages, replies = engine.open_chat(memories), [], []
     for question in questions:
         messages.append({"role": "user", "content": question})
         tail = cache.tail.token_ids
@@ -184,12 +203,44 @@ def converse(
         if cancelled():
             raise CancelledError("stopped")
         messages.append({"role": "assistant", "content": text})
-        answers.append(text)
-    return answers
+        replies.append(Reply(text, _looked(cache)))
+    return replies
+
+
+def _looked(cache) -> tuple[int, ...]:
+    """The regions of a cache's memories that its last answer looked at."""
+    best = cache.evidence.density.topk(min(LOOKED, len(cache.evidence.density)))
+    return tuple(best.indices[best.values > 0].tolist())
 
 
 def answer(
     engine: "Engine", memory: "RegionMemory", question: str, max_new_tokens: int, cancelled: Callable[[], bool] = never
 ) -> str:
     """The greedy answer to one question in a fresh chat over a memory that was read before."""
-    return converse(engine, [memory], [question], max_new_tokens, cancelled)[0]
+    return converse(engine, [memory], [question], max_new_tokens, cancelled)[0].text
+
+
+def regions_of(engine: "Engine", memory: "RegionMemory", line: str, start: int = 0, end: int | None = None) -> range:
+    """Regions of a memory that hold the characters [start, end) of a line of its text; none when it is not there."""
+    found = engine.text_tokenizer.encode(line, add_special_tokens=False)
+    wanted = found.ids[1:-1]  # the tokens at its ends may hold what stands beside it too
+    place = _find(memory.token_ids, wanted) if wanted else None
+    if place is None:
+        return range(0)
+    end = len(line) if end is None else end
+    inside = [i for i, (first, last) in enumerate(found.offsets) if first < end and last > start]
+    size = engine.shape.attention.region_tokens
+    first, last = (min(max(i - 1, 0), len(wanted) - 1) for i in (inside[0], inside[-1]))
+    return range((place + first) // size, (place + last) // size + 1)
+
+
+def _find(ids: Sequence[int], wanted: Sequence[int]) -> int | None:
+    """Where a run of ids begins in another for the first time."""
+    place = -1
+    while True:
+        try:
+            place = ids.index(wanted[0], place + 1)
+        except ValueError:
+            return None
+        if ids[place : place + len(wanted)] == wanted:
+            return place

@@ -104,20 +104,6 @@ def test_attached_tells_a_loss() -> None:
     assert not attached._finish({"pair-0": values})["same"]
 
 
-def test_evidence_finds_the_regions_of_a_fact() -> None:
-    engine = tiny.engine()
-    planted = needles.plan(random.Random(0), ["multi-key"], 3)
-    lines = texts.lines_of(BOOK)
-    memory = engine.read(needles.document(engine, lines, planted, 1500, 1))
-    size = engine.shape.attention.region_tokens
-    for place in planted:
-        regions = evidence.regions_of(engine, memory, place.needle.sentences[0])
-        found = engine.decode(memory.token_ids[regions[0] * size : (regions[-1] + 1) * size])
-        assert place.needle.values[0] in found
-    with pytest.raises(ValueError, match="is not in the text"):
-        evidence.regions_of(engine, memory, "No such sentence stands here.")
-
-
 def test_evidence(quick: list[str]) -> None:
     values = result(evidence, quick)
     facts = [fact for part in values["parts"].values() for fact in part["facts"]]

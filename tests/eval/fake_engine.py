@@ -37,6 +37,7 @@ class FakeChat:
         self.text = "".join(memory.text for memory in memories)
         self.tail = FakeMemory([], "")
         self.turns = 0
+        self.evidence = SimpleNamespace(density=torch.zeros(0))
 
 
 class FakeEngine:

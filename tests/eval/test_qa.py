@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError, InputError
-from app.eval import qa
+from app.eval import qa, texts
 from app.eval.qa import Answered, QaConfig, Question
+from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 
 
@@ -94,6 +95,49 @@ def test_summary_scores_only_answerable_questions() -> None:
     assert values["f1"] == values["exact"] == 33.33
     assert values["refusal_f1"] == 66.67  # precision 2/3, recall 2/3
     assert (values["n"], values["answerable"], values["unanswerable"], values["refused"]) == (6, 3, 3, 3)
+
+
+def test_what_refusing_costs() -> None:
+    says = "The text does not say."
+    answered = [Answered(question("red"), answer, 9) for answer in ("red", "red", "blue", says)]
+    assert qa.summary(answered)["f1"] == 50 and qa.summary(answered)["refusal_cost"] == 16.67  # of 66.67
+    assert qa.summary([Answered(question("red"), says, 9)])["refusal_cost"] is None
+    assert qa.summary(answered[:3])["refusal_cost"] == 0
+
+
+def test_second_questions_and_evidence_are_told_apart() -> None:
+    ranks = [1, 3, 4, None, 0]  # the last has no place in its passage
+    answered = [Answered(question("red"), "red", 9, 1, rank) for rank in ranks]
+    answered += [Answered(question("red"), "blue", 9, 1, 1), Answered(question("red"), "blue", 9, 2, 1)]
+    values = qa.summary(answered)
+    assert (values["evidence"]["right"], values["evidence"]["top_3"]) == (4, 2)
+    assert values["n"] == 6 and values["second"]["n"] == 1 and values["second"]["f1"] == 0
+    assert values["second"]["evidence"]["right"] == 0 and values["evidence"]["lower_bound_95"] == pytest.approx(0.0976)
+
+
+def test_the_regions_of_an_answer_are_those_of_its_passage() -> None:
+    engine = tiny.engine()
+    passage = "The 12 towns fell.\nIn May the town of York fell on May 12 to the Danes."
+    other = "On May 12 the king left for the sea, and the queen stayed behind in the old castle."
+    asked = Question("q", "", passage, "When?", ("May 12", "12 may"))
+    ids = texts.encode(engine, "\n".join([other, "A quiet line about the sea.", passage, other]) + "\n")
+    memory, size = engine.read(ids), engine.shape.attention.region_tokens
+    regions = qa.regions_of(engine, memory, asked)
+    assert "May 12" in engine.decode(memory.token_ids[min(regions) * size : (max(regions) + 1) * size])
+    assert len(regions) <= 2 and min(regions) > len(texts.encode(engine, other)) // size
+    for answers in ((), ("June",), ("",), ("Ma",)):
+        assert not qa.regions_of(engine, memory, Question("q", "", passage, "When?", answers))
+
+
+def test_second_questions_follow_another_in_the_same_chat(file: Path, tmp_path: Path) -> None:
+    hay = tmp_path / "hay.txt"
+    hay.write_text("\n".join(f"Straw number {i} lay in the barn." for i in range(50)), encoding="utf-8")
+    questions, _ = qa.load(file)
+    engine = FakeEngine(reply)
+    answered = list(qa.run(engine, questions, QaConfig(haystack=hay, tokens=2000, per_reading=4, second=3)))
+    assert engine.chats == 24 and engine.turns.count(1) == 9
+    assert qa.summary(answered)["second"]["n"] == 9 and qa.summary(answered)["n"] == 24
+    assert {a.turn for a in answered} == {1, 2} and qa.summary(answered)["second"]["refusal_f1"] == 100
 
 
 def test_refusal_f1_without_anything_to_refuse() -> None:
@@ -184,7 +228,9 @@ def test_haystack_too_short_for_its_passages(file: Path) -> None:
         list(qa.run(FakeEngine(reply), questions, config))
 
 
-@pytest.mark.parametrize("wrong", [{"limit": 0}, {"tokens": 5}, {"haystack": Path("x")}, {"per_reading": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"tokens": 5}, {"haystack": Path("x")}, {"per_reading": 0}, {"second": -1}]
+)
 def test_config_refuses(wrong: dict) -> None:
     with pytest.raises(ConfigError):
         QaConfig(**wrong)
