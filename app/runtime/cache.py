@@ -232,6 +232,6 @@ class RegionCache(Cache):
         self.remember(layer, places)
         tail.fade(layer, steps)
         tail.mass[layer].view(-1, size).index_add_(0, places, mass[own])
-        seen = tail.exposure[layer]
+        seen, filled = tail.exposure[layer], tail.filled[layer]
         seen.view(-1, size).index_add_(0, places, torch.full_like(mass[own], rows))
-        seen[:, tail.filled[layer] :] = 0
+        seen[:, filled : -(-filled // size) * size] = 0  # no region beyond the last one was attended

@@ -82,3 +82,16 @@ def test_a_truncated_memory_goes_on_as_if_no_more_had_come():
     long.tail.truncate(203)
     assert long.tail.token_ids == ids[:203]
     torch.testing.assert_close(engine._forward(long, more), engine._forward(short, more), atol=1e-6, rtol=1e-6)
+
+
+def test_reading_leaves_spare_room_alone():
+    """Its pages are never touched, so that room for millions of tokens costs neither time nor memory."""
+    engine, ids = tiny.engine(), tiny.token_ids(100)
+    memory = RegionMemory(engine.shape, 400)
+    for layer in range(2):
+        memory.exposure[layer][:, 104:] = float("nan")
+    read = engine.read(ids, resume=memory)
+    for layer in range(2):
+        assert memory.exposure[layer][:, 104:].isnan().all()
+        torch.testing.assert_close(memory.exposure[layer][:, :104], engine.read(ids).exposure[layer][:, :104])
+    assert read is memory
