@@ -45,7 +45,8 @@ class Settings:
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.
-        device_budget_gb: keys and values held on the GPU; None means half of what the model leaves free.
+        device_budget_gb: what memories hold on the GPU, a quarter of it for the index, the rest for keys and values;
+            None means half of what the model leaves free.
         disk_budget_gb: stored memories are evicted beyond this, least recently used first.
     """
 

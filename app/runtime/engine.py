@@ -99,8 +99,9 @@ class Engine(ChatText):
         least = (min(self.spec.attention.budget_tokens, self.trained_tokens) + MOST_SEGMENT_TOKENS) * shape.token_bytes
         room = sum(pool.limit * pool.slot_bytes for pool in shape.tiers.hot if pool.limit is not None)
         if 0 < room < least:
-            name = "device_budget_gb" if shape.device.type == "cuda" else "host_budget_gb"
-            part = " a quarter of" if shape.tiers.packed and shape.device.type != "cuda" else ""
+            cuda = shape.device.type == "cuda"
+            name, whole = ("device_budget_gb", " three quarters of") if cuda else ("host_budget_gb", "")
+            part = " a quarter of" if shape.tiers.packed and not cuda else whole
             raise ConfigError(
                 f"{name}:{part} it makes room for {room / 1e9:.3g} GB of keys and values, and one segment with what it "
                 f"attends to takes {least / 1e9:.3g} GB; give more"

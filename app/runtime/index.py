@@ -7,6 +7,7 @@ from torch import Tensor
 
 from app.kernels.regions import sub_bounds, sub_means
 from app.kernels.tree import CLUSTER, SPAN, Level, cluster_span, node_radii, sealed_nodes
+from app.runtime.placement import zeros
 from app.runtime.shape import MemoryShape, from_bytes, to_bytes
 from app.runtime.sketch import Sketch
 
@@ -20,6 +21,7 @@ class RegionIndex:
         subs: by name, keys per mean.
         levels: of each layer, the tree over the fine means, lowest level first. Only nodes over whole spans count.
         sketch: what single queries read of it.
+        on_host: names of the means, and `levels`, that lie on the host.
     """
 
     def __init__(self, shape: MemoryShape) -> None:
@@ -27,33 +29,52 @@ class RegionIndex:
         self.subs = {"fine": a.key_sub, "coarse": a.coarse_sub}
         self.width = shape.head_dim * (2 if a.score == "minmax" else 1)
         self._summarise = sub_bounds if a.score == "minmax" else sub_means
-        self.means = {name: [self._empty(0) for _ in range(shape.layers)] for name in self.subs}
+        self.on_host: frozenset[str] = frozenset()
+        self.means = {name: [self._empty(name, 0) for _ in range(shape.layers)] for name in self.subs}
         self.levels: list[list[Level]] = [[] for _ in range(shape.layers)]
         self.sketch = Sketch(self)
 
-    def _empty(self, rows: int) -> Tensor:
+    def _empty(self, name: str, rows: int) -> Tensor:
         s = self.shape
-        return torch.zeros(s.kv_heads, rows, self.width, dtype=s.dtype, device=s.device)
+        return zeros(s.kv_heads, rows, self.width, dtype=s.dtype, device=s.device, host=name in self.on_host)
 
     def _empty_level(self, nodes: int) -> Level:
-        s = self.shape
+        s, host = self.shape, "levels" in self.on_host
         return Level(
-            nodes=torch.zeros(s.kv_heads, nodes, self.width + 1, dtype=s.dtype, device=s.device),
-            children=torch.zeros(s.kv_heads, nodes, CLUSTER, dtype=torch.int32, device=s.device),
+            nodes=zeros(s.kv_heads, nodes, self.width + 1, dtype=s.dtype, device=s.device, host=host),
+            children=zeros(s.kv_heads, nodes, CLUSTER, dtype=torch.int32, device=s.device, host=host),
         )
 
     @property
     def size_bytes(self) -> int:
         """Bytes held, spare room included."""
-        means = [t for layers in self.means.values() for t in layers]
-        nodes = [t for levels in self.levels for level in levels for t in level.tensors()]
-        return sum(t.numel() * t.itemsize for t in (*means, *nodes)) + self.sketch.size_bytes
+        return sum(self.parts(self.capacity).values()) + self.sketch.size_bytes
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens, a multiple of `region_tokens`."""
+    @property
+    def host_bytes(self) -> int:
+        """Those of them that lie on the host because the device's share is used up."""
+        return sum(size for name, size in self.parts(self.capacity).items() if name in self.on_host)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that there is room for."""
+        return self.means["fine"][0].shape[1] * self.subs["fine"]
+
+    def parts(self, tokens: int) -> dict[str, int]:
+        """Bytes by name of what room for `tokens` takes, but for the sketch; what is read most often comes first."""
+        s, nodes = self.shape, [tokens // self.subs["fine"]]
+        while s.attention.searches_tree and nodes[-1]:
+            nodes.append(sealed_nodes(nodes[-1]))
+        node = (self.width + 1) * s.dtype.itemsize + CLUSTER * torch.int32.itemsize
+        means = {name: tokens // self.subs[name] * self.width * s.dtype.itemsize for name in ("coarse", "fine")}
+        return {name: n * s.layers * s.kv_heads for name, n in {"levels": sum(nodes[1:]) * node, **means}.items()}
+
+    def reserve(self, tokens: int, on_host: frozenset[str] = frozenset()) -> None:
+        """Make room for `tokens` tokens, a multiple of `region_tokens`, and place what it holds."""
+        self.on_host = on_host
         for name, layers in self.means.items():
             for i, old in enumerate(layers):
-                layers[i] = self._empty(tokens // self.subs[name])
+                layers[i] = self._empty(name, tokens // self.subs[name])
                 layers[i][:, : old.shape[1]] = old
         if self.shape.attention.searches_tree:
             self.levels = [self._grown(levels, tokens // self.subs["fine"]) for levels in self.levels]

@@ -8,6 +8,7 @@ from torch import Tensor
 from app.kernels.h2o import DECAY
 from app.runtime.index import RegionIndex
 from app.runtime.pages import KVPages
+from app.runtime.placement import zeros
 from app.runtime.shape import MemoryShape, from_bytes, to_bytes
 
 
@@ -33,15 +34,16 @@ class RegionMemory:
         self.filled = [0] * shape.layers
         self.capacity = 0
         self.pages, self.index = KVPages(shape), RegionIndex(shape)
-        self.mass = [self._floats(0) for _ in range(shape.layers)]
-        self.exposure = [self._floats(0) for _ in range(shape.layers)]
-        self.origins = [self._floats(0).int() for _ in range(shape.layers)] if shape.compaction else None
+        self.mass = [self._book(0) for _ in range(shape.layers)]
+        self.exposure = [self._book(0) for _ in range(shape.layers)]
+        self.origins = [self._book(0, torch.int32) for _ in range(shape.layers)] if shape.compaction else None
         self.dropped = self.whole_from = 0
         self.levels: list[int] = []
+        self._books_on_host = False
         self.reserve(capacity_tokens)
 
-    def _floats(self, count: int) -> Tensor:
-        return torch.zeros(self.shape.kv_heads, count, device=self.shape.device)
+    def _book(self, slots: int, dtype: torch.dtype = torch.float32, *, host: bool = False) -> Tensor:
+        return zeros(self.shape.kv_heads, slots, dtype=dtype, device=self.shape.device, host=host)
 
     @property
     def tokens(self) -> int:
@@ -65,13 +67,17 @@ class RegionMemory:
     @property
     def size_bytes(self) -> int:
         """Bytes held, spare room included."""
-        books = sum(t.numel() * t.itemsize for layers in self._books() for t in layers)
-        return self.pages.size_bytes + self.index.size_bytes + books
+        return self.pages.size_bytes + self.index.size_bytes + self._book_bytes(self.capacity)
 
     @property
     def host_bytes(self) -> int:
         """Those of the bytes held that are on the host."""
-        return self.size_bytes if self.shape.device.type == "cpu" else self.pages.packed_bytes
+        if self.shape.device.type == "cpu":
+            return self.size_bytes
+        return self.pages.packed_bytes + self.index.host_bytes + self._books_on_host * self._book_bytes(self.capacity)
+
+    def _book_bytes(self, slots: int) -> int:
+        return sum(layers[0].itemsize * len(layers) for layers in self._books()) * self.shape.kv_heads * slots
 
     def _books(self) -> list[list[Tensor]]:
         """What is known of each token besides its key and value: lists by layer of [Hkv, capacity]."""
@@ -104,10 +110,13 @@ class RegionMemory:
         tokens = -(-max(tokens, 2 * self.capacity if self.capacity else tokens) // region) * region
         tokens = min(tokens, rule.most_slots) if rule else tokens
         self.pages.reserve(tokens)
-        self.index.reserve(tokens)
+        parts = self.index.parts(tokens) | {"books": self._book_bytes(tokens)}
+        on_host = self.shape.tiers.share.settle(self, parts)
+        self.index.reserve(tokens, on_host)
+        self._books_on_host = "books" in on_host
         for layers in self._books():
             for i, old in enumerate(layers):
-                layers[i] = self._floats(tokens).to(old.dtype)
+                layers[i] = self._book(tokens, old.dtype, host=self._books_on_host)
                 layers[i][:, : old.shape[1]] = old
         self.capacity = tokens
 

@@ -92,8 +92,6 @@ def load_engine(
 def _tiers(settings: Settings, device: torch.device) -> Tiers:
     """Room for keys and values, derived where the settings do not say: the model is loaded already."""
     host = memory_bytes() // HOST_SHARE if settings.host_budget_gb is None else int(settings.host_budget_gb * 1e9)
-    if device.type != "cuda":
-        return Tiers(host_bytes=host)
-    if settings.device_budget_gb is None:
-        return Tiers(torch.cuda.mem_get_info(device)[0] // DEVICE_SHARE, host)
-    return Tiers(int(settings.device_budget_gb * 1e9), host)
+    if settings.device_budget_gb is not None:
+        return Tiers(int(settings.device_budget_gb * 1e9), host)
+    return Tiers(torch.cuda.mem_get_info(device)[0] // DEVICE_SHARE if device.type == "cuda" else None, host)

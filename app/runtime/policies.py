@@ -191,9 +191,8 @@ def named(name: str, *, h2o: str = "mean", memory_cap_mb: int | None = None) -> 
 
 def memory_bytes(shape: MemoryShape, slots: int) -> int:
     """Bytes of a memory with so many slots, a multiple of a group."""
-    index = RegionIndex(replace(shape, device=torch.device("meta")))
-    index.reserve(slots)
-    return slots * (shape.token_bytes + BOOK_BYTES * shape.layers * shape.kv_heads) + index.size_bytes
+    index = sum(RegionIndex(shape).parts(slots).values())
+    return slots * (shape.token_bytes + BOOK_BYTES * shape.layers * shape.kv_heads) + index
 
 
 def _stretch(shape: MemoryShape, policy: str) -> int:

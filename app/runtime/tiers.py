@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from app.runtime.placement import INDEX_SHARE, Share
 from app.runtime.prefetch import CudaLane, Flight, Lane
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class Tiers:
     Where the device is the CPU, device and host are one: hot slots alone, or with a codec a quarter of it hot.
 
     Attributes:
-        device_bytes, host_bytes: most that keys and values may take; None means no limit.
+        device_bytes, host_bytes: most that memories may take, None for no limit. Of the device's, a part is for what
+            finds regions again; what that does not hold goes to the host, on top of its own.
+        share: that part.
         lane: where groups are prefetched; None where device and host are one.
     """
 
@@ -202,6 +205,7 @@ class Tiers:
     host_bytes: int | None = None
     hot: list[SlotPool] = field(default_factory=list)
     packed: list[SlotPool] = field(default_factory=list)
+    share: Share = field(default_factory=Share)
     lane: Lane | None = None
 
     def open(self, shape: "MemoryShape") -> None:
@@ -209,6 +213,9 @@ class Tiers:
         if self.hot:
             return
         device, host, cuda = self.device_bytes, self.host_bytes, shape.device.type == "cuda"
+        if device is not None:
+            self.share.limit = device // INDEX_SHARE
+            device -= self.share.limit
         if not cuda:
             given = [x for x in (device, host) if x is not None]
             device = sum(given) if given else None
