@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from app.kernels.backend import use_triton
+
 MOST = 127
 LEAST_AXES = 32
 BLOCK = 256  # regions whose codes lie together
@@ -64,9 +66,9 @@ def encode_queries(queries: Tensor) -> tuple[Tensor, Tensor]:
     return (queries / scales.clamp(min=1e-30)).round().to(torch.int8), scales
 
 
-def uses_integers(device: torch.device) -> bool:
-    """Whether products of codes are faster than those of the means: on a CPU with an integer matrix product."""
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
+def uses_integers(x: Tensor) -> bool:
+    """Whether products of codes are faster than those of the means: a kernel, or a CPU with an integer product."""
+    return use_triton(x) or (x.device.type == "cpu" and torch.backends.mkldnn.is_available())
 
 
 def products(queries: Tensor, codes: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def products(queries: Tensor, codes: Tensor) -> Tensor:
     Returns:
         [Q, N], whole numbers: int32, or float32 where there is no integer product.
     """
-    if uses_integers(codes.device):
+    if codes.device.type == "cpu" and torch.backends.mkldnn.is_available():
         return torch._int_mm(queries, codes.T)
     return products_reference(queries, codes)
 
@@ -116,6 +118,14 @@ class TextCodes:
     def scan(self, queries: Tensor, stop: int) -> Tensor:
         """Score the first `stop` regions by the best of their means: queries [Hkv, Q, A] -> [Hkv, Q, stop] float32."""
         asked, units = encode_queries(queries)
+        if use_triton(queries):
+            from app.kernels.codes_triton import scan
+
+            return scan(asked, units, self.codes, self.scales, stop)
+        return self.scan_reference(asked, units, stop)
+
+    def scan_reference(self, asked: Tensor, units: Tensor, stop: int) -> Tensor:
+        """The same in plain PyTorch, of encoded queries."""
         blocks = -(-stop // BLOCK)
         best = []
         for q, codes in zip(asked, self.codes[:, :blocks], strict=True):

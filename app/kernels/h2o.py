@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from app.errors import ConfigError
+from app.kernels.backend import use_triton
 
 SCORES = ("mean", "sum", "decay")
 ROWS = ("last", "all")
@@ -59,21 +60,36 @@ PRESETS = {
 }
 
 
-def attention_mass(queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def attention_mass(
+    queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float, *, lse: Tensor | None = None
+) -> Tensor:
     """Column sums of the attention of a few query rows.
 
     Args:
         queries: [..., Q, D], rotated.
         keys: [..., S, D], rotated.
         mask: broadcastable to [..., Q, S], True where a query sees a key; None when all are seen.
+        lse: [..., Q] float32, log-sum-exp of the rows over what they see, where the attention has told it.
 
     Returns:
         [..., S], float32: mass received by each key, summed over the rows.
     """
-    logits = (queries @ keys.transpose(-1, -2)).float() * scale
+    if use_triton(queries):
+        from app.kernels.h2o_triton import column_sums
+
+        return column_sums(queries, keys, scale, mask=mask, lse=lse)
+    return attention_mass_reference(queries, keys, mask, scale, lse=lse)
+
+
+def attention_mass_reference(
+    queries: Tensor, keys: Tensor, mask: Tensor | None, scale: float, *, lse: Tensor | None = None
+) -> Tensor:
+    """The same in plain PyTorch, in float32, or float64 for such queries."""
+    logits = queries @ keys.transpose(-1, -2)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
     if mask is not None:
         logits = logits.masked_fill(~mask, float("-inf"))
-    return torch.softmax(logits, dim=-1).sum(-2)
+    return (torch.softmax(logits, dim=-1) if lse is None else (logits - lse[..., None]).exp()).sum(-2)
 
 
 def causal_mass(
@@ -82,7 +98,7 @@ def causal_mass(
     """Column sums of the attention of any number of query rows, exact: acc_j = sum_i exp(q_i k_j - lse_i).
 
     Two passes over tiles: the first finds each row's log-sum-exp, the second adds up. Never more than tile x tile
-    products at once.
+    products at once (the kernel's tiles are smaller).
 
     Args:
         queries: [..., Q, D], rotated.
@@ -93,6 +109,17 @@ def causal_mass(
     Returns:
         [..., S], float32.
     """
+    if use_triton(queries):
+        from app.kernels.h2o_triton import column_sums
+
+        return column_sums(queries, keys, scale, ends=ends, weights=weights)
+    return causal_mass_reference(queries, keys, ends, scale, weights=weights, tile=tile)
+
+
+def causal_mass_reference(
+    queries: Tensor, keys: Tensor, ends: Tensor, scale: float, *, weights: Tensor | None = None, tile: int = 512
+) -> Tensor:
+    """The same in plain PyTorch."""
     mass = torch.zeros(keys.shape[:-1], dtype=torch.float32, device=keys.device)
     for row in range(0, queries.shape[-2], tile):
         q, last = queries[..., row : row + tile, :], ends[row : row + tile]

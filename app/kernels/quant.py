@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from app.kernels.backend import use_triton
+
 Codec = Literal["int8", "int4"]
 Axis = Literal["channel", "token"]
 
@@ -40,18 +42,27 @@ def quantize(x: Tensor, codec: Codec, axis: Axis) -> Tensor:
         ValueError: unknown codec or axis, or nothing to pack.
     """
     _check(codec, axis, x.shape[-2], x.shape[-1])
+    if use_triton(x):
+        from app.kernels.quant_triton import pack
+
+        return pack(x, codec, axis)
+    return quantize_reference(x, codec, axis)
+
+
+def quantize_reference(x: Tensor, codec: Codec, axis: Axis) -> Tensor:
+    """The same in plain PyTorch."""
     x = torch.nan_to_num(x.float())
     rows = x.transpose(-1, -2) if axis == "channel" else x  # [N, R, C]
     if codec == "int8":
-        scale = _half(rows.abs().amax(-1, keepdim=True) / 127)
+        scale = _half(rows.abs().amax(-1, keepdim=True) / _number(127, x))
         codes = (rows / _divisor(scale)).round().clamp(-127, 127).to(torch.int8)
         return torch.cat([_bytes(codes), _bytes(scale)], dim=1)
     length = rows.shape[-1]
     if length % GROUP:  # repeated ends change no smallest or largest value
         rows = torch.cat([rows, rows[..., -1:].expand(*rows.shape[:-1], -length % GROUP)], dim=-1)
     groups = rows.unflatten(-1, (-1, GROUP))  # [N, R, C / 32, 32]
-    low = _half(groups.amin(-1, keepdim=True).clamp(-MOST, MOST))
-    scale = _half((groups.amax(-1, keepdim=True) - low.float()) / 15)
+    low = _half(groups.amin(-1, keepdim=True))
+    scale = _half((groups.amax(-1, keepdim=True) - low.float()) / _number(15, x))
     codes = ((groups - low.float()) / _divisor(scale)).round().clamp(0, 15).to(torch.uint8)
     packed = codes[..., ::2] | codes[..., 1::2] << 4
     return torch.cat([_bytes(packed), _bytes(scale), _bytes(low)], dim=1)
@@ -73,6 +84,15 @@ def dequantize(data: Tensor, codec: Codec, axis: Axis, tokens: int, dim: int) ->
     _check(codec, axis, tokens, dim)
     if data.shape[-1] != packed_bytes(codec, axis, tokens, dim):
         raise ValueError(f"{data.shape[-1]} bytes, expected {packed_bytes(codec, axis, tokens, dim)}")
+    if use_triton(data):
+        from app.kernels.quant_triton import unpack
+
+        return unpack(data, codec, axis, tokens, dim)
+    return dequantize_reference(data, codec, axis, tokens, dim)
+
+
+def dequantize_reference(data: Tensor, codec: Codec, axis: Axis, tokens: int, dim: int) -> Tensor:
+    """The same in plain PyTorch."""
     rows, length = (dim, tokens) if axis == "channel" else (tokens, dim)
     if codec == "int8":
         codes, scale = data.split([rows * length, 2 * rows], dim=1)
@@ -92,8 +112,13 @@ def _check(codec: str, axis: str, tokens: int, dim: int) -> None:
         raise ValueError(f"codec {codec!r}, axis {axis!r}, {tokens} tokens of {dim} channels: cannot be packed")
 
 
+def _number(value: float, like: Tensor) -> Tensor:
+    """A divisor on the device: CUDA multiplies by the inverse of a plain number, which can give another last bit."""
+    return torch.full((), value, dtype=torch.float32, device=like.device)
+
+
 def _half(x: Tensor) -> Tensor:
-    return x.clamp(max=MOST).half()
+    return (x.clamp(-MOST, MOST) + 0.0).half()  # never -0: of 0 and -0 either may be found to be the smallest
 
 
 def _divisor(scale: Tensor) -> Tensor:

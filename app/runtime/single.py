@@ -98,7 +98,7 @@ def _roughly(
     """
     if tree:
         return _by_tree(a, memory, layer, query, stop), query.new_zeros(query.shape[:2])
-    if uses_integers(query.device):
+    if uses_integers(query):
         return memory.index.sketch.scores(layer, query, stop)
     fine = memory.index.summaries(layer, "fine", stop)
     return region_scores(query.to(fine.dtype), fine), query.new_zeros(query.shape[:2])

@@ -55,3 +55,18 @@ def test_half_the_axes_suffice_for_keys_in_a_plane():
     exact = region_scores(queries, means)
     spread = float((exact - exact.mean(-1, keepdim=True)).abs().max())
     torch.testing.assert_close(found, exact, atol=0.02 * spread, rtol=0)
+
+
+@pytest.mark.parametrize("stop", [1, 63, 300, 600])
+@pytest.mark.parametrize("queries, axes", [(1, 32), (4, 40), (8, 64)])
+def test_kernel_finds_the_very_same_scores(stop, queries, axes, device, poisoned):
+    from app.kernels.codes_triton import scan
+
+    text = TextCodes.room(600, 2, 4, axes, torch.device("cpu"))
+    text.codes.fill_(127)  # beyond the end anything may lie
+    text.scales.fill_(float("nan"))
+    for first, end in ((0, BLOCK), (BLOCK, 2 * BLOCK), (2 * BLOCK, 600)):
+        text.put(first, random(2, end - first, 4, axes, seed=first))
+    asked, units = codes.encode_queries(random(2, queries, axes, seed=1))
+    found = scan(*(x.to(device) for x in (asked, units, *text.tensors())), stop)
+    assert torch.equal(found.cpu(), text.scan_reference(asked, units, stop))

@@ -9,6 +9,7 @@ from app.kernels.h2o import (
     H2OOptions,
     add_rows,
     attention_mass,
+    attention_mass_reference,
     causal_mass,
     evict,
     heaviest,
@@ -16,6 +17,7 @@ from app.kernels.h2o import (
     published,
     scores,
 )
+from tests.kernels.paged import relative
 
 
 def naive(queries, keys, seen, scale):
@@ -110,3 +112,35 @@ def test_presets_and_refusals():
         H2OOptions(score="best")
     with pytest.raises(ConfigError, match="block = 0"):
         H2OOptions(block=0)
+
+
+WORST = {torch.float32: 1e-5, torch.float16: 2e-3}
+
+
+@pytest.mark.parametrize("dtype", WORST)
+@pytest.mark.parametrize("rows, keys, dim", [(1, 1, 32), (33, 100, 64), (8, 63, 128), (100, 130, 48)])
+def test_kernel(rows, keys, dim, dtype, device, poisoned):
+    from app.kernels.h2o_triton import column_sums
+
+    generator = torch.Generator().manual_seed(rows)
+    q, k = (torch.randn(2, 3, n, dim, generator=generator).to(dtype) for n in (rows, keys))
+    ends = torch.randint(1, keys + 1, (rows,), generator=generator)
+    weights = torch.rand(rows, generator=generator)
+    seen, scale = torch.arange(keys) < ends[:, None], dim**-0.5
+    on = [x.to(device) for x in (q, k)]
+    for mask in (None, seen, seen.expand(2, 1, rows, keys), torch.stack([seen, torch.ones_like(seen)])[:, None]):
+        exact = attention_mass_reference(q.double(), k.double(), mask, scale)
+        found = column_sums(*on, scale, mask=None if mask is None else mask.to(device))
+        assert found.dtype == torch.float32 and relative(found, exact) <= WORST[dtype]
+    logits = (q.double() @ k.double().transpose(-1, -2) * scale).masked_fill(~seen, float("-inf"))
+    exact = (logits.softmax(-1) * weights[:, None]).sum(-2)
+    assert relative(column_sums(*on, scale, ends=ends.to(device), weights=weights.to(device)), exact) <= WORST[dtype]
+    told = column_sums(*on, scale, mask=seen.to(device), lse=logits.logsumexp(-1).float().to(device))
+    assert relative(told, logits.softmax(-1).sum(-2)) <= WORST[dtype]
+
+
+def test_the_log_sum_exp_may_be_told():
+    q, k = (torch.randn(n, 16, generator=torch.Generator().manual_seed(n)) for n in (5, 40))
+    mask = torch.arange(40) < torch.tensor([3, 40, 8, 1, 22])[:, None]
+    lse = (q @ k.T * 0.25).masked_fill(~mask, float("-inf")).logsumexp(-1)
+    torch.testing.assert_close(attention_mass(q, k, mask, 0.25, lse=lse), attention_mass(q, k, mask, 0.25))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from app.kernels.quant import dequantize, packed_bytes, quantize
+from app.kernels.quant import dequantize, dequantize_reference, packed_bytes, quantize, quantize_reference
 
 CASES = [(codec, axis) for codec in ("int8", "int4") for axis in ("channel", "token")]
 
@@ -84,3 +84,31 @@ def test_refusals():
         quantize(torch.zeros(1, 4, 4), "int2", "token")
     with pytest.raises(ValueError, match="expected"):
         dequantize(torch.zeros(1, 5, dtype=torch.uint8), "int8", "token", 4, 4)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), -1e30])
+def test_a_row_of_huge_numbers_stays_numbers(value):
+    """Where nothing of 32 values was above -65504, the int4 scale became -inf, and the row NaN."""
+    x = torch.full((1, 1, 8), value)
+    back = dequantize(quantize(x, "int4", "channel"), "int4", "channel", 1, 8)
+    assert back.isfinite().all() and ((back > 0) == (x > 0)).all()
+
+
+@pytest.mark.parametrize("codec, axis", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("tokens, dim", [(1, 8), (63, 17), (100, 33), (128, 64)])
+def test_kernels_give_the_same_bytes_and_numbers(codec, axis, dtype, tokens, dim, device, poisoned):
+    from app.kernels.quant_triton import pack, unpack
+
+    x = torch.randn(3, tokens, dim, generator=torch.Generator().manual_seed(tokens)) * torch.linspace(0.01, 30, dim) + 2
+    x[0, 0, :3] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    x[2] *= 1e-7
+    x[2, :, 0], x[2, :, 1], x[2, 0, 1] = 0, 0.0, -0.0
+    x = x.to(dtype)
+    packed = quantize_reference(x, codec, axis)
+    assert torch.equal(pack(x.to(device), codec, axis).cpu(), packed)
+    turned = x.transpose(1, 2).contiguous().transpose(1, 2).to(device)
+    assert torch.equal(pack(turned, codec, axis).cpu(), packed)
+    inside = torch.cat([packed, packed], dim=1).to(device)[:, : packed.shape[1]]  # the part of a larger row
+    back = unpack(inside, codec, axis, tokens, dim).cpu()
+    assert torch.equal(back, dequantize_reference(packed, codec, axis, tokens, dim))

@@ -54,7 +54,7 @@ def shared(engine, cache, attention, size=1.0):
 @pytest.mark.parametrize("integers", [True, False])
 def test_a_rough_scan_loses_next_to_nothing(size, integers, monkeypatch):
     if not integers:
-        monkeypatch.setattr(single, "uses_integers", lambda device: False)
+        monkeypatch.setattr(single, "uses_integers", lambda x: False)
     engine, cache = chat(ROUGH)
     assert shared(engine, cache, ROUGH, size) >= 0.98
 
