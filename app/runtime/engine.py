@@ -20,7 +20,7 @@ from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
-from app.runtime.pages import PagesLost
+from app.runtime.groups import PagesLost
 from app.runtime.policies import Policy
 from app.runtime.sampling import sample
 from app.runtime.shape import MemoryShape

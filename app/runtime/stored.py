@@ -9,7 +9,8 @@ import torch
 from app.errors import LecternError, StoreError
 from app.runtime.cache import RegionCache
 from app.runtime.memory import RegionMemory
-from app.runtime.pages import KVPages, PageSource, PagesLost
+from app.runtime.groups import PageSource, PagesLost
+from app.runtime.pages import KVPages
 from app.runtime.shape import from_bytes, to_bytes
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.runtime.shape import MemoryShape
 
 SPARE = 64  # one in so many slots is freed at a time, so that ordering them costs little
+BEYOND = 8  # a pool that must exceed its limit grows by one part in so many at least
 HOT_SHARE = 4  # where device and host are one and memories are quantised, one part in so many is for hot slots
 
 
@@ -169,8 +170,8 @@ class SlotPool:
             table.slots[self.groups[slot]] = -1
         self._give_back(victims)
         self.evictions += bool(victims)
-        if count > len(victims):
-            self._grow(len(self.tables) + count - len(victims))
+        if count > len(victims):  # beyond the limit; by an eighth at least, since growing copies everything
+            self._grow(len(self.tables) + max(count - len(victims), have // BEYOND))
 
     def _grow(self, slots: int) -> None:
         # Untouched memory costs the CPU nothing, so a limit is taken at once and never copied.

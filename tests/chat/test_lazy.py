@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from app.runtime.pages import PagesLost
+from app.runtime.groups import PagesLost
 from app.runtime.stored import read_again
 from tests.chat.opened import SHORT, finish, open_chat, write
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from app.runtime.config import AttentionConfig
-from app.runtime.pages import KVPages, PagesLost
+from app.runtime.groups import PagesLost
+from app.runtime.pages import KVPages
 from app.runtime.shape import MemoryShape
 from app.runtime.tiers import Tiers
 
@@ -233,3 +234,13 @@ def test_kept_slots_move_to_the_front():
         pages.keep(layer, slots)
         k, v = pages.rows(layer, 0, 50)
         assert torch.equal(k[1], kv[layer, 0, 1, 1::2]) and torch.equal(v[0], kv[layer, 1, 0, ::2])
+
+
+def test_a_budget_that_is_too_small_is_not_copied_for_every_group():
+    pages, grown = KVPages(shape(groups=8)), []
+    for group in range(200):
+        pages.reserve((group + 1) * GROUP)
+        for layer in range(3):
+            pages.append(layer, group * GROUP, *text(GROUP)[layer])
+        grown.append(len(pages.shape.tiers.hot[0].tables))
+    assert len(set(grown)) < 40 and grown[-1] < 2 * 200
