@@ -7,7 +7,7 @@ Who may import whom; a row imports rows below it, never up or sideways (tests/te
     chat  eval  train
     runtime  ingest  store
     kernels
-    records  settings  passkeys  passages  needles  process
+    records  settings  passkeys  passages  needles  answers  process
     errors  commands  privacy  setup
     units
 """

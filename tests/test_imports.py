@@ -20,7 +20,7 @@ ROWS = (
     ("chat", "eval", "train"),
     ("runtime", "ingest", "store"),
     ("kernels",),
-    ("records", "settings", "passkeys", "passages", "needles", "process"),
+    ("records", "settings", "passkeys", "passages", "needles", "answers", "process"),
     ("errors", "commands", "privacy", "setup"),
     ("units",),
 )

@@ -3,14 +3,12 @@
 import json
 import lzma
 import random
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.answers import exact, f1
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.passages import passage_of
@@ -117,25 +115,6 @@ class Answered:
     @property
     def exact(self) -> float:
         return 0.0 if self.refused else max(exact(self.answer, gold) for gold in self.question.answers)
-
-
-def normalise(text: str) -> list[str]:
-    """Words in lower case without punctuation and articles, as SQuAD's evaluation script makes them."""
-    text = "".join(char for char in text.lower() if char not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", text).split()
-
-
-def f1(answer: str, gold: str) -> float:
-    """Overlap of words, 0 to 1."""
-    said, wanted = normalise(answer), normalise(gold)
-    if not said or not wanted:
-        return float(said == wanted)
-    shared = (Counter(said) & Counter(wanted)).total()
-    return 2 * shared / (len(said) + len(wanted))
-
-
-def exact(answer: str, gold: str) -> float:
-    return float(normalise(answer) == normalise(gold))
 
 
 def is_refusal(answer: str) -> bool:

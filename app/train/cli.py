@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from app.train.recipe import Recipe, read_toml, read_tuning
 log = logging.getLogger(__name__)
 
 TOKENIZER_CHARS = 100_000  # of each book
+PROBE_STEPS = 250
 
 
 def _table(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -185,6 +186,31 @@ def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
     return rows, PackedRows(kept_back, tokenizer, **options) if kept_back else None
 
 
+def sample_maker(data: Path, split: str, tokenizer, cache: Path, tasks: Collection[str] = ()):
+    """What draws samples of `tasks` from the texts of one split; those for training hold no run of words of the others.
+
+    Raises:
+        InputError: a file that is needed is missing or damaged.
+    """
+    from app.train import corpus
+    from app.train.data import BookTokens, SampleMaker
+
+    training = split == "train"
+    apart = corpus.held_back(data) if training else None
+    archives = corpus.CODE_TO_LEARN if training else corpus.CODE_HELD_BACK
+    passages = list(corpus.passages(data, split=split, without=apart))
+    if not passages:
+        raise InputError(f"{data}/qa: no document with questions for the split {split}")
+    return SampleMaker(
+        BookTokens(data, split, tokenizer, cache, apart),
+        passages,
+        tokenizer,
+        talks=list(corpus.instructions(data)) if "talk" in tasks else (),
+        stories=list(corpus.stories(data)) if "story" in tasks else (),
+        code=list(corpus.code_files(data, archives)) if "code" in tasks else (),
+    )
+
+
 def _pretrain(args: argparse.Namespace) -> Path:
     if args.data is None or not (args.data / "books" / "index.tsv").exists():
         raise InputError(f"{args.data}: no books/index.tsv there; give the data folder with --data")
@@ -194,19 +220,18 @@ def _pretrain(args: argparse.Namespace) -> Path:
 
     import torch
 
-    from app.train import corpus
-    from app.train.data import BookTokens, SampleMaker
+    from app.train.probes import Probes
     from app.train.trainer import pretrain
 
     torch.set_num_threads(args.threads)
     folder = args.recipe.parent
     run = args.run or Path("runs") / folder.name
     tokenizer = _tokenizer(folder, args.data)
-    books = BookTokens(args.data, "train", tokenizer, run / "cache")
-    talking = any("talk" in shares for shares in (config.shares, *(stage.shares for stage in config.stages)))
-    talks = list(corpus.instructions(args.data)) if talking else []
-    maker = SampleMaker(books, list(corpus.passages(args.data)), tokenizer, talks)
-    model = pretrain(config, maker, tokenizer, run)
+    tasks = set(config.shares).union(*(stage.shares for stage in config.stages))
+    maker = sample_maker(args.data, "train", tokenizer, run / "cache", tasks)
+    held_back = sample_maker(args.data, "valid", tokenizer, run / "cache")
+    probes = Probes(held_back, held_back.passages, config.trained_tokens, PROBE_STEPS, run / "best")
+    model = pretrain(config, maker, tokenizer, run, [probes])
     export(model, tokenizer, config, attention, folder)
     return folder
 

@@ -2,6 +2,7 @@
 `books/index.tsv`, `qa/*.jsonl.xz` and `code/`."""
 
 import csv
+import hashlib
 import json
 import lzma
 import tarfile
@@ -9,9 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from app.errors import InputError
 from app.passages import passage_of
+from app.train.overlap import Seen
 
 # Sets whose licence lets a model trained on them be given away (the data folder's MANIFEST has the details).
 FREE_QA = (
@@ -25,7 +28,12 @@ FREE_QA = (
     "ropes_200",
     "squad_dev_part_a",
 )
+VALIDATION_QA = ("fairytaleqa_valid",)  # held back whole
+HELD_BACK_ONE_IN = 16  # documents of the other sets
+CODE_TO_LEARN, CODE_HELD_BACK = "*.zip", "*.tar.gz"
 NO_ANSWER = "The text does not say."
+
+Split = Literal["train", "valid"]
 
 
 @dataclass(frozen=True)
@@ -56,16 +64,17 @@ def books(data: Path, split: str) -> Iterator[Book]:
         yield Book(row["file"], lzma.open(data / "books" / row["file"], "rt", encoding="utf-8").read())
 
 
-def code_files(data: Path) -> Iterator[str]:
-    """The Python files of the codebases."""
-    for path in sorted((data / "code").glob("*.zip")):
-        with zipfile.ZipFile(path) as archive:
-            yield from (archive.read(n).decode("utf-8") for n in archive.namelist() if n.endswith(".py"))
-    for path in sorted((data / "code").glob("*.tar.gz")):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.name.endswith(".py") and (file := archive.extractfile(member)):
-                    yield file.read().decode("utf-8")
+def code_files(data: Path, pattern: str = "*") -> Iterator[str]:
+    """The Python files of the codebases whose archive's name fits."""
+    for path in sorted((data / "code").glob(pattern)):
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                yield from (archive.read(n).decode("utf-8") for n in archive.namelist() if n.endswith(".py"))
+        elif path.name.endswith(".tar.gz"):
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    if member.name.endswith(".py") and (file := archive.extractfile(member)):
+                        yield file.read().decode("utf-8")
 
 
 def _answer(entry: dict[str, Any]) -> str | None:
@@ -75,25 +84,74 @@ def _answer(entry: dict[str, Any]) -> str | None:
     return min(answers, key=len).strip() if answers else None
 
 
-def passages(data: Path, sets: tuple[str, ...] = FREE_QA) -> Iterator[Passage]:
+def is_held_back(entry: dict[str, Any]) -> bool:
+    """Whether a document of a question set is for validation: by a hash of its title, or of its text without one."""
+    name = " ".join(str(entry.get("title") or entry["text"]).split())
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % HELD_BACK_ONE_IN == 0
+
+
+def _entries(data: Path, name: str, folder: str = "qa") -> Iterator[dict[str, Any]]:
+    """The lines of a file as objects.
+
+    Raises:
+        InputError: the file is missing, damaged, or a line is no object.
+    """
+    path, number = data / folder / f"{name}.jsonl.xz", 0
+    try:
+        for line in lzma.open(path, "rt", encoding="utf-8"):
+            number += 1
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError("no object")
+            yield entry
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise InputError(f"{path}, line {number}: cannot be read as packed JSON lines: {error}") from error
+
+
+def held_back(data: Path, sets: tuple[str, ...] = FREE_QA) -> Seen:
+    """The runs of words of all that is for validation, books too: nothing that is trained on may hold one."""
+    seen = Seen()
+    for passage in passages(data, sets, "valid"):
+        seen.add(passage.text)
+    for book in books(data, "valid"):
+        seen.add(book.text)
+    return seen
+
+
+def passages(
+    data: Path, sets: tuple[str, ...] = FREE_QA, split: Split = "train", without: Seen | None = None
+) -> Iterator[Passage]:
     """Passages with their questions; the shortest reference answer is the target.
 
     A story whose questions name the sections that hold the answer gives one passage for each choice of sections.
+
+    Args:
+        split: `train`, or `valid` for the documents that are held back.
+        without: passages that share a run of words with these are left out.
     """
-    for name in sets:
-        for line in lzma.open(data / "qa" / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
-            entry = json.loads(line)
+    for name in (*sets, *(VALIDATION_QA if split == "valid" else ())):
+        for entry in _entries(data, name):
+            if (name in VALIDATION_QA or is_held_back(entry)) != (split == "valid"):
+                continue
             asked: dict[str, list[Question]] = {}
             for qa in entry["qas"]:
                 if answer := _answer(qa):
                     asked.setdefault(passage_of(entry, qa), []).append(Question(qa["question"].strip(), answer))
             for text, questions in asked.items():
-                yield Passage(text, tuple(questions))
+                if without is None or not without.shares(text):
+                    yield Passage(text, tuple(questions))
+
+
+def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:
+    """Tiny made worlds (bAbI): each with its last question, and the lines before it without their numbers."""
+    for entry in _entries(data, name):
+        qa = entry["qas"][-1]
+        text = "\n".join(line.lstrip("0123456789 ") for line in entry["lines"][: qa["after_line"]])
+        yield Passage(text, (Question(qa["question"].strip(), str(qa["answers"][0])),))
 
 
 def instructions(data: Path, name: str = "dolly_3k") -> Iterator[Question]:
     """General instructions that need no text, with their answers."""
-    for line in lzma.open(data / "instruct" / f"{name}.jsonl.xz", "rt", encoding="utf-8"):
-        entry = json.loads(line)
+    for entry in _entries(data, name, "instruct"):
         if not entry.get("input"):
             yield Question(entry["instruction"].strip(), entry["output"].strip())

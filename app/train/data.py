@@ -16,6 +16,7 @@ from app.errors import InputError
 from app.train import corpus
 from app.train import questions as text_questions
 from app.train.corpus import NO_ANSWER, Passage, Question
+from app.train.overlap import Seen
 from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
 TASKS = (
@@ -23,12 +24,17 @@ TASKS = (
     "copying",
     "passkey",
     "pairs",
+    "queries",
     "tracking",
+    "words",
     "records",
     "recall",
     "questions",
     "missing",
     "lookup",
+    "code",
+    "story",
+    "counting",
     "talk",
 )
 MAX_TURNS = 4
@@ -41,18 +47,23 @@ LOOKUPS = (*COMMON_LOOKUPS, "who_said", "who_did", "who_is", "named", "fact", "n
 class Sample:
     """One sequence. `weights` is the loss weight of predicting each token; 0 for padding."""
 
+    task: str
     token_ids: np.ndarray  # [T] int64
     weights: np.ndarray  # [T] float32
 
 
 class BookTokens:
-    """All books as one array of token ids, tokenised once and kept in a cache file."""
+    """All books as one array of token ids, tokenised once and kept in a cache file.
 
-    def __init__(self, data: Path, split: str, tokenizer, cache: Path) -> None:
-        path = cache / f"books-{split}.npy"
+    Args:
+        without: paragraphs that share a run of words with these are left out.
+    """
+
+    def __init__(self, data: Path, split: str, tokenizer, cache: Path, without: Seen | None = None) -> None:
+        path = cache / f"books-{split}{'-apart' if without else ''}.npy"
         if not path.exists():
             cache.mkdir(parents=True, exist_ok=True)
-            texts = [book.text for book in corpus.books(data, split)]
+            texts = [_apart(book.text, without) if without else book.text for book in corpus.books(data, split)]
             if not texts:
                 raise InputError(f"{data}/books: no book of the split {split}; see its index.tsv")
             ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
@@ -67,6 +78,11 @@ class BookTokens:
         breaks = np.flatnonzero(self.ends_line[self.ids[start : start + 200]])
         start += int(breaks[0]) + 1 if len(breaks) else 0
         return np.asarray(self.ids[start : start + tokens], dtype=np.int64)
+
+
+def _apart(text: str, seen: Seen) -> str:
+    """The paragraphs that share no run of words with what was seen; short ones cannot."""
+    return "\n\n".join(part for part in text.split("\n\n") if len(part) < 48 or not seen.shares(part))
 
 
 def _repeating(rng: random.Random, count: int) -> list[str]:
@@ -84,9 +100,17 @@ class SampleMaker:
     """Draws samples of a given length, task by task."""
 
     def __init__(
-        self, books: BookTokens, passages: Sequence[Passage], tokenizer, talks: Sequence[Question] = ()
+        self,
+        books: BookTokens,
+        passages: Sequence[Passage],
+        tokenizer,
+        *,
+        talks: Sequence[Question] = (),
+        stories: Sequence[Passage] = (),
+        code: Sequence[str] = (),
     ) -> None:
-        self.talks = talks
+        """Sequences that are empty must have no share; passages may not be empty."""
+        self._more = {"talk": talks, "story": stories, "code": code}
         self.books = books
         self.passages = passages
         self.tricky = [p for p in passages if any(q.answer == NO_ANSWER for q in p.questions)]
@@ -100,10 +124,13 @@ class SampleMaker:
     def draw(self, rng: random.Random, tokens: int, shares: dict[str, float]) -> Sample:
         """One sample of exactly `tokens` tokens; `shares` gives each task's share (see TASKS)."""
         (task,) = rng.choices(list(shares), list(shares.values()))
+        if not self._more.get(task, True):
+            raise InputError(f"a share of {task}, but the data folder has nothing for it; leave the share out")
         ids, weights = getattr(self, task)(rng, tokens)
         ids, weights = ids[:tokens], weights[:tokens]
         room = tokens - len(ids)
         return Sample(
+            task,
             np.asarray(ids + [self.pad] * room, dtype=np.int64),
             np.asarray(weights + [0.0] * room, dtype=np.float32),
         )
@@ -141,6 +168,24 @@ class SampleMaker:
             each = 96 if kind == "uuid" else 24
             planted = needles.pairs(rng, rng.randrange(1, max(3, min(40, tokens // 2 // each))), kind)
         return self._needles(rng, tokens, planted, together=rng.random() < 0.3)
+
+    def queries(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Several keys asked for at once."""
+        kind = "digits" if rng.random() < 0.3 else "word"
+        return self._needles(rng, tokens, needles.queries(rng, rng.randrange(1, 4), rng.randrange(2, 5), kind))
+
+    def words(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """A list of words, asked for those that come most often."""
+        if rng.random() < 0.5:
+            times = {
+                "often": rng.randrange(2, 6),
+                "times": 8,
+                "others": max(2, min(20, tokens // 24)),
+                "other_times": 2,
+            }
+            return self._needles(rng, tokens, needles.common_words(rng, 1, **times))
+        many = max(40, min(120, tokens // 8))
+        return self._needles(rng, tokens, needles.frequent_words(rng, 1, words=many, asked=3))
 
     def tracking(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Variables set to variables: an answer needs several steps of looking back."""
@@ -187,7 +232,7 @@ class SampleMaker:
 
     def questions(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Questions about several passages, alone or inside a book, which answer them."""
-        return self._about(rng, tokens, rng.sample(self.passages, rng.randrange(1, 9)), [])
+        return self._about(rng, tokens, rng.sample(self.passages, min(rng.randrange(1, 9), len(self.passages))), [])
 
     def missing(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """The same, and one question that the text does not answer: about a passage that is not there, or is."""
@@ -195,7 +240,7 @@ class SampleMaker:
             passage = rng.choice(self.tricky)
             asked = rng.choice([q.question for q in passage.questions if q.answer == NO_ANSWER])
             return self._about(rng, tokens, [passage], [(asked, NO_ANSWER)])
-        absent, *others = rng.sample(self.passages, rng.randrange(1, 9))
+        absent, *others = rng.sample(self.passages, min(rng.randrange(1, 9), len(self.passages)))
         others = [p for p in others if p.text not in absent.text and absent.text not in p.text]
         return self._about(rng, tokens, others, [(rng.choice(absent.questions).question, NO_ANSWER)])
 
@@ -224,6 +269,19 @@ class SampleMaker:
         text = self.decode(self.books.excerpt(rng, min(tokens // 2, rng.randrange(128, 640))).tolist())
         made = text_questions.questions(text, rng, kinds=LOOKUPS, most=3)
         made.sort(key=lambda question: question.kind in COMMON_LOOKUPS)
+        return self._lookups(rng, tokens, text, made)
+
+    def code(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """The same of a stretch of a source file: where names are defined, arguments, values, what follows."""
+        text = self._more["code"][rng.randrange(len(self._more["code"]))]
+        length = 3 * min(tokens // 2, rng.randrange(128, 640))  # about 3 characters a token
+        start = text.rfind("\n", 0, rng.randrange(max(1, len(text) - length // 2))) + 1
+        text = f"module_{rng.randrange(100)}.py (Python)\n{text[start : start + length]}\n"
+        return self._lookups(rng, tokens, text, text_questions.questions(text, rng, most=4))
+
+    def _lookups(
+        self, rng: random.Random, tokens: int, text: str, made: Sequence[text_questions.TextQuestion]
+    ) -> tuple[list[int], list[float]]:
         fact, asked = self.encode(text), []
         room = tokens - 2 - len(fact)
         for question in made[: 2 * MAX_TURNS]:
@@ -235,16 +293,32 @@ class SampleMaker:
             return self.text(rng, tokens)
         return self._task(rng, tokens, [fact], rng.sample(asked, len(asked)), prose=True)
 
+    def story(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """A tiny made world: who is where, who has what, what came before."""
+        passage = self._more["story"][rng.randrange(len(self._more["story"]))]
+        return self._about(rng, tokens, [passage], [])
+
+    def counting(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Which of a few records have a value, and how many: the names first, so that counting is reading."""
+        count = max(2, min(rng.randrange(3, 12), (tokens - 96) // 16))
+        names = rng.sample(passkeys.NAMES, count)
+        values = rng.sample(passkeys.NAMES, rng.randrange(1, 4))
+        held = [rng.choice(values) for _ in names]
+        facts = [self.encode(f"The home of {n} is {v}.\n") for n, v in zip(names, held, strict=True)]
+        asked = []
+        for value in values:
+            found = [name for name, v in zip(names, held, strict=True) if v == value]
+            asked.append((f"How many have the home {value}?", f"{', '.join(found) or 'none'}: {len(found)}."))
+        return self._task(rng, tokens, [[t for fact in facts for t in fact]], asked[:2], prose=True)
+
     def _turn_tokens(self, turns: Sequence[tuple[str, str]]) -> int:
         return sum(len(self.encode(question)) + len(self.encode(answer)) + 3 for question, answer in turns)
 
     def talk(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Short instructions and answers without a document, one after the other."""
-        if not self.talks:
-            raise InputError("a share of talk, but no instructions were given; leave the share out")
         ids, weights = [self.bos], [0.0]
         while len(ids) < tokens:
-            asked = rng.choice(self.talks)
+            asked = rng.choice(self._more["talk"])
             question = [self.user, *self.encode(asked.question), self.assistant]
             answer = [*self.encode(asked.answer), self.end]
             ids += question + answer
@@ -275,7 +349,7 @@ class SampleMaker:
         else:
             filler = (self.repeat * (room // len(self.repeat) + 1))[:room]
             cuts = np.arange(len(self.repeat), room, len(self.repeat))
-        places = np.concatenate([[0], cuts, [room]])
+        places = np.concatenate([[0], cuts])  # at the start of lines
         weight = 1.0 if prose else 0.05
         ids, text_weights = [self.bos], [0.0]
         last = 0

@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from app.errors import ConfigError
@@ -102,29 +102,38 @@ class PretrainConfig:
 
 
 class StagedSamples(IterableDataset):
-    """Batches ready for the model, step after step, reproducible from (seed, step)."""
+    """The rows of one process, step after step; each row is reproducible from (seed, step, row)."""
 
-    def __init__(self, maker: SampleMaker, config: PretrainConfig, first_step: int) -> None:
+    def __init__(
+        self, maker: SampleMaker, config: PretrainConfig, first_step: int, process: int = 0, processes: int = 1
+    ) -> None:
         self.maker, self.config, self.first_step = maker, config, first_step
+        self.process, self.processes = process, processes
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         step = 0
         for stage in self.config.stages:
             for _ in range(stage.steps):
                 if step >= self.first_step:
-                    rng = random.Random(f"{self.config.seed}-{step}")
-                    shares = stage.shares or self.config.shares
-                    samples = [self.maker.draw(rng, stage.tokens, shares) for _ in range(stage.batch)]
-                    yield {
-                        "input_ids": torch.stack([torch.from_numpy(s.token_ids) for s in samples]),
-                        "weights": torch.stack([torch.from_numpy(s.weights) for s in samples]),
-                        "region_loss": stage.region_loss,
-                    }
+                    yield self._batch(stage, step)
                 step += 1
 
+    def _batch(self, stage: Stage, step: int) -> dict[str, Any]:
+        shares = stage.shares or self.config.shares
+        samples = [
+            self.maker.draw(random.Random(f"{self.config.seed}-{step}-{row}"), stage.tokens, shares)
+            for row in range(self.process, stage.batch, self.processes)
+        ]
+        return {
+            "input_ids": torch.stack([torch.from_numpy(s.token_ids) for s in samples]),
+            "weights": torch.stack([torch.from_numpy(s.weights) for s in samples]),
+            "tasks": [s.task for s in samples],
+            "region_loss": stage.region_loss,
+        }
 
-def weighted_loss(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted next-token cross entropy, a few rows of logits at a time.
+
+def weighted_losses(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted next-token cross entropy of each row, a few places at a time.
 
     Args:
         hidden: [B, T, H] final hidden states.
@@ -133,44 +142,57 @@ def weighted_loss(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tens
         weights: [B, T] weight of predicting each token.
 
     Returns:
-        Scalar, float32: weighted mean in nats per token.
+        [B], float32: weighted sums, in nats. Over the sum of `weights[:, 1:]` they are nats per token.
     """
-    rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-    targets, weight = token_ids[:, 1:].reshape(-1), weights[:, 1:].reshape(-1)
-    kept = weight > 0
-    rows, targets, weight = rows[kept], targets[kept], weight[kept]
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for i in range(0, len(rows), LOSS_CHUNK):
-        logits = F.linear(rows[i : i + LOSS_CHUNK], head)  # [chunk, V]
+    kept = weights[:, 1:] > 0
+    row = kept.nonzero()[:, 0]
+    states, targets, weight = hidden[:, :-1][kept], token_ids[:, 1:][kept], weights[:, 1:][kept]
+    totals = hidden.new_zeros(len(hidden), dtype=torch.float32)
+    for i in range(0, len(states), LOSS_CHUNK):
+        logits = F.linear(states[i : i + LOSS_CHUNK], head)  # [chunk, V]
         losses = F.cross_entropy(logits.float(), targets[i : i + LOSS_CHUNK], reduction="none")
-        total = total + (losses * weight[i : i + LOSS_CHUNK]).sum()
-    return total / weight.sum()
+        totals = totals.index_add(0, row[i : i + LOSS_CHUNK], losses * weight[i : i + LOSS_CHUNK])
+    return totals
 
 
 class WeightedTrainer(Trainer):
-    """Trainer with the weighted loss; the model's own head is never asked for full logits."""
+    """Trainer with the weighted loss; the model's own head is asked for the last place alone."""
 
     def __init__(self, *args, probe: RegionProbe | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.probe, self.region_nats = probe, []
+        self.probe = probe
+        self.told: dict[str, list[tuple[float, float]]] = {}  # (nats, weight) of each task, and of the regions
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Not sharded by accelerate: each process makes its own rows."""
+        return DataLoader(self.train_dataset, batch_size=None, generator=torch.Generator())
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if self.region_nats:
-            logs["region_loss"] = sum(self.region_nats) / len(self.region_nats)
-            self.region_nats.clear()
+        if "loss" in logs:
+            logs |= {
+                f"nats_{name}": sum(n for n, _ in told) / sum(w for _, w in told) for name, told in self.told.items()
+            }
+            self.told.clear()
         super().log(logs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        ids, weights = inputs["input_ids"], inputs["weights"]
         share = inputs["region_loss"] if self.probe else 0.0
         if self.probe:
-            self.probe.start(probed_rows(inputs["weights"]) if share else None)
-        hidden = model.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-        loss = weighted_loss(hidden, model.lm_head.weight, inputs["input_ids"], inputs["weights"])
+            self.probe.start(probed_rows(weights) if share else None)
+        # Through the model's own forward pass, so that several processes share gradients.
+        out = model(input_ids=ids, use_cache=False, logits_to_keep=1, output_hidden_states=True)
+        head = self.accelerator.unwrap_model(model).lm_head.weight
+        nats, counted = weighted_losses(out.hidden_states[-1], head, ids, weights), weights[:, 1:].sum(1)
+        for task, n, w in zip(inputs["tasks"], nats.tolist(), counted.tolist(), strict=True):
+            self.told.setdefault(task, []).append((n, w))
+        processes = self.accelerator.num_processes  # which average their gradients
+        loss = nats.sum() / self.accelerator.gather(counted.sum()).sum() * processes
         if share:
             regions = torch.stack(list(self.probe.losses.values())).mean()
-            self.region_nats.append(regions.item())
+            self.told.setdefault("regions", []).append((regions.item(), 1.0))
             loss = loss + share * regions
-        return (loss, {"hidden": hidden}) if return_outputs else loss
+        return (loss, {"hidden": out.hidden_states[-1]}) if return_outputs else loss
 
 
 def probed_rows(weights: Tensor) -> Tensor:
@@ -206,10 +228,10 @@ class Report(TrainerCallback):
         steps, elapsed = state.global_step - self.first[0], now - self.first[1]
         speed = f", {steps * stage.tokens * stage.batch / elapsed:.0f} tokens/s" if steps else ""
         log.info(
-            "step %d of %d, length %d, loss %.3f%s%s, lr %.1e, %.0f s",
+            "step %d of %d, length %d, loss %.3f (%s)%s, lr %.1e, %.0f s",
             state.global_step, self.config.steps, stage.tokens, logs["loss"],
-            f", regions {logs['region_loss']:.3f}" if "region_loss" in logs else "", speed, logs["learning_rate"],
-            now - self.started,
+            ", ".join(f"{name[5:]} {nats:.2f}" for name, nats in sorted(logs.items()) if name.startswith("nats_")),
+            speed, logs["learning_rate"], now - self.started,
         )  # fmt: skip
         self.first = (state.global_step, now)
 
@@ -255,8 +277,10 @@ def attention_of(config: PretrainConfig) -> TrainingAttention:
     return TrainingAttention("full", probe=RegionProbe() if probed else None)
 
 
-def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -> LlamaForCausalLM:
-    """Train, or go on from the newest checkpoint in `run`.
+def pretrain(
+    config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path, callbacks: Sequence[TrainerCallback] = ()
+) -> LlamaForCausalLM:
+    """Train, or go on from the newest checkpoint in `run`. Several processes share the rows of each step.
 
     Returns:
         The trained model, float32, on the CPU.
@@ -296,9 +320,8 @@ def pretrain(config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path) -
         model=model,
         probe=attention.probe,
         args=args,
-        train_dataset=StagedSamples(maker, config, first_step),
-        data_collator=lambda items: items[0],
-        callbacks=[Report(config)],
+        train_dataset=StagedSamples(maker, config, first_step, args.process_index, args.world_size),
+        callbacks=[Report(config), *callbacks],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     uninstall(model)

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from app.train import corpus
-from app.train.data import BookTokens, SampleMaker
+from app.train.cli import sample_maker
+from app.train.data import TASKS, SampleMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = ROOT / "models" / "lectern-small"
@@ -25,6 +26,11 @@ def quick_collection():
     gc.unfreeze()
 
 
+def write_lines(path: Path, entries: list[dict]) -> None:
+    with lzma.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """The shipped one."""
@@ -34,7 +40,7 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    for name in ("books", "qa", "code"):
+    for name in ("books", "qa", "code", "instruct"):
         (folder / name).mkdir()
     text = (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")
     rows = ["file\tsplit"]
@@ -51,8 +57,14 @@ def data(tmp_path_factory) -> Path:
         ],
     }
     for name in corpus.FREE_QA:
-        with lzma.open(folder / "qa" / f"{name}.jsonl.xz", "wt", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        write_lines(folder / "qa" / f"{name}.jsonl.xz", [entry])
+    unseen = {"text": "Bo keeps a brown dog.", "qas": [{"question": "What does Bo keep?", "answers": ["a brown dog"]}]}
+    write_lines(folder / "qa" / "fairytaleqa_valid.jsonl.xz", [unseen])
+    asked = {"question": "Where is Mary?", "answers": ["kitchen"], "after_line": 1}
+    world = {"lines": ["1 Mary went to the kitchen.", "2 Mary went home."], "qas": [asked]}
+    write_lines(folder / "qa" / "babi_en10k_train.jsonl.xz", [world])
+    told = {"instruction": "What is a lamp?", "input": "", "output": "A thing that gives light."}
+    write_lines(folder / "instruct" / "dolly_3k.jsonl.xz", [told])
     with zipfile.ZipFile(folder / "code" / "small.zip", "w") as archive:
         archive.writestr("small/a.py", "def one():\n    return 1\n")
     return folder
@@ -60,6 +72,4 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def maker(data, tokenizer, tmp_path_factory) -> SampleMaker:
-    books = BookTokens(data, "train", tokenizer, tmp_path_factory.mktemp("cache"))
-    talks = [corpus.Question("What is a lamp?", "A thing that gives light.")]
-    return SampleMaker(books, list(corpus.passages(data)), tokenizer, talks)
+    return sample_maker(data, "train", tokenizer, tmp_path_factory.mktemp("cache"), TASKS)

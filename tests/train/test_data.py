@@ -187,3 +187,52 @@ def test_the_corpus_reads_answers_and_code(data):
     (passage, *_) = corpus.passages(data)
     assert [q.answer for q in passage.questions] == ["Tom", corpus.NO_ANSWER]
     assert list(corpus.code_files(data)) == ["def one():\n    return 1\n"]
+
+
+def test_what_is_held_back_is_not_trained_on(data, tmp_path):
+    """By documents, by runs of twelve words, and with a clear message where a file is damaged."""
+    story = "One two three four five six seven eight nine ten eleven twelve thirteen."
+    titles = [f"Title {i}" for i in range(200)]
+    back = [t for t in titles if corpus.is_held_back({"title": t, "text": "x"})]
+    assert 4 <= len(back) <= 25  # one in sixteen
+    kept = next(t for t in titles if t not in back)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "index.tsv").write_text("file\tsplit\n")
+    asked = [{"question": "What comes first?", "answers": ["one"]}]
+    entries = [
+        {"title": back[0], "text": story, "qas": asked},
+        {"title": kept, "text": f"It begins: {story}", "qas": asked},
+        {"title": kept, "text": "Something else altogether.", "qas": asked},
+    ]
+    for name, lines in (("set", entries), ("fairytaleqa_valid", entries[2:])):
+        with lzma.open(tmp_path / "qa" / f"{name}.jsonl.xz", "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    sets = ("set",)
+    assert [p.text for p in corpus.passages(tmp_path, sets, "valid")] == [story, "Something else altogether."]
+    apart = corpus.held_back(tmp_path, sets)
+    texts = [p.text for p in corpus.passages(tmp_path, sets)]
+    assert texts == [f"It begins: {story}", "Something else altogether."]
+    assert not [t for t in texts if not apart.shares(t)]  # the first shares a run, the second is for validation too
+    (tmp_path / "qa" / "set.jsonl.xz").write_bytes(lzma.compress(b'{"text": "a", "qas": []}\n[1]\n'))
+    with pytest.raises(InputError, match=r"set.jsonl.xz, line 2: cannot be read as packed JSON lines: no object"):
+        list(corpus.passages(tmp_path, sets))
+
+
+def test_books_leave_out_what_is_held_back(data, tokenizer, tmp_path):
+    (book,) = corpus.books(data, "train")
+    seen = corpus.Seen()
+    paragraphs = [p for p in book.text.split("\n\n") if len(p.split()) > 40]
+    seen.add(paragraphs[3])
+    text = tokenizer.decode(BookTokens(data, "train", tokenizer, tmp_path, seen).ids.tolist())
+    assert paragraphs[3] not in text and paragraphs[4] in text and paragraphs[2] in text
+
+
+def test_of_records_the_names_come_first_and_then_their_number(maker):
+    for seed in SEEDS:
+        document, asked = turns(maker, draw(maker, "counting", 512, seed))
+        for question, answer, _ in asked:
+            value = question.removeprefix("How many have the home ").rstrip("?")
+            names, _, count = answer.rstrip(".").rpartition(": ")
+            found = [line.split()[4 - 1] for line in document.splitlines() if line.endswith(f" is {value}.")]
+            assert names == ", ".join(found) and int(count) == len(found)

@@ -119,7 +119,7 @@ def test_an_exported_model_is_a_plain_checkpoint(recipe, tokenizer):
 
 def test_training_leaves_a_model_that_can_be_asked(recipe, data, tmp_path):
     assert main([str(recipe), "--data", str(data), "--run", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "cache" / "books-train.npy").exists()
+    assert (tmp_path / "run" / "cache" / "books-train-apart.npy").exists()
     assert (recipe.parent / "tokenizer.json").read_bytes() == (FROZEN / "tokenizer.json").read_bytes()
     engine = load_engine(Settings(model=str(recipe.parent), device="cpu", threads=1))
     assert (engine.trained_tokens, engine.budget_tokens, engine.demonstration) == (512, 512, True)
