@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,10 +17,10 @@ from sqlite_utils import Database
 from app.errors import DamagedBlock, NotFoundError
 from app.store import block_rows
 from app.store.block_rows import KEY_LISTED, StoredBlock, text
-from app.store.database import DamagedFile, SqliteFile, set_aside
+from app.store.cache_file import CacheFile
 from app.store.migrations import BLOCKS
 from app.store.tokens import pack
-from app.store.writer import BATCH_BYTES, Operation, Writer
+from app.store.writer import BATCH_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +49,7 @@ class Cost:
 
 
 class BlockStore:
-    """Memory blocks in kv.db: one writer thread, readers in any thread.
-
-    Attributes:
-        notes: what the user should know, such as a damaged file that was set aside.
-    """
+    """Memory blocks in kv.db: one writer thread, readers in any thread."""
 
     def __init__(self, path: Path, *, disk_budget_bytes: int) -> None:
         """Open the file. One that is damaged or foreign is renamed: a cache can be made again.
@@ -64,17 +59,15 @@ class BlockStore:
         """
         self.path = path
         self.disk_budget_bytes = disk_budget_bytes
-        self.notes: list[str] = []
         self._unsettled: set[str] = set()
         self._held: Counter[str] = Counter()
         self._holding = threading.Lock()
-        self._broken_generation = -1
-        try:
-            self._file = self._open()
-        except DamagedFile as error:
-            self._note_aside(set_aside(path), error.reason)
-            self._file = self._open()
-        self._writer = Writer(self._apply, "kv-writer")
+        self._file = CacheFile(path, BLOCKS, "kv-writer")
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know, such as a damaged file that was set aside."""
+        return self._file.notes
 
     @staticmethod
     def chain_keys(root: str, token_ids: Sequence[int], group_tokens: int) -> list[str]:
@@ -106,12 +99,12 @@ class BlockStore:
         """
         if any(len(row) > ROW_BYTES for row in kv):
             raise ValueError(f"a K/V row holds at most {ROW_BYTES} bytes, got {max(map(len, kv))}")
-        self._writer.raise_failure()
+        self._file.writer.raise_failure()
         self._unsettled.add(key)
         insert = partial(
             block_rows.insert, key=key, tokens=pack(token_ids), index=index, kv=kv, codec=codec, hour=_hour()
         )
-        self._writer.submit(insert, len(index) + sum(map(len, kv)))
+        self._file.writer.submit(insert, len(index) + sum(map(len, kv)))
 
     def flush(self) -> None:
         """Wait until everything put or deleted is committed.
@@ -119,15 +112,15 @@ class BlockStore:
         Raises:
             StoreError: something could not be written since the last call.
         """
-        self._writer.flush()
+        self._file.writer.flush()
 
     def mark(self) -> int:
         """A moment in the order of writes, for `wait_for`."""
-        return self._writer.submitted
+        return self._file.writer.submitted
 
     def wait_for(self, mark: int) -> None:
         """Wait until everything put before `mark` is committed, or has failed, which the next `put` says."""
-        self._writer.wait_for(mark)
+        self._file.writer.wait_for(mark)
 
     def get(self, key: str, token_ids: Sequence[int]) -> tuple[bytes, list[bytes]]:
         """Index bytes and K/V rows of a block.
@@ -144,7 +137,7 @@ class BlockStore:
         """Blocks in the order of `keys`, fetched a few MiB at a time; raises like `get` at the block concerned."""
         wanted = iter(list(zip(keys, token_groups, strict=True)))
         for batch in self._batches(keys):
-            with self._read() as db:
+            with self._file.read() as db:
                 blocks = block_rows.fetch(db, batch)
             self._touch((stored.id, stored.last_used) for stored in blocks.values())
             for key, token_ids in islice(wanted, len(batch)):
@@ -154,7 +147,7 @@ class BlockStore:
 
     def get_index(self, key: str, token_ids: Sequence[int] | None = None) -> bytes:
         """The index bytes of a block alone; raises like `get`. Tokens are compared when they are given."""
-        with self._read() as db:
+        with self._file.read() as db:
             blocks = block_rows.fetch(db, [key], with_kv=False)
         stored = self._found(key, blocks)
         self._refuse(key, stored.index_fault(None if token_ids is None else pack(token_ids)))
@@ -164,7 +157,7 @@ class BlockStore:
         """Index bytes of many blocks, in the order of `keys`, without their K/V rows; raises like `get`."""
         for start in range(0, len(keys), INDEXES):
             batch = keys[start : start + INDEXES]
-            with self._read() as db:
+            with self._file.read() as db:
                 blocks = block_rows.fetch(db, batch, with_kv=False)
             self._touch((stored.id, stored.last_used) for stored in blocks.values())
             for key, token_ids in zip(batch, token_groups[start : start + INDEXES], strict=True):
@@ -185,7 +178,7 @@ class BlockStore:
             NotFoundError: a block or a row of it is gone.
             DamagedBlock: a row fails its check; its block is deleted, so that it can be put again.
         """
-        with self._read() as db:
+        with self._file.read() as db:
             found = block_rows.fetch_rows(db, wanted)
         self._touch((row.block, row.last_used) for row in found.values())
         data = []
@@ -199,13 +192,13 @@ class BlockStore:
     def tokens_in(self, key: str) -> int | None:
         """How many tokens a block holds; None when it is not stored."""
         query = "SELECT length(i.tokens) / 4 FROM block b JOIN block_index i ON i.block = b.id WHERE b.key = ?"
-        with self._read() as db:
+        with self._file.read() as db:
             row = db.execute(query, [key]).fetchone()
         return row[0] if row else None
 
     def codecs(self, keys: Sequence[str]) -> dict[str, str]:
         """Codecs of those blocks that are stored."""
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute(f"SELECT key, codec FROM block WHERE {KEY_LISTED}", [json.dumps(keys)]).fetchall()
         return {text(key): text(codec) for key, codec in rows}
 
@@ -223,7 +216,7 @@ class BlockStore:
     def known_prefix(self, keys: Sequence[str]) -> int:
         """How many of the leading keys are stored; none when the file turns out to be broken."""
         try:
-            with self._read() as db:
+            with self._file.read() as db:
                 stored = {row[0] for row in db.execute(f"SELECT key FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])}
         except DamagedBlock:
             return 0
@@ -247,7 +240,7 @@ class BlockStore:
         """
         for start in range(0, len(keys), DELETE_KEYS):
             some = keys[start : start + DELETE_KEYS]
-            self._writer.submit(partial(_delete, keys=some, private=private), BATCH_BYTES // 4)
+            self._file.writer.submit(partial(_delete, keys=some, private=private), BATCH_BYTES // 4)
 
     def enforce_budget(self, pinned: set[str]) -> dict[str, int]:
         """Delete least recently used blocks beyond the disk budget; within one hour, the ends of memories first.
@@ -259,7 +252,7 @@ class BlockStore:
             bytes of each block deleted, by key.
         """
         self.flush()
-        with self._read() as db:
+        with self._file.read() as db:
             rows = db.execute("SELECT key, CAST(bytes AS INTEGER) FROM block ORDER BY last_used, id DESC").fetchall()
         excess = sum(size for _, size in rows) - self.disk_budget_bytes
         evicted: dict[str, int] = {}
@@ -281,7 +274,7 @@ class BlockStore:
             "FROM block b JOIN block_index i ON i.block = b.id"
         )
         try:
-            with self._read() as db:
+            with self._file.read() as db:
                 return {text(key): Cost(text(codec), tokens, size) for key, codec, tokens, size in db.execute(query)}
         except DamagedBlock:
             return {}
@@ -290,7 +283,7 @@ class BlockStore:
         """Give the pages of deleted blocks back to the file system, a few MiB in each transaction."""
         left = self._free_pages()
         while left:
-            self._writer.submit(_vacuum, BATCH_BYTES)
+            self._file.writer.submit(_vacuum, BATCH_BYTES)
             self.flush()
             before, left = left, self._free_pages()
             if left >= before:
@@ -299,7 +292,7 @@ class BlockStore:
     def compact(self) -> None:
         """Give free pages back and fold the write-ahead log into the file."""
         self.shrink()
-        self._file.compact([])
+        self._file.compact()
 
     def verify(self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False) -> VerifyReport:
         """Check the structure of the file and every block in it.
@@ -312,14 +305,14 @@ class BlockStore:
         generation = self._file.generation
         if problems := self._file.problems():
             if repair:
-                self._report_broken(generation)
+                self._file.report_broken(generation)
                 self.flush()
             return VerifyReport(0, [f"{self.path.name}: {problems[0]}"])
         keys = self._keys()
         damaged: list[str] = []
         checked = 0
         for batch in self._batches(keys):
-            with self._read() as db:
+            with self._file.read() as db:
                 blocks = block_rows.fetch(db, batch)
             damaged += [key for key in batch if key in blocks and blocks[key].fault(None)]
             checked += len(batch)
@@ -333,7 +326,7 @@ class BlockStore:
     def stats(self) -> dict[str, int]:
         """Number of blocks and bytes of the file; no blocks when it turns out to be broken."""
         try:
-            with self._read() as db:
+            with self._file.read() as db:
                 blocks = db.execute("SELECT COUNT(*) FROM block").fetchone()[0]
         except DamagedBlock:
             blocks = 0
@@ -341,24 +334,19 @@ class BlockStore:
 
     def close(self) -> None:
         """Write what is queued and close."""
-        self._writer.close()
         self._file.close()
 
-    def _open(self) -> SqliteFile:
-        # Bytes: a flipped bit in a TEXT column must not become a decoding error.
-        return SqliteFile(self.path, BLOCKS, text_factory=bytes)
-
     def _keys(self) -> list[str]:
-        with self._read() as db:
+        with self._file.read() as db:
             return [text(row[0]) for row in db.execute("SELECT key FROM block ORDER BY id")]
 
     def _free_pages(self) -> int:
-        with self._read() as db:
+        with self._file.read() as db:
             return db.execute("PRAGMA freelist_count").fetchone()[0]
 
     def _batches(self, keys: Sequence[str]) -> Iterator[list[str]]:
         """Cut `keys` where READ_BYTES are reached."""
-        with self._read() as db:
+        with self._file.read() as db:
             sizes = dict(
                 db.execute(f"SELECT key, CAST(bytes AS INTEGER) FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])
             )
@@ -390,47 +378,7 @@ class BlockStore:
         """Note the hour in which blocks (id, last used) were used; once an hour is enough for eviction."""
         hour = _hour()
         if ids := sorted({block for block, last_used in used if last_used != hour}):
-            self._writer.submit(partial(_set_last_used, ids=ids, hour=hour))
-
-    @contextmanager
-    def _read(self) -> Iterator[Database]:
-        generation = self._file.generation
-        try:
-            with self._file.read() as db:
-                yield db
-        except DamagedFile as error:
-            self._report_broken(generation)
-            raise DamagedBlock(
-                f"{self.path}: {error.reason}. An empty file takes its place; what was read has to be read again"
-            ) from error
-
-    def _report_broken(self, generation: int) -> None:
-        """Have the writer thread replace the file, unless it did so already."""
-        self._broken_generation = generation
-        self._writer.submit(lambda db: None)
-
-    def _apply(self, operations: list[Operation]) -> None:
-        """Run a batch in one transaction, on the writer thread."""
-        if self._broken_generation == self._file.generation:
-            self._start_anew("its structure is damaged")
-        try:
-            self._transact(operations)
-        except DamagedFile as error:
-            self._start_anew(error.reason)
-            self._transact(operations)
-
-    def _transact(self, operations: list[Operation]) -> None:
-        with self._file.write() as db:
-            for operation in operations:
-                operation(db)
-
-    def _start_anew(self, reason: str) -> None:
-        self._note_aside(self._file.start_anew(), reason)
-
-    def _note_aside(self, aside: Path, reason: str) -> None:
-        note = f"{self.path}: {reason}; set aside as {aside.name}. What was read is read again when asked"
-        log.warning(note)
-        self.notes.append(note)
+            self._file.writer.submit(partial(_set_last_used, ids=ids, hour=hour))
 
 
 def _delete(db: Database, *, keys: Sequence[str], private: bool) -> None:

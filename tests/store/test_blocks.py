@@ -374,8 +374,8 @@ def test_a_full_disk_surfaces_once_and_reading_goes_on(blocks: BlockStore) -> No
     fill(blocks, 5)
 
     def limit(pages: int) -> None:
-        blocks._writer.submit(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchall())
-        blocks._writer.flush()
+        blocks._file.writer.submit(lambda db: db.execute(f"PRAGMA max_page_count = {pages}").fetchall())
+        blocks._file.writer.flush()
 
     limit(1)  # SQLite rounds it up to the present size.
     index, kv = content(5, 500_000)
