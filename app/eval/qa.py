@@ -3,6 +3,7 @@
 import json
 import lzma
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
