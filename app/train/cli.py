@@ -219,6 +219,7 @@ def _pretrain(args: argparse.Namespace) -> Path:
         raise ConfigError(f"{args.recipe} [pretrain] start = {config.start}: no checkpoint of ours; train it first")
 
     import torch
+    from transformers import LlamaForCausalLM
 
     from app.train.probes import Probes
     from app.train.trainer import pretrain
@@ -231,7 +232,8 @@ def _pretrain(args: argparse.Namespace) -> Path:
     maker = sample_maker(args.data, "train", tokenizer, run / "cache", tasks)
     held_back = sample_maker(args.data, "valid", tokenizer, run / "cache")
     probes = Probes(held_back, held_back.passages, config.trained_tokens, PROBE_STEPS, run / "best")
-    model = pretrain(config, maker, tokenizer, run, [probes])
+    pretrain(config, maker, tokenizer, run, [probes])
+    model = LlamaForCausalLM.from_pretrained(probes.folder, dtype=torch.float32)
     export(model, tokenizer, config, attention, folder)
     return folder
 

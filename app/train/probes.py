@@ -1,5 +1,6 @@
 """What a model in training can do on texts and questions that are held back, measured now and then."""
 
+import json
 import logging
 import random
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from app.train.data import SampleMaker
 
 log = logging.getLogger(__name__)
 TASKS = ("passkey", "pairs", "questions", "missing")
+TOLD = "probes.json"  # beside the best checkpoint: what it could do
 SAMPLES = 8  # of each task
 ASKED = 60  # questions that are answered greedily
 ANSWER_TOKENS = 12
@@ -38,7 +40,8 @@ class Probes(TrainerCallback):
         rng = random.Random("probes")
         asked = [(p.text, q) for p in passages for q in p.questions if q.answer != NO_ANSWER]
         self.asked = rng.sample(asked, min(ASKED, len(asked)))
-        self.best = float("inf")
+        told = folder / TOLD
+        self.best = json.loads(told.read_text())["answer_nats"] if told.exists() else float("inf")
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps or not state.is_world_process_zero:
@@ -48,6 +51,7 @@ class Probes(TrainerCallback):
         if found["answer_nats"] < self.best:
             self.best = found["answer_nats"]
             model.save_pretrained(self.folder)
+            (self.folder / TOLD).write_text(json.dumps({"step": state.global_step, **found}, indent=1) + "\n")
 
     @torch.no_grad()
     def measure(self, model) -> dict[str, float]:

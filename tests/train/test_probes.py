@@ -74,6 +74,8 @@ def test_the_best_checkpoint_is_kept(held_back, maker, tokenizer, tmp_path, monk
     config = PretrainConfig(**TINY, shares=SHARES, stages=(Stage(64, 1, 5),))
     pretrain(config, maker, tokenizer, tmp_path / "run", [probes])
     kept = type(new_model(config, tokenizer)).from_pretrained(tmp_path / "best", dtype=torch.float32)
+    again = Probes(held_back, held_back.passages, 64, 2, tmp_path / "best")
+    assert again.best == 1.0  # a run that goes on does not replace it by something worse
     assert len(seen) == 3 and torch.equal(kept.lm_head.weight, seen[1]) and not torch.equal(seen[1], seen[2])
 
 
