@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from app.errors import ConfigError
+from app.kernels.backend import use_triton
 from app.kernels.options import SelectionOptions
 from app.kernels.regions import best_regions, group_votes, key_representatives, query_representatives, sub_means
 from app.kernels.rope import rotate
+from app.kernels.selected import lists_of_texts, selected_attention
 
 SCORES_AT_ONCE = {"cpu": 1 << 21}  # numbers; what does not fit the caches of a CPU costs it twice
 KEYS_AT_ONCE = {"cpu": 1 << 20}
@@ -72,8 +74,8 @@ def ms_attention_groups(
     dense = min(tokens, options.budget_tokens)  # groups whose past fits the budget see all of it
     parts = [_dense(q[:, :, :dense], k[:, :, :dense], v[:, :, :dense], cos[:dense], sin[:dense], scale)]
     whole = dense + (tokens - dense) // group * group
-    turned = k
-    if options.positions == "original" and dense < tokens:
+    turned, walks = k, use_triton(v)
+    if options.positions == "original" and dense < tokens and not walks:
         turned = rotate(k, cos[:tokens], sin[:tokens])
     for start, stop in ((dense, whole), (whole, tokens)):
         if start == stop:
@@ -84,13 +86,29 @@ def ms_attention_groups(
         if options.positions == "original":
             queries = rotate(queries, cos[start:stop], sin[start:stop])
         keys, values = (F.pad(x[:, :, :stop], (0, 0, 0, -stop % options.region_tokens)) for x in (turned, v))
-        parts.append(_Selected.apply(queries, keys, values, regions, cos, sin, plan))
+        attend = _listed if walks else _Selected.apply
+        parts.append(attend(queries, keys, values, regions, cos, sin, plan))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
     q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def _listed(q: Tensor, k: Tensor, v: Tensor, regions: Tensor, cos: Tensor, sin: Tensor, plan: _Plan) -> Tensor:
+    """`_Selected` by the kernels that walk lists: k raw, q rotated when positions are the original ones."""
+    o, count = plan.options, regions.shape[1]
+    begins = plan.start + torch.arange(count, device=q.device) * plan.rows
+    own = -(-plan.rows // o.region_tokens)
+    compact, held = o.positions == "compact", k.shape[2] // o.region_tokens
+    lists = lists_of_texts(regions, held, o.region_tokens, begins, own=own, compact=compact)
+    if compact:
+        around = slice(plan.keys - plan.rows, plan.keys)
+        q = rotate(q.unflatten(2, (count, -1)), cos[around], sin[around]).flatten(2, 3)
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    blocks = (x.reshape(-1, o.region_tokens, x.shape[-1]) for x in (k, v))
+    return selected_attention(q, *blocks, lists, cos, sin, scale=plan.scale)[0]
 
 
 @torch.no_grad()

@@ -44,20 +44,16 @@ class Book:
 
 @dataclass(frozen=True)
 class Question:
-    """`answer` is what to learn; `answers` are all reference answers of a question set."""
-
     question: str
     answer: str
-    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text, the questions about it, and the set that they are from."""
+    """A text and the questions about it."""
 
     text: str
     questions: tuple[Question, ...]
-    name: str = ""
 
 
 def books(data: Path, split: str) -> Iterator[Book]:
@@ -81,12 +77,11 @@ def code_files(data: Path, pattern: str = "*") -> Iterator[str]:
                         yield file.read().decode("utf-8")
 
 
-def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The reference answers, the shortest first."""
+def _answer(entry: dict[str, Any]) -> str | None:
     if entry.get("answerable") is False:
-        return (NO_ANSWER,)
+        return NO_ANSWER
     answers = [a["text"] if isinstance(a, dict) else a for a in entry["answers"]]
-    return tuple(dict.fromkeys(answer.strip() for answer in sorted(answers, key=len)))
+    return min(answers, key=len).strip() if answers else None
 
 
 def is_held_back(entry: dict[str, Any]) -> bool:
@@ -140,12 +135,11 @@ def passages(
                 continue
             asked: dict[str, list[Question]] = {}
             for qa in entry["qas"]:
-                if (answers := _answers(qa)) and answers[0]:
-                    question = Question(qa["question"].strip(), answers[0], answers)
-                    asked.setdefault(passage_of(entry, qa), []).append(question)
+                if answer := _answer(qa):
+                    asked.setdefault(passage_of(entry, qa), []).append(Question(qa["question"].strip(), answer))
             for text, questions in asked.items():
                 if without is None or not without.shares(text):
-                    yield Passage(text, tuple(questions), name)
+                    yield Passage(text, tuple(questions))
 
 
 def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:

@@ -9,6 +9,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # counts before triton is first imported
 
+from app.kernels.backend import VARIABLE, backend
+
 
 @pytest.fixture
 def device() -> str:
@@ -25,3 +27,13 @@ def poisoned() -> Iterator[None]:
     assert torch.utils.deterministic.fill_uninitialized_memory and torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@pytest.fixture
+def kernels(device: str, poisoned: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The device, with public functions that run their kernels there."""
+    monkeypatch.setenv(VARIABLE, "triton")
+    backend.cache_clear()
+    assert backend(device).kind == "triton"
+    yield device
+    backend.cache_clear()

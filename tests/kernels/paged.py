@@ -75,5 +75,6 @@ class Query:
 
 def relative(found: Tensor, wanted: Tensor) -> float:
     """Largest error as a share of the largest number wanted; infinite when something is no number."""
-    error = (found.cpu().double() - wanted).abs().max() / wanted.abs().max()
+    found, wanted = found.detach().cpu().double(), wanted.detach().cpu()
+    error = (found - wanted).abs().max() / wanted.abs().max()
     return float(error.nan_to_num(nan=float("inf")))

@@ -13,6 +13,7 @@ from app.kernels.options import SelectionOptions
 from app.kernels.rope import rope_table
 from tests.kernels import naive_msa
 from tests.kernels.naive_msa import DIM, INV_FREQ, text
+from tests.kernels.paged import relative
 
 OPTIONS = SelectionOptions(budget_tokens=64, region_tokens=8, merge=2, query_sub=2, key_sub=2)
 VARIANTS = {
@@ -40,7 +41,7 @@ def small_pieces(monkeypatch):
 
 
 def run(function, inputs, options=OPTIONS):
-    cos, sin = rope_table(INV_FREQ, max(inputs[0].shape[-2], 64) + 16, 1.0, inputs[0].dtype)
+    cos, sin = rope_table(INV_FREQ.to(inputs[0].device), max(inputs[0].shape[-2], 64) + 16, 1.0, inputs[0].dtype)
     return function(*inputs, cos, sin, scale=DIM**-0.5, options=options)
 
 
@@ -50,7 +51,7 @@ def batch(tokens, count=2, dtype=torch.float32, heads=4, kv_heads=2):
 
 
 def gradients(out, inputs):
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out.dtype)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9)).to(out)
     return torch.autograd.grad((out * weight).sum(), inputs)
 
 
@@ -72,6 +73,28 @@ def test_equals_the_loops_of_the_paper_in_gradients():
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
     for a, b in zip(gradients(out, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["default", "original positions", "own only"])
+@pytest.mark.parametrize("tokens", [63, 100, 130])
+def test_kernels_equal_the_oracle_in_outputs_and_gradients(tokens, name, request):
+    options = replace(OPTIONS, **VARIANTS[name])
+    oracle = batch(tokens, 1, torch.float64, 2, 1)
+    expected = run(ms_attention, oracle, options)
+    expected_gradients = gradients(expected, oracle)
+    device = request.getfixturevalue("kernels")
+    inputs = [x.detach().to(device, torch.float32).requires_grad_() for x in oracle]
+    out = run(ms_attention_groups, inputs, options)
+    for mine, theirs in zip((out, *gradients(out, inputs)), (expected, *expected_gradients), strict=True):
+        assert relative(mine, theirs) <= 1e-5
+
+
+def test_kernels_give_no_gradient_from_the_future(kernels):
+    inputs = [x.detach().to(kernels).requires_grad_() for x in batch(100, 1, heads=2, kv_heads=1)]
+    out = run(ms_attention_groups, inputs)
+    for t in (1, 79, 98):
+        for gradient in torch.autograd.grad(out[:, :, t].sum(), inputs, retain_graph=True):
+            assert (gradient[:, :, t + 1 :] == 0).all() and gradient[:, :, : t + 1].abs().sum() > 0
 
 
 def test_no_gradient_from_the_future():
