@@ -22,33 +22,34 @@ UNTURNED = -1  # position of keys that are not rotated
 class Pages:
     """Where the chosen regions of each KV head lie.
 
-    A page holds `page_tokens` tokens of one KV head, a region is a part of it: raw, [page_tokens, D] in a floating
-    dtype, or what `quantize` makes of that, keys by channel and values by token.
+    Raw, or parts of pages that `quantize` packed, one KV head each: keys by channel, values by token.
 
     Attributes:
         data: contiguous; floating elements, or bytes (uint8).
-        keys, values: [Hkv, K] int64, where a region's page begins in `data`, in elements: a multiple of
-            `page_tokens` x D for raw ones, else even.
-        firsts: [Hkv, K] int64, the region's first token within its page.
+        keys, values: [Hkv, K] int64, in elements of `data`. Raw: where a region's [L, D] begins, a multiple of L x D.
+            Packed: where its page begins, an even number.
+        region_tokens: L.
+        codec: how pages are packed; page_tokens: tokens of a page.
+        firsts: [Hkv, K] int64, the region's first token within its page; None for raw ones.
     """
 
     data: Tensor
     keys: Tensor
     values: Tensor
-    firsts: Tensor
-    page_tokens: int
     region_tokens: int
     codec: Literal["raw", "int8", "int4"] = "raw"
+    page_tokens: int = 0
+    firsts: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Places:
-    """What is valid of each region and at which positions it meets the query; [Hkv, K] int64 each.
+    """What is valid of each region, and the positions of keys and query; int64.
 
     Attributes:
-        lengths: valid tokens, the first of the region; 0 leaves it out. At least one token of a KV head is valid.
-        starts: position of the region's first key, its others follow; UNTURNED leaves all of them as they are.
-        query: position of the query where it meets this region.
+        lengths: [Hkv, K] valid tokens, the first of the region; 0 leaves it out. Some token of each KV head is valid.
+        starts: [Hkv, K] position of the region's first key, its others follow; UNTURNED leaves all as they are.
+        query: [Hkv] position of the query.
     """
 
     lengths: Tensor
@@ -77,11 +78,11 @@ def decode_attention(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    kv_heads, _, dim = q.shape
-    if dim % 2 or any(x.shape != pages.keys.shape for x in (pages.values, pages.firsts, places.lengths, places.starts)):
-        raise ValueError(f"need an even D and lists of one shape, got D = {dim} and {tuple(pages.keys.shape)}")
-    if pages.keys.shape[0] != kv_heads or pages.page_tokens < pages.region_tokens:
-        raise ValueError(f"{kv_heads} KV heads, lists of {pages.keys.shape[0]}; regions must fit into their pages")
+    shapes = {tuple(x.shape) for x in (pages.keys, pages.values, places.lengths, places.starts)}
+    if q.shape[-1] % 2 or len(shapes) > 1 or len(pages.keys) != len(q):
+        raise ValueError(f"need an even D and lists of one shape for each KV head, got q {tuple(q.shape)} and {shapes}")
+    if (pages.codec == "raw") != (pages.firsts is None):
+        raise ValueError(f"codec {pages.codec!r}: `firsts` are for packed pages, and they need them")
     if use_triton(q):
         from app.kernels.decode_triton import decode
 
@@ -91,21 +92,21 @@ def decode_attention(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor
 
 def decode_reference(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor, Tensor], *, scale: float) -> Decoded:
     """The same in plain PyTorch, in the query's dtype; logits, softmax and mass in float32, or float64 for such q."""
-    kv_heads, heads, dim = q.shape
     (cos, sin), length = rope, pages.region_tokens
-    k, v = _gathered(pages, dim, q.dtype)  # [Hkv, K, L, D]
+    k, v = _gathered(pages, q.shape[-1], q.dtype)  # [Hkv, K, L, D]
     slots = torch.arange(length, device=q.device)
     valid = slots < places.lengths[..., None]  # [Hkv, K, L]
     short = (places.lengths < length).nonzero(as_tuple=True)  # few: what lies behind their ends may be anything
-    for x in (k, v):
-        x[short] = x[short].masked_fill(~valid[short][..., None], 0)
-    turned = (places.starts != UNTURNED)[..., None]
+    v[short] = v[short].masked_fill(~valid[short][..., None], 0)
     at = (places.starts[..., None] + slots).clamp(0, len(cos) - 1)
-    k = torch.where(turned[..., None], rotate(k, cos[at], sin[at]), k)
-    asked = rotate(q[:, None], cos[places.query][:, :, None], sin[places.query][:, :, None])  # [Hkv, K, heads, D]
-    logits = asked @ k.transpose(-1, -2)  # [Hkv, K, heads, L]
-    logits = logits.to(torch.promote_types(q.dtype, torch.float32)).transpose(1, 2).flatten(2) * scale
-    logits = logits.masked_fill(~valid.flatten(1)[:, None], float("-inf"))  # [Hkv, heads, K * L]
+    c, s, still = cos[at], sin[at], places.starts == UNTURNED
+    if still.any():
+        c[still], s[still] = 1, 0
+    k = rotate(k, c, s).flatten(1, 2)
+    asked = rotate(q, cos[places.query][:, None], sin[places.query][:, None])  # [Hkv, heads, D]
+    logits = asked @ k.transpose(-1, -2)  # [Hkv, heads, K * L]
+    logits = logits.to(torch.promote_types(q.dtype, torch.float32)) * scale
+    logits = logits.masked_fill(~valid.flatten(1)[:, None], float("-inf"))
     lse = logits.logsumexp(-1)
     weights = (logits - lse[..., None]).exp()
     out = weights.to(q.dtype) @ v.flatten(1, 2)
@@ -114,17 +115,15 @@ def decode_reference(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor
 
 def _gathered(pages: Pages, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Keys and values of the regions, [Hkv, K, L, D] each, copied."""
-    length, size = pages.region_tokens, pages.page_tokens
-    pair = []
+    length, shape = pages.region_tokens, (*pages.keys.shape, pages.region_tokens, dim)
+    if pages.firsts is None:
+        rows = pages.data.view(-1, length * dim)
+        pair = [rows.index_select(0, at.flatten() // (length * dim)) for at in (pages.keys, pages.values)]
+        return tuple(x.view(shape).to(dtype) for x in pair)
+    pair, size = [], pages.page_tokens
+    inside = pages.firsts.flatten()[:, None] + torch.arange(length, device=pages.data.device)
     for offsets, axis in ((pages.keys, "channel"), (pages.values, "token")):
-        if pages.codec == "raw":
-            rows = (offsets + pages.firsts * dim) // (length * dim)
-            x = pages.data.view(-1, length * dim).index_select(0, rows.flatten()).unflatten(-1, (length, dim))
-        else:
-            count = packed_bytes(pages.codec, axis, size, dim)
-            packed = pages.data.view(-1).unfold(0, count, 1)[offsets.flatten()]
-            whole = dequantize(packed, pages.codec, axis, size, dim)
-            at = pages.firsts.flatten()[:, None] + torch.arange(length, device=offsets.device)
-            x = whole.gather(1, at[..., None].expand(-1, -1, dim))
-        pair.append(x.view(*offsets.shape, length, dim).to(dtype))
+        packed = pages.data.view(-1).unfold(0, packed_bytes(pages.codec, axis, size, dim), 1)[offsets.flatten()]
+        whole = dequantize(packed, pages.codec, axis, size, dim)
+        pair.append(whole.gather(1, inside[..., None].expand(-1, -1, dim)).view(shape).to(dtype))
     return pair[0], pair[1]

@@ -36,7 +36,8 @@ def decode(
     if pages.codec != "raw":
         halves = data.view(-1)[: data.numel() // 2 * 2].view(torch.float16)
         data = data.view(torch.int8) if pages.codec == "int8" else data
-    lists = (pages.keys, pages.values, pages.firsts, places.lengths, places.starts, places.query)
+    firsts = pages.keys if pages.firsts is None else pages.firsts  # not read of raw ones
+    lists = (pages.keys, pages.values, firsts, places.lengths, places.starts, places.query)
     block_m = max(LEAST, triton.next_power_of_2(heads))
     _regions_kernel[(kv_heads, splits)](
         q.contiguous(),
@@ -138,6 +139,10 @@ def _regions_kernel(
     in_q = (m < HEADS)[:, None] & (h < HALF)[None]
     q1 = tl.load(q + rows[:, None] * DIM + h[None], mask=in_q, other=0.0).to(tl.float32)  # [M, H]
     q2 = tl.load(q + rows[:, None] * DIM + HALF + h[None], mask=in_q, other=0.0).to(tl.float32)
+    place = tl.load(query_at + head) * DIM + h
+    c = tl.load(cos + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
+    s = tl.load(sin + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
+    a1, a2 = (q1 * c - q2 * s).to(dtype), (q2 * c + q1 * s).to(dtype)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -147,23 +152,21 @@ def _regions_kernel(
         at = head * regions + r
         token = (i % TILES) * BLOCK_L + t  # in the region
         seen = token < tl.load(length_at + at)
-        inside = (token + tl.load(first_at + at))[:, None]  # in the page
-        start, place = tl.load(start_at + at), tl.load(query_at + at)
-        # The query where it meets this region, and the keys at their positions.
-        c = tl.load(cos + place * DIM + h, mask=h < HALF, other=0.0).to(tl.float32)[None]
-        s = tl.load(sin + place * DIM + h, mask=h < HALF, other=0.0).to(tl.float32)[None]
-        a1, a2 = q1 * c - q2 * s, q2 * c + q1 * s
+        inside = token[:, None]  # in the page
+        if CODEC != 0:
+            inside += tl.load(first_at + at)
         in_k = seen[:, None] & (h < HALF)[None]
         key = tl.load(key_at + at)
         k1 = _keys(data, halves, key, inside, h[None], in_k, DIM, PAGE, CODEC, GROUP)  # [L, H]
         k2 = _keys(data, halves, key, inside, HALF + h[None], in_k, DIM, PAGE, CODEC, GROUP)
+        start = tl.load(start_at + at)
         turned = start >= 0
         position = tl.where(turned, start + token, 0)[:, None] * DIM + h[None]
         c = tl.where(turned, tl.load(cos + position, mask=in_k, other=0.0).to(tl.float32), 1.0)
         s = tl.where(turned, tl.load(sin + position, mask=in_k, other=0.0).to(tl.float32), 0.0)
         b1, b2 = (k1 * c - k2 * s).to(dtype), (k2 * c + k1 * s).to(dtype)
-        x = tl.dot(a1.to(dtype), tl.trans(b1), input_precision="ieee")
-        x = tl.dot(a2.to(dtype), tl.trans(b2), x, input_precision="ieee") * scale
+        x = tl.dot(a1, tl.trans(b1), input_precision="ieee")
+        x = tl.dot(a2, tl.trans(b2), x, input_precision="ieee") * scale
         x = tl.where(seen[None], x, float("-inf"))  # [M, L]
         out = ((rows[:, None] * regions + r) * REGION) + token[None]
         tl.store(logits + out, x, mask=(m < HEADS)[:, None] & (token < REGION)[None])

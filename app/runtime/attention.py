@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.decode import UNTURNED, Places, decode_attention
 from app.kernels.h2o import attention_mass, causal_mass
 from app.kernels.ms_attn import ms_attention
 from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.selection import gather, select
+from app.runtime.selection import gather, located, release, select
 from app.runtime.single import select_one
 from app.runtime.spec import AttentionSpec
 
@@ -215,19 +216,34 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     else:
         first = (end - 1) // a.region_tokens + cache.base_regions
         regions = select_one(spec, cache, layer, q, first, lengths)
-    k, v = gather(cache, layer, regions)
-    places, valid = _places(starts, lengths, regions, a.region_tokens)
-    seen = torch.tensor([[cache.base_tokens + end - 1]], device=q.device)
-    if fits or a.positions == "compact":
-        near = None
-    else:
-        near = regions >= spec.first_near(first)
-    q, k = _turned(spec, q, k, valid.sum(-1, keepdim=True) - 1, seen, places, valid, near)
-    q, k = q[0, :, :, 0], k[0]  # [Hkv, heads, D], [Hkv, S, D]
-    logits = (q @ k.transpose(-1, -2)).float() * scale
-    weights = torch.softmax(logits.masked_fill(~valid[0][:, None], float("-inf")), dim=-1)  # [Hkv, heads, S]
-    cache.observe(layer, regions[0], weights.sum(1).unflatten(-1, (-1, a.region_tokens)), heads, 1)
-    return (weights.to(q.dtype) @ v[0].to(q.dtype)).view(kv_heads * heads, 1, -1)
+    first_near = None if fits else spec.first_near(first)
+    places = _decode_places(a.positions, starts, lengths, regions[0], cache.base_tokens + end - 1, first_near)
+    longest = cache.base_tokens + end if a.positions == "original" else regions.shape[-1] * a.region_tokens
+    rope = spec.rope(longest, q)
+    decoded = decode_attention(q[0, :, :, 0], located(cache, layer, regions[0]), places, rope, scale=scale)
+    release(cache, layer)
+    cache.observe(layer, regions[0], decoded.mass, heads, 1)
+    return decoded.out.view(kv_heads * heads, 1, -1)
+
+
+def _decode_places(
+    kind: str, starts: Tensor, lengths: Tensor, regions: Tensor, seen: int, first_near: int | None
+) -> Places:
+    """What is valid of the regions [Hkv, K] of one query, and the positions that the recipe gives them.
+
+    Args:
+        seen: the query's place in the whole text.
+        first_near: first of the regions that are own or local; None when everything fits, at true distances.
+    """
+    held = _held(lengths, regions)
+    begin, query = held.cumsum(-1) - held, held.sum(-1) - 1
+    if first_near is None or kind == "compact":
+        return Places(held, begin, query)
+    if kind == "original":
+        return Places(held, starts[regions], torch.full_like(query, seen))
+    far = regions < first_near
+    distant = (held * far).sum(-1)  # keys that all lie at one distance
+    return Places(held, (begin - distant[:, None]).masked_fill(far, UNTURNED), query - distant)
 
 
 def _turned(
@@ -238,7 +254,7 @@ def _turned(
     seen: Tensor,
     places: Tensor,
     valid: Tensor,
-    near: Tensor | None,
+    near: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys at the positions that the recipe gives them.
 
@@ -246,12 +262,12 @@ def _turned(
         q: [G, Hkv, heads, Tg, D] raw; `q_compact` [G, Hkv, Tg] their places among the valid keys, `seen` [G, Tg] in the
             whole text.
         k: [G, Hkv, S, D] raw, in text order; `places` and `valid` [G, Hkv, S].
-        near: [G, Hkv, K] which regions are own or local; None when everything fits, at true distances.
+        near: [G, Hkv, K] which regions are own or local.
 
     Returns:
         (q, k), twice as wide with `one_distance`: near keys meet the first half of a query, far keys the second.
     """
-    kind, k = "compact" if near is None else spec.attention.positions, k.to(q.dtype)
+    kind, k = spec.attention.positions, k.to(q.dtype)
     positions = (valid.cumsum(-1) - 1).clamp(min=0)
     if kind == "original":
         positions, q_compact = places.clamp(min=0), seen[:, None].expand_as(q_compact)
@@ -269,13 +285,18 @@ def _turned(
 
 
 def _places(starts: Tensor, lengths: Tensor, regions: Tensor, region_tokens: int) -> tuple[Tensor, Tensor]:
-    """Absolute token and validity of every slot of the gathered regions, [..., K * L] each.
+    """Absolute token and validity of every slot of the gathered regions, [..., K * L] each."""
+    slots = torch.arange(region_tokens, device=regions.device)
+    places = (starts[regions][..., None] + slots).flatten(-2)
+    return places, (slots < _held(lengths, regions)[..., None]).flatten(-2)
+
+
+def _held(lengths: Tensor, regions: Tensor) -> Tensor:
+    """Tokens that count of each of the regions [..., K].
 
     When much is muted, fewer regions may be eligible than the budget holds and one can be gathered twice: the second
     time it does not count.
     """
-    slots = torch.arange(region_tokens, device=regions.device)
-    places = (starts[regions][..., None] + slots).flatten(-2)
     held = lengths[regions]
     held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
-    return places, (slots < held[..., None]).flatten(-2)
+    return held

@@ -67,13 +67,57 @@ class KVPages(GroupSlots):
         bundle = layer // self.shape.bundle_layers
         pool = self._hot_pools[bundle]
         pool.land(self._hot[bundle])
-        evictions = pool.evictions
+        self._note(layer, regions)
         pair = self._take(layer, heads, regions)
-        if self.shape.tiers.lane is not None:
-            groups = regions // (self.group_tokens // self.shape.attention.region_tokens)
-            self._selected.note(layer, groups, evictions)
-            self._prefetch((layer + 1) % self.shape.layers)
+        self.prefetch_after(layer)
         return pair
+
+    def bring(self, layer: int, regions: Tensor) -> None:
+        """Bring regions [n] into hot slots, if all fit together; `find` tells which did, as long as nothing else comes.
+
+        Where there is a lane, call `prefetch_after` when the regions have been used.
+        """
+        bundle, groups = layer // self.shape.bundle_layers, regions // self._per_group
+        pool, table = self._hot_pools[bundle], self._hot[bundle]
+        pool.land(table)
+        self._note(layer, regions)
+        slots = table.slots[groups]
+        if (slots < 0).any():
+            wanted = groups.unique().cpu()
+            if len(wanted) <= self._most(bundle):
+                self._present(bundle, wanted)
+        elif pool.limit is not None:
+            pool.tick()
+            pool.touch(slots)
+
+    def find(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Where regions begin in the layer's `store`, in elements: (keys, values), [n] each; keys < 0 are not hot."""
+        s, (bundle, place) = self.shape, divmod(layer, self.shape.bundle_layers)
+        head, per_group = self.group_tokens * s.head_dim, self._per_group
+        half = s.kv_heads * head
+        slots = self._hot[bundle].slots[regions // per_group] * (2 * half * len(s.bundles[bundle]))
+        keys = (
+            slots + (heads * head + 2 * half * place) + regions % per_group * (s.attention.region_tokens * s.head_dim)
+        )
+        return keys, keys + half
+
+    def store(self, layer: int) -> Tensor:
+        """The hot slots of all memories of the engine, which `find` tells places in."""
+        return self._hot_pools[layer // self.shape.bundle_layers].data
+
+    def prefetch_after(self, layer: int) -> None:
+        """What the next layer took last comes to the device beside the work that is queued, where there is a lane."""
+        if self.shape.tiers.lane is not None:
+            self._prefetch((layer + 1) % self.shape.layers)
+
+    @property
+    def _per_group(self) -> int:
+        return self.group_tokens // self.shape.attention.region_tokens
+
+    def _note(self, layer: int, regions: Tensor) -> None:
+        if self.shape.tiers.lane is not None:
+            evictions = self._hot_pools[layer // self.shape.bundle_layers].evictions
+            self._selected.note(layer, regions // self._per_group, evictions)
 
     def _prefetch(self, layer: int) -> None:
         """Start to copy groups that a layer took last from packed slots to hot ones, as far as there is room.
@@ -110,7 +154,7 @@ class KVPages(GroupSlots):
 
     def _take(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         s, length = self.shape, self.shape.attention.region_tokens
-        per_group = self.group_tokens // length
+        per_group = self._per_group
         bundle, place = divmod(layer, s.bundle_layers)
         pool, table = self._hot_pools[bundle], self._hot[bundle]
         groups, inside = regions // per_group, regions % per_group

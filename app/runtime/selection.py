@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.decode import Pages
 from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
 from app.kernels.rope import rotate
 from app.kernels.tree import candidate_regions, search
@@ -216,6 +217,38 @@ def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Ten
         if len(here[0]):
             k[here], v[here] = memory.pages.take(layer, here[1], regions[here] - offset)
     return k.flatten(2, 3), v.flatten(2, 3)
+
+
+def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
+    """The chosen regions of one query [Hkv, K] where they lie; copies of them where not all fit into hot slots.
+
+    When they have been used, `release` lets what the next layer took last come ahead.
+    """
+    stores, length = cache.stores(), cache.shape.attention.region_tokens
+    if len(stores) == 1:
+        heads = torch.arange(len(regions), device=regions.device)[:, None]
+        cache.tail.pages.bring(layer, regions.flatten())
+        keys, values = cache.tail.pages.find(layer, heads, regions)
+    else:
+        parts = [((regions >= offset) & (regions < end)).nonzero(as_tuple=True) for offset, end, _ in stores]
+        for here, (offset, _, memory) in zip(parts, stores, strict=True):
+            memory.pages.bring(layer, regions[here] - offset)
+        keys, values = torch.empty_like(regions), torch.empty_like(regions)
+        for here, (offset, _, memory) in zip(parts, stores, strict=True):
+            keys[here], values[here] = memory.pages.find(layer, here[0], regions[here] - offset)
+    store = cache.tail.pages.store(layer)  # one for all memories
+    if (keys < 0).any():
+        store = torch.stack(gather(cache, layer, regions[None]))  # [2, 1, Hkv, K * L, D]
+        size = length * cache.shape.head_dim
+        keys = torch.arange(regions.numel(), device=regions.device).view_as(regions) * size
+        values = keys + regions.numel() * size
+    return Pages(store, keys, values, length)
+
+
+def release(cache: RegionCache, layer: int) -> None:
+    """What `located` told has been used."""
+    for memory in (*cache.memories, cache.tail):
+        memory.pages.prefetch_after(layer)
 
 
 def _gather_fine(cache: RegionCache, layer: int, regions: Tensor) -> Tensor:

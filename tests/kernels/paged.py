@@ -35,7 +35,9 @@ class Query:
             tokens = torch.arange(page) - inside[..., None] * region
             valid[numbers, head] = (tokens >= 0) & (tokens < lengths[..., None])
             data = kv.masked_fill(~valid[:, None, :, :, None], float("nan"))
-            keys, values = ((2 * numbers + i) * kv_heads * page * dim + head * page * dim for i in range(2))
+            rows = (2 * numbers * kv_heads + head) * page + inside * region
+            keys, values = rows * dim, (rows + kv_heads * page) * dim
+            self.pages = Pages(data, keys, values, region)
         else:
             sizes = [packed_bytes(codec, axis, page, dim) for axis in ("channel", "token")]
             k, v = (
@@ -45,11 +47,10 @@ class Query:
             data = torch.cat([k, v], dim=1)
             keys = numbers * data.shape[1] + head * sizes[0]
             values = numbers * data.shape[1] + kv_heads * sizes[0] + head * sizes[1]
-        self.pages = Pages(data, keys, values, inside * region, page, region, codec)
+            self.pages = Pages(data, keys, values, region, codec, page, inside * region)
         starts = lengths.cumsum(-1) - lengths
         starts[0, 0] = -1  # of the first head one region is not rotated
-        query = (lengths.sum(-1, keepdim=True) - 1).expand(-1, regions)
-        self.places = Places(lengths, starts, query + torch.arange(regions) % 2)
+        self.places = Places(lengths, starts, lengths.sum(-1) - 1)
         self.q = torch.randn(kv_heads, heads, dim, generator=generator, dtype=torch.float64)
         inv_freq = 1e4 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
         self.rope = rope_table(inv_freq, regions * region + 1, 1.25, torch.float64)
@@ -60,14 +61,15 @@ class Query:
         twin = object.__new__(Query)
         twin.__dict__.update(self.__dict__)
         twin.q, twin.rope = self.q.to(dtype).double(), tuple(x.to(dtype).double() for x in self.rope)
-        if self.pages.codec == "raw":
+        if self.pages.codec == "raw":  # packed ones are what they are
             twin.pages = replace(self.pages, data=self.pages.data.to(store or dtype).double())
         return twin
 
     def arguments(self, dtype: torch.dtype, device: str, store: torch.dtype | None = None) -> tuple:
         """What `decode_attention` takes, in a dtype on a device."""
         data = self.pages.data.to(store or dtype) if self.pages.codec == "raw" else self.pages.data
-        lists = {name: getattr(self.pages, name).to(device) for name in ("keys", "values", "firsts")}
+        lists = {name: getattr(self.pages, name) for name in ("keys", "values", "firsts")}
+        lists = {name: None if x is None else x.to(device) for name, x in lists.items()}
         pages = replace(self.pages, data=data.to(device), **lists)
         places = Places(*(getattr(self.places, name).to(device) for name in ("lengths", "starts", "query")))
         return self.q.to(device, dtype), pages, places, tuple(x.to(device, dtype) for x in self.rope)

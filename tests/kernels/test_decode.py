@@ -1,5 +1,7 @@
 """One query over regions in pages: the reference by definition, and the kernel against it in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -26,17 +28,17 @@ def wanted(query):
     mass = torch.zeros(*places.lengths.shape, pages.region_tokens, dtype=torch.float64)
     flat = pages.data.view(-1)
     for g in range(kv_heads):
-        keys, values, asked, where = [], [], [], []
+        keys, values, where = [], [], []
+        asked = rotate(query.q[g], cos[places.query[g]], sin[places.query[g]])
         for r, length in enumerate(places.lengths[g].tolist()):
             for t in range(length):
-                at = (pages.firsts[g, r] + t) * dim
+                at = t * dim
                 k, v = (flat[o[g, r] + at : o[g, r] + at + dim] for o in (pages.keys, pages.values))
-                start, place = int(places.starts[g, r]), int(places.query[g, r])
+                start = int(places.starts[g, r])
                 keys.append(k if start == UNTURNED else rotate(k, cos[start + t], sin[start + t]))
-                asked.append(rotate(query.q[g], cos[place], sin[place]))
                 values.append(v)
                 where.append((r, t))
-        logits = torch.einsum("shd,sd->hs", torch.stack(asked), torch.stack(keys)) * query.scale
+        logits = asked @ torch.stack(keys).T * query.scale
         lse[g] = logits.logsumexp(-1)
         weights = logits.softmax(-1)
         out[g] = weights @ torch.stack(values)
@@ -97,5 +99,7 @@ def test_lists_that_do_not_fit_are_refused():
     q, pages, places, rope = query.arguments(torch.float32, "cpu")
     with pytest.raises(ValueError, match="one shape"):
         decode_attention(q, pages, Places(places.lengths[:, 1:], places.starts, places.query), rope, scale=1.0)
-    with pytest.raises(ValueError, match="KV heads"):
+    with pytest.raises(ValueError, match="each KV head"):
         decode_attention(q[:1], pages, places, rope, scale=1.0)
+    with pytest.raises(ValueError, match="firsts"):
+        decode_attention(q, replace(pages, codec="int8"), places, rope, scale=1.0)
