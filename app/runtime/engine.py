@@ -22,7 +22,7 @@ from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
 from app.runtime.groups import PagesLost
 from app.runtime.policies import Policy
-from app.runtime.sampling import sample
+from app.runtime.sampling import Sampler
 from app.runtime.shape import MemoryShape
 from app.runtime.seams import install
 from app.runtime.spec import AttentionSpec
@@ -312,7 +312,7 @@ class Engine(ChatText):
         Args:
             token_ids: the turn, as `encode_turn` gives it; at least one token.
         """
-        generator = torch.Generator().manual_seed(config.seed)
+        sampler = Sampler(config, self.model.device)
         with self._running():
             cache.evidence, before = None, cache.tail.tokens
             try:
@@ -324,7 +324,7 @@ class Engine(ChatText):
             evidence = cache.watch()
             last = self._forward(cache, [token_ids[-1]])[-1]
             for _ in range(config.max_new_tokens):
-                token = sample(self._logits(last), config, generator)
+                token = int(sampler(self._logits(last)))
                 stop = token in self.stop_ids
                 if not stop:
                     evidence.take()
