@@ -1,115 +1,145 @@
-"""Read one text of millions of tokens and stop at lengths on the way: time, memory, decode speed, and whether a key is
-found.
+"""Read texts of up to millions of tokens and stop at lengths on the way: time, memory, decode speed, and keys found.
 
-    python benchmarks/length.py --file book.txt --file other.txt --tokens 4194304
+    python benchmarks/length.py --file BOOK --file BOOK --tokens 4194304
 
-One reading gives every row, so that the rows differ in length alone. Keys are five-digit numbers with names, planted in
-the prose; each row asks for one that has been read, and the last row asks for all.
+A part is one reading from the first token on; the rows on its way differ in length alone. Longer parts begin anew, so
+that a stop loses one, and tell only rows that no shorter one told. Keys are five-digit numbers with names, planted in
+the prose; each row asks for one that has been read, and the last row of a part for all three.
+
+Memory: `host_bytes` is what is held of the text, keys and values, index, H2O mass and token ids; `rest_bytes` is the
+peak while reading less that: the model, one segment's work, and the program. It should not grow with the text.
 """
 
+import argparse
+import gc
 import json
+import multiprocessing
 import random
 import statistics
 import sys
 import time
+from array import array
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app import passkeys
-from app.eval import report, texts
-from app.process import peak_bytes
-from benchmarks import harness, machine
+from app.eval import texts
+from app.process import forget_peak, peak_bytes
+from benchmarks import harness
+from benchmarks.harness import Benchmark, Part, Values
+
+if TYPE_CHECKING:
+    from app.runtime.engine import Engine
+    from app.runtime.memory import RegionMemory
 
 ROWS = (8_192, 65_536, 131_072, 262_144, 524_288, 1_048_576, 2_097_152, 4_194_304)
+ENDS = (262_144, 1_048_576, 4_194_304)  # of the readings
 DECODED, REPEATS = 16, 3
 DEPTHS = (0.001, 0.3, 0.7)
+FLAT_FROM = 65_536
+LEAST_ROOM = 65_536  # tokens; an engine refuses less than a segment and what it attends to
+ID_BYTES = 36  # of a token id in a list of Python's: the number and the place that holds it
+MOST_GROWTH, MOST_REST, LEAST_DECODE = 2.1, 1.05, 0.8
 
 
-def main() -> int:
-    """Measure; the exit code is 1 when the model disagrees with transformers on a short text."""
-    parser = harness.flags(__doc__, "length")
-    parser.add_argument("--file", type=Path, action="append", help="prose to read; several are joined and repeated")
-    parser.add_argument("--tokens", type=int, default=ROWS[-1])
-    args = parser.parse_args()
-    tokens = 16_384 if args.quick else args.tokens
-    if args.estimate:
-        print(report.table(["part", "minutes"], [["all", round(harness.reading_s(tokens) / 60, 1)]]))
-        return 0
-    wrong = harness.same_as_transformers(args)
-    if wrong:
-        print(f"{wrong}: nothing is measured", file=sys.stderr)
-        return 1
+def main(argv: list[str] | None = None) -> int:
+    """Measure; nothing is measured when the engine does not predict as transformers does."""
+    args = _arguments(argv)
+    benchmark = Benchmark(
+        "length",
+        {name: getattr(args, name) for name in ("file", "rows", "seed", "device", "threads")} | {"depths": DEPTHS},
+        _parts(args),
+        _table,
+        _finish,
+        check=partial(harness.same_as_transformers, args),
+    )
+    return harness.main(benchmark, args)
+
+
+def _parts(args: argparse.Namespace) -> list[Part]:
+    parts, told = [], 0
+    for end in [*(end for end in ENDS if end < args.rows[-1]), args.rows[-1]]:
+        rows = [tokens for tokens in args.rows if told < tokens <= end]
+        asked = (len(rows) + len(DEPTHS)) * harness.ANSWER_S + len(rows) * REPEATS * (DECODED + 16) * harness.STEP_S
+        parts.append(Part(str(end), harness.reading_s(1.1 * end) + 2 * asked, partial(_measure, args, rows)))
+        told = end
+    return parts
+
+
+def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
+    """One reading; half of its first row is timed as well, to be compared with."""
+    ids, keys = _text_of(args, rows[-1])
     engine = harness.engine(args)
-    rows = [n for n in ROWS if n < tokens] + [tokens]
-    ids, keys = _text(engine, harness.prose(args, args.file), tokens, random.Random(args.seed))
-    print(f"{len(ids):,} tokens, keys {[key.number for key in keys]}", file=sys.stderr, flush=True)
-    result = {
-        "benchmark": "length",
-        "model": Path(args.model).name,
-        "weights": harness.weights(args.model),
-        "settings": {"tokens": tokens, "depths": DEPTHS, "policy": engine.policy, "threads": args.threads},
-        **_read(engine, ids, keys, rows),
-        **machine.describe(),
-    }
-    print(json.dumps(result))
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+    room = engine.shape.token_bytes * (max(len(ids), LEAST_ROOM) + 2 * engine.shape.attention.group_tokens)
+    engine = harness.engine(args, settings={"host_budget_gb": room / 1e9})
+    group = engine.shape.attention.group_tokens
+    gc.collect()
+    forget_peak()
+    found, memory, seconds = [], None, 0.0
+    for length in [rows[0] // 2, *rows]:
+        end = len(ids) if length == rows[-1] else length // group * group
+        started, spent = time.perf_counter(), time.process_time()
+        done = 0 if memory is None else memory.tokens
+        memory = engine.read(ids[:end], resume=memory)
+        elapsed, cpu = time.perf_counter() - started, time.process_time() - spent
+        seconds += cpu
+        if memory.capacity < len(ids):
+            memory.reserve(len(ids))  # later rows must not pay for a copy that one reading would not make
+        row = {"tokens": end, "cpu_seconds": round(seconds, 3)} | _speeds(end - done, elapsed, cpu)
+        if length in rows:
+            row |= _bytes(memory) | _asked(engine, memory, keys, end / len(ids))
+            row["decode_tokens_per_s"] = _decode(engine, memory)
+        found.append(row)
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    return {"rows": found}
 
 
-def _text(engine, filler: Path, tokens: int, rng: random.Random) -> tuple[list[int], list[passkeys.Passkey]]:
-    """A text of `tokens` tokens or a line fewer, with a key at each depth."""
-    lines, keys = texts.lines_of(filler), passkeys.draw(rng, len(DEPTHS))
+def _text_of(args: argparse.Namespace, tokens: int) -> tuple[array, list[passkeys.Passkey]]:
+    """The text, made by a process of its own: what that takes must not count as memory of the reading."""
+    filler = harness.prose(args, args.file)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(make_text, (args, filler, tokens))
+
+
+def make_text(args: argparse.Namespace, filler: Path, tokens: int) -> tuple[array, list[passkeys.Passkey]]:
+    """Token ids of a text of `tokens` tokens or a line fewer, with a key at each depth."""
+    engine, lines = harness.engine(args), texts.lines_of(filler)
+    keys = passkeys.draw(random.Random(args.seed), len(DEPTHS))
     ids = texts.fit(
         engine,
         lambda: texts.around(lines, random.Random(0)),
         lambda taken: passkeys.plant(taken, keys, DEPTHS),
         tokens,
     )
-    return ids, keys
+    return array("I", ids), keys
 
 
-def _read(engine, ids: list[int], keys: list[passkeys.Passkey], rows: list[int]) -> dict[str, Any]:
-    """Read on from row to row; each row's memory is that of a text of its length."""
-    found, memory, seconds = [], None, 0.0
-    group = engine.shape.attention.group_tokens
-    for length in rows:
-        end = min(length // group * group, len(ids)) if length < rows[-1] else len(ids)
-        before = time.perf_counter(), time.process_time(), 0 if memory is None else memory.tokens
-        if memory is None:
-            memory = engine.read(ids[:end])
-            memory.reserve(len(ids))  # later rows must not pay for a copy that one reading would not make
-        else:
-            memory = engine.read(ids[:end], resume=memory)
-        elapsed, cpu = time.perf_counter() - before[0], time.process_time() - before[1]
-        seconds += elapsed
-        asked = [key for key, depth in zip(keys, DEPTHS, strict=True) if depth < 0.9 * end / len(ids)]
-        asked = asked if end == len(ids) else asked[-1:]
-        index_bytes = memory.index.size_bytes * end // memory.capacity  # room is reserved, but no memory taken for it
-        store_bytes = engine.shape.token_bytes * end + index_bytes
-        right = [key.found_in(texts.answer(engine, memory, key.question, 32)) for key in asked]
-        row = {
-            "tokens": end,
-            "seconds": round(seconds, 1),
-            "tokens_per_s_since_last_row": round((end - before[2]) / elapsed, 1),
-            "cpu_tokens_per_s_since_last_row": round((end - before[2]) / cpu, 1),
-            "decode_tokens_per_s": _decode(engine, memory),
-            "store_bytes": store_bytes,
-            "peak_bytes": peak_bytes(),
-            "rest_bytes": peak_bytes() - store_bytes,
-            "keys_right": sum(right),
-            "keys_asked": len(right),
-        }
-        found.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-    print(report.table(list(found[0]), [list(row.values()) for row in found]))
-    return {"rows": found}
+def _speeds(tokens: int, elapsed_s: float, cpu_s: float) -> Values:
+    return {"tokens_per_s": round(tokens / elapsed_s, 1), "cpu_tokens_per_s": round(tokens / cpu_s, 1)}
 
 
-def _decode(engine, memory) -> dict[str, float]:
+def _bytes(memory: "RegionMemory") -> Values:
+    """What is held; room for more is reserved, but no memory is taken for it."""
+    room = memory.size_bytes - memory.pages.size_bytes
+    host = memory.pages.size_bytes + room * memory.slots // memory.capacity + ID_BYTES * memory.tokens
+    peak = peak_bytes()
+    return {"host_bytes": host, "peak_bytes": peak, "rest_bytes": peak - host}
+
+
+def _asked(engine: "Engine", memory: "RegionMemory", keys: Sequence[passkeys.Passkey], read: float) -> Values:
+    """How many of the keys are found: one that has been read, or all at the end."""
+    asked = [key for key, depth in zip(keys, DEPTHS, strict=True) if depth < 0.9 * read]
+    asked = asked if read == 1 else asked[-1:]
+    right = [key.found_in(texts.answer(engine, memory, key.question, 32)) for key in asked]
+    return {"keys_right": sum(right), "keys_asked": len(right)}
+
+
+def _decode(engine: "Engine", memory: "RegionMemory") -> Values:
     """Tokens a second after the first, over a few repeats."""
     from app.runtime.config import GenerationConfig
 
@@ -132,6 +162,57 @@ def _decode(engine, memory) -> dict[str, float]:
         "least": round(min(speeds), 2),
         "most": round(max(speeds), 2),
     }
+
+
+def _finish(parts: Mapping[str, Values]) -> Values:
+    """time(2N) / time(N) within each reading, the spread of what is not the text, decode against the shortest."""
+    growth: dict[str, float] = {}
+    for values in parts.values():
+        seconds = {row["tokens"]: row["cpu_seconds"] for row in values["rows"]}
+        for tokens, spent in seconds.items():
+            half = next((n for n in seconds if abs(2 * n - tokens) < 0.01 * tokens), None)
+            if half and seconds[half]:
+                growth[str(tokens)] = round(spent / seconds[half], 3)
+    rows = [row for values in parts.values() for row in values["rows"] if "host_bytes" in row]
+    rest = [row["rest_bytes"] for row in rows if row["tokens"] >= FLAT_FROM] or [rows[-1]["rest_bytes"]]
+    decode = [row["decode_tokens_per_s"]["median"] for row in rows]
+    asked = sum(row["keys_asked"] for row in rows)
+    return {
+        "time_2n_over_n": growth,
+        "rest_most_over_least": round(max(rest) / min(rest), 4),
+        "decode_of_shortest": {
+            str(row["tokens"]): round(speed / decode[0], 3) for row, speed in zip(rows, decode, strict=True)
+        },
+        "met": {
+            "time": all(ratio <= MOST_GROWTH for ratio in growth.values()),
+            "memory": max(rest) / min(rest) <= MOST_REST,
+            "decode": min(decode) >= LEAST_DECODE * decode[0],
+            "keys": sum(row["keys_right"] for row in rows) == asked,
+        },
+    }
+
+
+def _table(parts: Mapping[str, Values]) -> tuple[list[str], list[list[Any]]]:
+    rows = []
+    for values in parts.values():
+        for row in values["rows"]:
+            if "host_bytes" in row:
+                speeds = [row["cpu_tokens_per_s"], row["decode_tokens_per_s"]["median"]]
+                sizes = [round(row[name] / 1e6) for name in ("host_bytes", "peak_bytes", "rest_bytes")]
+                keys = f"{row['keys_right']} of {row['keys_asked']}"
+                rows.append([row["tokens"], row["cpu_seconds"], *speeds, *sizes, keys])
+    headings = ["tokens", "CPU s", "read/s of CPU", "decode/s", "held MB", "peak MB", "rest MB", "keys"]
+    return headings, rows
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = harness.flags(__doc__, "length")
+    parser.add_argument("--file", type=Path, action="append", help="prose to read; several are joined and repeated")
+    parser.add_argument("--tokens", type=int, default=ROWS[-1], help="of the longest reading (4,194,304)")
+    args = parser.parse_args(argv)
+    tokens = 2_000 if args.quick else args.tokens
+    args.rows = [1000, tokens] if args.quick else [*(n for n in ROWS if n < tokens), tokens]
+    return args
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 from app.eval import needles, texts
 from app.runtime.config import AttentionConfig
 from app.settings import Settings
-from benchmarks import attached, controls, evidence, h2o, passkey, perplexity, regions
+from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions
 from benchmarks import needles as table
 from benchmarks import store
 from tests import tiny
@@ -204,3 +204,27 @@ def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes["keep-all", "raw"] > sizes["keep-all", "int8"] > sizes["keep-all", "int4"] > 2048 / 4
     assert sizes["h2o", "raw"] < sizes["keep-all", "raw"]
     assert min(values["megabytes_per_s"]["median"].values()) > 0
+
+
+def test_length(quick: list[str]) -> None:
+    values = result(length, quick)
+    (part,) = values["parts"].values()
+    rows = {row["tokens"]: row for row in part["rows"]}
+    assert list(rows) == [496, 992, max(rows)] and 1950 < max(rows) <= 2000
+    assert list(values["time_2n_over_n"]) and values["met"]["keys"] is False
+    assert all(row["host_bytes"] > 100 * row["tokens"] for row in part["rows"][1:])
+    assert rows[992]["keys_asked"] == 1 and rows[max(rows)]["keys_asked"] == 3
+
+
+def test_length_verdicts() -> None:
+    def row(tokens: int, seconds: float, rest: int, speed: float, right: int = 1) -> dict:
+        told = {"rest_bytes": rest, "host_bytes": 1, "peak_bytes": 1, "decode_tokens_per_s": {"median": speed}}
+        return {"tokens": tokens, "cpu_seconds": seconds, "keys_right": right, "keys_asked": 1, **told}
+
+    half = {"tokens": 65_536, "cpu_seconds": 10.0}
+    good = {"rows": [half, row(131_072, 20.5, 100, 10.0)]}, {"rows": [row(262_144, 41.0, 104, 8.5)]}
+    values = length._finish(dict(enumerate(good)))
+    assert values["met"] == {"time": True, "memory": True, "decode": True, "keys": True}
+    assert values["time_2n_over_n"] == {"131072": 2.05}
+    bad = {"rows": [half, row(131_072, 22.0, 100, 10.0)]}, {"rows": [row(262_144, 50.0, 106, 7.9, 0)]}
+    assert not any(length._finish(dict(enumerate(bad)))["met"].values())
