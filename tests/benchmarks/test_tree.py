@@ -1,40 +1,42 @@
 """The comparison of searches runs whole at the size of a test."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from app.errors import ConfigError
 from benchmarks import tree
-from tests import tiny
+
+WAYS = [*tree.WAYS, "similar-128"]
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree, "load_engine", lambda settings: tiny.engine())
-    output = tmp_path / "tree.json"
-
-    def measured(*flags):
-        monkeypatch.setattr("sys.argv", ["tree.py", "--output", str(output), *flags])
-        assert tree.main() == 0
-        return json.loads(output.read_text(encoding="utf-8"))
-
-    return measured
-
-
-def test_every_way_is_compared_with_the_exact_one(run):
-    values = run("--lengths", "1024", "4096", "--needles", "2", "--groups", "1")
-    ways = {(row["tokens"], row["queries"], row["way"]): row for row in values["ways"]}
-    assert set(ways) == {(n, q, w) for n in (1024, 4096) for q in ("group", "word") for w in tree.WAYS}
+def test_every_way_is_compared_with_the_exact_one(quick: list[str]) -> None:
+    assert tree.main(quick) == 0
+    values = json.loads(Path(quick[quick.index("--output") + 1]).read_text(encoding="utf-8"))
+    rows = [row for part in values["parts"].values() for row in part["rows"]]
+    ways = {(row["tokens"], row["queries"], row["way"]): row for row in rows}
+    assert set(ways) == {(n, q, w) for n in (1024, 4096) for q in ("group", "word") for w in WAYS}
     for (_, _, way), row in ways.items():
         if way == "exact":
             assert row["mass"] == row["overlap"] == 1 and row["needles"] in (None, 1)
         assert row["overlap"] is None or 0 <= row["overlap"] <= 1
-    assert any(row["overlap"] < 1 for row in values["ways"])
-    assert any(row["needles"] is not None for row in values["ways"] if row["queries"] == "word")
-    assert values["index_bytes_per_token"]["similar"] > 0
+    assert any(row["overlap"] < 1 for row in rows)
+    assert any(row["needles"] is not None for row in rows if row["queries"] == "word")
+    assert values["parts"]["4096"]["index_bytes_per_token"]["similar"] > 0
+    assert values["least_mass"]["exact"] == {"group": 1, "word": 1}
 
 
-def test_a_length_that_is_no_whole_number_of_groups_is_refused(run):
-    with pytest.raises(ConfigError, match="--lengths 1000: must be multiples of 16"):
-        run("--lengths", "1000")
+def test_the_shipped_way_decides() -> None:
+    def parts(mass: float) -> dict:
+        exact = {"way": "exact", "queries": "word", "mass": 1.0}
+        return {"1024": {"rows": [exact, {"way": "shipped", "queries": "word", "mass": mass}]}}
+
+    assert tree._finish(parts(0.99))["met"] and not tree._finish(parts(0.989))["met"]
+
+
+def test_a_length_that_is_no_whole_number_of_groups_is_refused(
+    quick: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [flag for flag in quick if flag != "--quick"]
+    assert tree.main([*flags, "--lengths", "1000"]) == 1
+    assert "--lengths 1000: must be multiples of 16" in capsys.readouterr().err
