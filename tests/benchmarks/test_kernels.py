@@ -1,0 +1,69 @@
+"""The table of errors is made in the interpreter, wrong kernels are red, and targets can be missed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.kernels.backend import backend
+from benchmarks import cases, kernels
+
+
+@pytest.fixture(autouse=True)
+def undecided(monkeypatch) -> Iterator[None]:
+    """The script sets these for itself."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("LECTERN_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(cases, "SHAPES", (cases.Shape("one", 2, 1, 32, 128),))
+    backend.cache_clear()
+    yield
+    backend.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="triton is there compiled")
+def test_the_table_of_errors(tmp_path: Path, monkeypatch):
+    chosen = [replace(x, dtypes=(torch.float32,)) for x in kernels.operations() if x.name == "selected prefill"]
+    monkeypatch.setattr(kernels, "operations", lambda: chosen)
+    output = tmp_path / "errors.json"
+    assert kernels.main(["--interpret", "--output", str(output)]) == 0
+    values = json.loads(output.read_text())
+    assert values["right"] and 0 < values["errors"][0]["error"] < 1e-5 and values["triton"].startswith("3.")
+
+
+def test_a_wrong_kernel_is_red_and_not_measured(monkeypatch):
+    def make(shape, tokens, dtype, device):
+        return cases.Case(lambda: (torch.ones(3) * (1 + 1e-3),), lambda: (torch.ones(3).double(),))
+
+    wrong = cases.Operation("wrong", make, dtypes=(torch.float32,))
+    assert kernels._errors([wrong])["right"] is False
+    monkeypatch.setattr(kernels, "_ceilings", dict)
+    monkeypatch.setattr(kernels, "WORST", {"bfloat16": 1e-5})
+    monkeypatch.setattr(kernels, "_measure", lambda *_: pytest.fail("measured"))
+    values = kernels._speeds([wrong])
+    assert values["right"] is False and values["rows"] == []
+
+
+def test_no_number_is_the_largest_error():
+    assert cases.relative((torch.tensor([1.0, float("nan")]),), (torch.ones(2),)) == float("inf")
+
+
+@pytest.mark.parametrize("ms, met", [(20.0, True), (90.0, False)])
+def test_targets(ms, met):
+    def row(way, ms, rate):
+        return {"operation": "selected prefill", "shape": "x", "tokens": 131072, "way": way, "ms": ms, "TFLOP/s": rate}
+
+    targets = kernels._targets([row("ours", ms, 3000 / ms), row("dense SDPA", 100.0, 200.0)])
+    assert [(x["target"], x["met"]) for x in targets] == [
+        ("FLOP/s of dense SDPA", met),
+        ("speed of dense SDPA", met),
+    ]
+
+
+def test_without_a_gpu_it_says_what_to_do(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert kernels.main([]) == 1
+    assert "--interpret" in capsys.readouterr().err
