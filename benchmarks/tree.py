@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from app import needles
+from app.eval import texts
 from app.errors import ConfigError
 from app.kernels.rope import rotate
 from app.runtime import attention, selection, single
@@ -168,7 +169,7 @@ def _text(
     Facts lie evenly in the logarithm of the place, so that every length holds some.
     """
     rng = random.Random(1)
-    paragraphs = [p for path in files for p in path.read_text(encoding="utf-8").split("\n\n") if p.strip()]
+    paragraphs = [p for path in files for p in "\n".join(texts.lines_of(path)).split("\n\n") if p.strip()]
     encode = engine.text_tokenizer.encode
     depths = [int(512 * (0.9 * length / 512) ** rng.random()) for _ in facts]
     waiting = sorted(zip(depths, range(len(facts)), strict=True))

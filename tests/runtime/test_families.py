@@ -8,6 +8,7 @@ from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import AttentionConfig, GenerationConfig
 from app.runtime.engine import Engine
+from app.runtime.pages import KVPages
 from tests import tiny
 
 SIZES = dict(
@@ -160,3 +161,42 @@ def test_generate_of_transformers_over_a_memory_that_was_read(engine: Engine) ->
     memory = engine.read(document)
     ours = list(engine.generate(engine.open_chat([memory]), turn, GenerationConfig(max_new_tokens=12)))
     assert generate(engine, document + turn, engine.open_chat([memory])) == ours
+
+
+def test_permuted_heads_answer_alike(engine: Engine) -> None:
+    """Invariant (d): KV heads change places, with the query heads that share them, in weights and norms."""
+    ids, order = tiny.token_ids(LONG), [1, 0]
+    expected = engine.log_probs(ids)
+    for layer in engine.model.model.layers:
+        attention = layer.self_attn
+        with torch.no_grad():
+            for name in ("q_proj", "k_proj", "v_proj"):
+                for weight in getattr(attention, name).parameters():  # of one layer's rows, or their biases
+                    weight.copy_(weight.unflatten(0, (2, -1))[order].flatten(0, 1))
+            output = attention.o_proj.weight
+            output.copy_(output.unflatten(1, (2, -1))[:, order].flatten(1, 2))
+    torch.testing.assert_close(engine.log_probs(ids), expected, **CLOSE)
+
+
+def test_later_tokens_move_nothing_before_their_group(engine: Engine) -> None:
+    """Invariant (e): a group's choice may follow all of its own queries, and nothing after them."""
+    ids, other = tiny.token_ids(LONG), [*tiny.token_ids(LONG)[:272], *tiny.token_ids(LONG - 272, seed=5)]
+    torch.testing.assert_close(engine.log_probs(other)[:271], engine.log_probs(ids)[:271], atol=0, rtol=0)
+
+
+def test_nothing_beyond_the_budget_is_gathered_or_numbered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariants (f) and (g): every position from the budget on is poisoned, and what is gathered is counted."""
+    budget, gathered, take = engine.budget_tokens, [], KVPages.take
+
+    def counted(pages: KVPages, layer: int, heads: torch.Tensor, regions: torch.Tensor):
+        gathered.append(len(regions) * tiny.SMALL.region_tokens // heads.unique().numel())
+        return take(pages, layer, heads, regions)
+
+    monkeypatch.setattr(KVPages, "take", counted)
+    cos, sin = engine.spec.rope(4096, torch.zeros(1))
+    cos[budget:], sin[budget:] = torch.nan, torch.nan
+    engine.segment_tokens = engine.most_segment_tokens = 16  # a group at a time, so that sizes compare
+    assert engine.log_probs(tiny.token_ids(700)).isfinite().all()
+    cache = engine.open_chat([engine.read(tiny.token_ids(700))])
+    assert engine._forward(cache, [7]).isfinite().all()
+    assert gathered and max(gathered) == budget
