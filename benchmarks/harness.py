@@ -59,6 +59,7 @@ class Benchmark:
         check: correctness, run first; returns what is wrong, or None.
         finish: from the values of all parts by name to what is told beside them, such as `{"met": ...}`.
         table: headings and rows of the parts that are there.
+        details: values that stay with their part in the work folder, and out of the result.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Benchmark:
     table: Callable[[Mapping[str, Values]], tuple[Sequence[str], Sequence[Sequence[Any]]]]
     finish: Callable[[Mapping[str, Values]], Values] = lambda parts: {}
     check: Callable[[], str | None] = lambda: None
+    details: Sequence[str] = ()
 
 
 def flags(description: str, name: str) -> argparse.ArgumentParser:
@@ -242,7 +244,10 @@ def _measure(benchmark: Benchmark, args: argparse.Namespace) -> int:
         "model": Path(args.model).name,
         **key,
         **benchmark.finish(values),
-        "parts": {name: {"seconds": kept["seconds"], **kept["values"]} for name, kept in done.items()},
+        "parts": {
+            name: {"seconds": kept["seconds"]} | {k: v for k, v in kept["values"].items() if k not in benchmark.details}
+            for name, kept in done.items()
+        },
         **done[benchmark.parts[-1].name]["machine"],
         "commits": sorted({kept["machine"]["commit"] for kept in done.values()}),
     }

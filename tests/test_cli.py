@@ -1,5 +1,6 @@
 import argparse
 import json
+import lzma
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from app.commands import COMMANDS
 from app.errors import BusyError
 from app.settings import Settings
 from app.store.space import Kept
+from app.train import corpus
 from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -461,6 +463,26 @@ def test_eval_qa(line: Line, tiny_engine: None, book: Path, tmp_path: Path) -> N
     assert values["n"] == 2 and values["second"]["n"] == 1 and values["evidence"]["right"] == 0
     out = line.run("eval", "qa", "--file", file, "--second", 2)[1]
     assert "over 1 answerable of 2 questions" in out and "Second questions: " in out
+
+
+def test_eval_questions(line: Line, tmp_path: Path) -> None:
+    (tmp_path / "qa").mkdir()
+    for name in (*corpus.FREE_QA, *corpus.VALIDATION_QA):
+        asked = {"question": f"Who? {name}", "answers": ["The red one", "red"]}
+        lines = [json.dumps({"title": str(n), "text": f"{name} {n}", "qas": [asked]}) for n in range(100)]
+        (tmp_path / "qa" / f"{name}.jsonl.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
+    out = tmp_path / "questions.jsonl"
+    command = ("eval", "questions", "--data", tmp_path, "--out", out, "--count", 12, "--longest", 60)
+    values = line.json(*command, "--unanswerable", 0.25, "--seed", 3)
+    assert values["n"] == 12 and values["unanswerable"] == 3 and len(values["sets"]) >= 8
+    made = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
+    held = [entry for entry in made if entry["title"] not in corpus.VALIDATION_QA]
+    assert all(corpus.is_held_back({"title": entry["text"].split()[1], "text": ""}) for entry in held)
+    assert {tuple(e["qas"][0]["answers"]) for e in made} == {("red", "The red one"), ()}
+    code, _, err = line.run(*command)
+    assert code == 2 and "is there already" in err
+    assert "12 questions, 2 without an answer" in line.run(*command, "--force")[1]
+    assert line.run(*command, "--force", "--count", 5000)[0] == 1
 
 
 def test_ctrl_c_stops_and_closes(line: Line, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,6 +244,14 @@ def _measure(evals: _Commands) -> None:
     qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
     qa.add_argument("--second", type=int, default=0, metavar="N", help="of those asked, again as a second question (0)")
     qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
+    made = evals.add("questions", "make a file for eval qa from question sets", measure.questions)
+    made.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with qa/, as for train")
+    made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where they go; .xz packs them")
+    made.add_argument("--count", type=int, default=300, metavar="N", help="how many, each about another text (300)")
+    made.add_argument("--unanswerable", type=float, default=1 / 6, metavar="SHARE", help="without an answer (1/6)")
+    made.add_argument("--longest", type=int, default=3500, metavar="CHARS", help="no text longer than this (3500)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="another draw")
+    made.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def _filler(command: Parser, default: str) -> None:

@@ -1,9 +1,10 @@
-"""Commands that measure the model: eval passkey, eval needles, eval perplexity, eval qa."""
+"""Commands that measure the model: eval passkey, needles, perplexity, qa, and questions, which makes a file for qa."""
 
 import argparse
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +201,35 @@ def qa(session: Session, args: argparse.Namespace) -> None:
         longest = max(a.document_tokens for a in answered)
         values |= {"haystack": str(config.haystack), "tokens": longest, "per_reading": config.per_reading}
     session.out.result(values | _about(session, engine, started), _scores(values))
+
+
+def questions(session: Session, args: argparse.Namespace) -> None:
+    """Draw validation questions from the documents of question sets that are never trained on."""
+    from app.eval import questions as test
+    from app.train.corpus import NO_ANSWER, passages
+
+    config = test.MixConfig(args.count, args.unanswerable, args.longest, args.seed)
+    if args.out.exists() and not args.force:
+        raise ConfigError(f"{args.out}: is there already; name another file with --out, or replace it with --force")
+    sources = [
+        test.Source(
+            p.name, p.text, tuple((q.question, () if q.answer == NO_ANSWER else q.answers) for q in p.questions)
+        )
+        for p in passages(args.data, split="valid")
+    ]
+    drawn = test.mix(sources, config)
+    test.write(drawn, args.out)
+    sets = Counter(q.title for q in drawn)
+    values = {
+        "file": str(args.out),
+        "n": len(drawn),
+        "unanswerable": sum(not q.answers for q in drawn),
+        "sets": dict(sorted(sets.items())),
+        "seed": config.seed,
+    }
+    told = ", ".join(f"{name} {count}" for name, count in values["sets"].items())
+    text = f"{values['n']} questions, {values['unanswerable']} without an answer, are in {args.out}.\nOf {told}."
+    session.out.result(values, text)
 
 
 def _scores(values: dict[str, Any]) -> str:

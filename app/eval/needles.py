@@ -200,12 +200,7 @@ def document(engine: "Engine", filler: Sequence[str], planted: Sequence[Planted]
     """Token ids of a text of `tokens` tokens, up to a line fewer, that holds the needles at their depths."""
     sentences = [sentence for place in planted for sentence in place.needle.sentences]
     depths = [depth for place in planted for depth in place.depths]
-    return texts.fit(
-        engine,
-        lambda: texts.around(filler, random.Random(seed)),
-        lambda lines: texts.plant(lines, sentences, depths),
-        tokens,
-    )
+    return texts.filled(engine, filler, sentences, depths, tokens, seed)
 
 
 def _to_ask(planted: Sequence[Planted], config: NeedlesConfig, count: int) -> list[Planted]:

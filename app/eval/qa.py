@@ -196,13 +196,9 @@ def run(
     Args:
         on_progress: gets how many questions are answered, and of how many.
     """
-    by_text: dict[str, list[Question]] = {}
-    for question in questions:
-        by_text.setdefault(question.text, []).append(question)
     done = 0
-    for passages, ids in _readings(engine, by_text, config):
+    for here, ids in _readings(engine, questions, config):
         memory = engine.read(ids, cancelled=cancelled)
-        here = [question for passage in passages for question in by_text[passage]]
         for answered in ask(engine, memory, here, config.second, cancelled):
             done += answered.turn == 1
             on_progress(done, len(questions))
@@ -240,25 +236,33 @@ def regions_of(engine: "Engine", memory: "RegionMemory", question: Question) -> 
 
 
 def _readings(
-    engine: "Engine", by_text: dict[str, list[Question]], config: QaConfig
-) -> Iterator[tuple[list[str], list[int]]]:
-    """The passages of each reading and its token ids."""
+    engine: "Engine", questions: Sequence[Question], config: QaConfig
+) -> Iterator[tuple[list[Question], list[int]]]:
+    """The questions of each reading and its token ids."""
+    rng = random.Random(f"haystack-{config.seed}")
     if config.haystack is None or config.tokens is None:
-        for passage in by_text:
-            yield [passage], texts.encode(engine, passage)
+        for asked in _by_text(questions).values():
+            yield asked, texts.encode(engine, asked[0].text)
         return
     filler = texts.lines_of(config.haystack)
-    rng = random.Random(f"haystack-{config.seed}")
+    for here in deal(questions, config.per_reading, rng):
+        passages = list(_by_text(here))
+        depths = [rng.random() for _ in passages]
+        yield here, texts.filled(engine, filler, passages, depths, config.tokens, rng.randrange(2**32))
+
+
+def deal(questions: Sequence[Question], per_reading: int, rng: random.Random) -> list[list[Question]]:
+    """The questions of each reading, at most `per_reading` passages in one."""
+    by_text = _by_text(questions)
     shuffled = rng.sample([(asked[0].title, text) for text, asked in by_text.items()], len(by_text))
-    for passages in together(shuffled, config.per_reading):
-        depths, start = [rng.random() for _ in passages], rng.randrange(2**32)
-        ids = texts.fit(
-            engine,
-            lambda start=start: texts.around(filler, random.Random(start)),
-            lambda lines, passages=passages, depths=depths: texts.plant(lines, passages, depths),
-            config.tokens,
-        )
-        yield passages, ids
+    return [[q for text in passages for q in by_text[text]] for passages in together(shuffled, per_reading)]
+
+
+def _by_text(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    by_text: dict[str, list[Question]] = {}
+    for question in questions:
+        by_text.setdefault(question.text, []).append(question)
+    return by_text
 
 
 def summary(answered: Sequence[Answered]) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def encode(engine: "Engine", text: str) -> list[int]:
     from app.ingest.text import split_parts
 
     memories = spans.encode(split_parts(text), engine.text_tokenizer, engine.bos_id)
+    if not memories:  # blanks alone
+        return [] if engine.bos_id is None else [engine.bos_id]
     return memories[0].token_ids
 
 
@@ -133,6 +135,18 @@ def plant(lines: Sequence[str], passages: Sequence[str], depths: Sequence[float]
     for depth, passage in sorted(zip(depths, passages, strict=True), key=lambda place: -place[0]):
         planted.insert(round(depth * len(lines)), passage)
     return "\n".join(planted) + "\n"
+
+
+def filled(
+    engine: "Engine", filler: Sequence[str], passages: Sequence[str], depths: Sequence[float], tokens: int, seed: int
+) -> list[int]:
+    """Token ids of a text of `tokens` tokens, up to a line fewer: filler that holds each passage at its depth."""
+    return fit(
+        engine,
+        lambda: around(filler, random.Random(seed)),
+        lambda lines: plant(lines, passages, depths),
+        tokens,
+    )
 
 
 def filler_lines(filler: str, file: Path | None) -> list[str]:

@@ -44,16 +44,20 @@ class Book:
 
 @dataclass(frozen=True)
 class Question:
+    """`answer` is what to learn; `answers` are all reference answers of a question set."""
+
     question: str
     answer: str
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A text and the questions about it."""
+    """A text, the questions about it, and the set that they are from."""
 
     text: str
     questions: tuple[Question, ...]
+    name: str = ""
 
 
 def books(data: Path, split: str) -> Iterator[Book]:
@@ -77,11 +81,12 @@ def code_files(data: Path, pattern: str = "*") -> Iterator[str]:
                         yield file.read().decode("utf-8")
 
 
-def _answer(entry: dict[str, Any]) -> str | None:
+def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
+    """The reference answers, the shortest first."""
     if entry.get("answerable") is False:
-        return NO_ANSWER
+        return (NO_ANSWER,)
     answers = [a["text"] if isinstance(a, dict) else a for a in entry["answers"]]
-    return min(answers, key=len).strip() if answers else None
+    return tuple(dict.fromkeys(answer.strip() for answer in sorted(answers, key=len)))
 
 
 def is_held_back(entry: dict[str, Any]) -> bool:
@@ -135,11 +140,12 @@ def passages(
                 continue
             asked: dict[str, list[Question]] = {}
             for qa in entry["qas"]:
-                if answer := _answer(qa):
-                    asked.setdefault(passage_of(entry, qa), []).append(Question(qa["question"].strip(), answer))
+                if (answers := _answers(qa)) and answers[0]:
+                    question = Question(qa["question"].strip(), answers[0], answers)
+                    asked.setdefault(passage_of(entry, qa), []).append(question)
             for text, questions in asked.items():
                 if without is None or not without.shares(text):
-                    yield Passage(text, tuple(questions))
+                    yield Passage(text, tuple(questions), name)
 
 
 def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:

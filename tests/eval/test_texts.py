@@ -43,6 +43,13 @@ def test_replies_tell_what_they_looked_at(engine) -> None:
     assert texts.answer(engine, memory, "Who?", 6) == first.text
 
 
+def test_filler_alone_fills_a_text(engine) -> None:
+    assert texts.encode(engine, "\n") == [engine.bos_id]
+    lines = [f"Line {i} of a quiet book about the sea." for i in range(40)]
+    ids = texts.filled(engine, lines, [], [], 900, 3)
+    assert 860 < len(ids) <= 900 and ids == texts.filled(engine, lines, [], [], 900, 3)
+
+
 def test_some_are_evenly_spread() -> None:
     assert texts.evenly(3, 9) == {0, 3, 6} and texts.evenly(0, 4) == set() and texts.evenly(4, 4) == {0, 1, 2, 3}
 
