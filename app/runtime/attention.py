@@ -197,9 +197,8 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
     if rows == a.group_tokens:
         last = q[..., -H2O_ROWS:, :].flatten(2, 3)  # [G, Hkv, heads * rows, D]
         mass = attention_mass(last, k, mask[..., -H2O_ROWS:, :].repeat(1, 1, heads, 1), scale)
-        for g in range(count):
-            counted = last.shape[2]
-            cache.observe(layer, regions[g], mass[g].unflatten(-1, (-1, a.region_tokens)), counted, counted // heads)
+        counted = last.shape[2]
+        cache.observe(layer, regions, mass.unflatten(-1, (-1, a.region_tokens)), counted, counted // heads)
     return out.permute(1, 2, 0, 3, 4).reshape(kv_heads * heads, count * rows, dim)
 
 
@@ -222,7 +221,7 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     rope = spec.rope(longest, q)
     decoded = decode_attention(q[0, :, :, 0], located(cache, layer, regions[0]), places, rope, scale=scale)
     release(cache, layer)
-    cache.observe(layer, regions[0], decoded.mass, heads, 1)
+    cache.observe(layer, regions, decoded.mass[None], heads, 1)
     return decoded.out.view(kv_heads * heads, 1, -1)
 
 

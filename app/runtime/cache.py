@@ -221,17 +221,20 @@ class RegionCache(Cache):
         """Record attention mass: as evidence, and for H2O in the tail.
 
         Args:
-            regions: [Hkv, K] attended regions.
-            mass: [Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries, `steps`).
+            regions: [G, Hkv, K] attended regions of successive query groups.
+            mass: [G, Hkv, K, L] mass per token, summed over `rows` query rows (heads times queries, `steps`).
         """
+        groups, size = len(regions), self.shape.attention.region_tokens
+        regions, mass = regions.transpose(0, 1).flatten(1), mass.transpose(0, 1)  # [Hkv, G * K]
         if self.evidence is not None:
-            self._witness(self.evidence, layer, regions, mass)
+            self._witness(self.evidence, layer, regions, mass.flatten(1, 2))
         own = (regions >= self.base_regions).nonzero(as_tuple=True)
-        tail, size = self.tail, self.shape.attention.region_tokens
+        tail = self.tail
         places = own[0] * (tail.mass[layer].shape[1] // size) + regions[own] - self.base_regions
         self.remember(layer, places)
-        tail.fade(layer, steps)
-        tail.mass[layer].view(-1, size).index_add_(0, places, mass[own])
+        faded = tail.fade(layer, steps, groups)
+        mass = (mass if faded is None else mass * faded[:, None, None]).flatten(1, 2)[own]
+        tail.mass[layer].view(-1, size).index_add_(0, places, mass)
         seen, filled = tail.exposure[layer], tail.filled[layer]
-        seen.view(-1, size).index_add_(0, places, torch.full_like(mass[own], rows))
+        seen.view(-1, size).index_add_(0, places, torch.full_like(mass, rows))
         seen[:, filled : -(-filled // size) * size] = 0  # no region beyond the last one was attended

@@ -152,11 +152,17 @@ class RegionMemory:
         self.index.update(layer, 0, self.pages.rows(layer, 0, count)[0])
         self.filled[layer] = count
 
-    def fade(self, layer: int, steps: int) -> None:
-        """Let the mass received so far count less before that of `steps` further queries is added, where it shall."""
+    def fade(self, layer: int, steps: int, groups: int = 1) -> Tensor | None:
+        """Let the mass received so far count less before that of further queries is added, where it shall.
+
+        Returns:
+            [groups], what the mass of each of so many successive groups of `steps` queries counts; None where it is 1.
+        """
         rule = self.shape.compaction
-        if rule and rule.options.score == "decay":
-            self.mass[layer] *= DECAY**steps
+        if not rule or rule.options.score != "decay":
+            return None
+        self.mass[layer] *= DECAY ** (steps * groups)
+        return DECAY ** (steps * torch.arange(groups - 1, -1, -1, device=self.mass[layer].device))
 
     def clear(self) -> None:
         """Forget everything."""

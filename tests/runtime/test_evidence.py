@@ -179,7 +179,7 @@ def test_evidence_of_dropped_tokens_stands_where_they_came_from():
     assert len(evidence.density) == 2 * memory.regions
     regions = torch.tensor([[0, memory.regions, memory.regions + 3]] * engine.shape.kv_heads)
     mass = torch.arange(1.0, 1 + regions.numel() * REGION).view(*regions.shape, REGION)
-    cache.observe(0, regions, mass, rows=1, steps=1)
+    cache.observe(0, regions[None], mass[None], rows=1, steps=1)
     evidence.take()
     expected = torch.zeros(2 * memory.regions)
     expected[0] = mass[:, 0, SINK_TOKENS:].sum() / (REGION - SINK_TOKENS)

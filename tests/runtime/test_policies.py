@@ -273,3 +273,22 @@ def test_one_model_under_several_policies():
         assert list(alone.generate(alone.open_chat([alone.read(tiny.token_ids(300))]), question, GREEDY)) == answer
     with pytest.raises(ModelError, match="was made by recipe"):
         engines[1].open_chat(caches[0].memories)
+
+
+@pytest.mark.parametrize("score", ["mean", "decay"])
+def test_groups_are_counted_together_as_one_after_the_other(score):
+    """Three query groups that choose the same regions now and then; a decaying sum counts the last one most."""
+    generator = torch.Generator().manual_seed(0)
+    made = engine(H2O(replace(HEAVY, score=score)))
+    regions = torch.randint(4, (3, made.shape.kv_heads, 5), generator=generator)
+    mass = torch.rand(*regions.shape, made.shape.attention.region_tokens, generator=generator)
+    tails = []
+    for parts in ((slice(0, 1), slice(1, 2), slice(2, 3)), (slice(0, 3),)):
+        cache = made.open_chat()
+        cache.tail.reserve(64)
+        cache.tail.filled, cache.tail.mass[0][:] = [32] * made.shape.layers, 1.0
+        for part in parts:
+            cache.observe(0, regions[part], mass[part], rows=8, steps=4)
+        tails.append(cache.tail)
+    torch.testing.assert_close(tails[0].mass[0], tails[1].mass[0])
+    assert torch.equal(tails[0].exposure[0], tails[1].exposure[0]) and tails[0].exposure[0].any()
