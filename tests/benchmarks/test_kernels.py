@@ -26,12 +26,15 @@ def undecided(monkeypatch) -> Iterator[None]:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="triton is there compiled")
 def test_the_table_of_errors(tmp_path: Path, monkeypatch):
-    chosen = [replace(x, dtypes=(torch.float32,)) for x in kernels.operations() if x.name == "selected prefill"]
+    names = ("selected prefill", "decode budget, int8", "H2O sums", "pack int4", "unpack int8", "region scores, int8")
+    chosen = [replace(x, dtypes=(torch.float32,)) for x in kernels.operations() if x.name in names]
     monkeypatch.setattr(kernels, "operations", lambda: chosen)
     output = tmp_path / "errors.json"
     assert kernels.main(["--interpret", "--output", str(output)]) == 0
     values = json.loads(output.read_text())
     assert values["right"] and 0 < values["errors"][0]["error"] < 1e-5 and values["triton"].startswith("3.")
+    errors = {row["operation"]: row["error"] for row in values["errors"]}
+    assert set(errors) == set(names) and errors["pack int4"] == errors["unpack int8"] == 0
 
 
 def test_a_wrong_kernel_is_red_and_not_measured(monkeypatch):
@@ -67,3 +70,9 @@ def test_without_a_gpu_it_says_what_to_do(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert kernels.main([]) == 1
     assert "--interpret" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share, met", [(0.71, True), (0.69, False)])
+def test_shares_of_the_ceiling(share, met):
+    row = {"operation": "decode all, raw", "shape": "x", "tokens": 1048576, "way": "ours", "share": share}
+    assert [target["met"] for target in kernels._targets([row])] == [met]
