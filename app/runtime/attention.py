@@ -14,7 +14,8 @@ from app.kernels.ms_attn import ms_attention
 from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
 from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.selection import gather, located, release, select
+from app.runtime.listed import attend_listed, walks_lists
+from app.runtime.selection import gather, held_tokens, located, release, select
 from app.runtime.single import select_one
 from app.runtime.spec import AttentionSpec
 
@@ -163,11 +164,13 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
     a, kv_heads, dim = spec.attention, cache.shape.kv_heads, q.shape[-1]
     heads, count = q.shape[0] // kv_heads, max(1, q.shape[1] // a.group_tokens)
     rows = q.shape[1] // count
-    q = q.view(kv_heads, heads, count, rows, dim).permute(2, 0, 1, 3, 4)  # [G, Hkv, heads, Tg, D]
+    flat, q = q, q.view(kv_heads, heads, count, rows, dim).permute(2, 0, 1, 3, 4)  # [G, Hkv, heads, Tg, D]
     firsts = (start + torch.arange(count, device=q.device) * rows) // a.region_tokens + cache.base_regions
     starts, lengths = cache.table(start + count * rows)
     own = (start + rows - 1) // a.region_tokens - start // a.region_tokens + 1
     regions = select(spec, cache, layer, q, firsts, own, lengths)  # [G, Hkv, K]
+    if walks_lists(spec, cache, flat):
+        return attend_listed(spec, cache, layer, flat, regions, start, scale, own=own, last=H2O_ROWS)
     k, v = gather(cache, layer, regions)
     begin = cache.base_tokens + start + torch.arange(count, device=q.device) * rows  # [G]
     if cache.memories or a.positions != "compact":
@@ -234,7 +237,7 @@ def _decode_places(
         seen: the query's place in the whole text.
         first_near: first of the regions that are own or local; None when everything fits, at true distances.
     """
-    held = _held(lengths, regions)
+    held = held_tokens(lengths, regions)
     begin, query = held.cumsum(-1) - held, held.sum(-1) - 1
     if first_near is None or kind == "compact":
         return Places(held, begin, query)
@@ -287,15 +290,4 @@ def _places(starts: Tensor, lengths: Tensor, regions: Tensor, region_tokens: int
     """Absolute token and validity of every slot of the gathered regions, [..., K * L] each."""
     slots = torch.arange(region_tokens, device=regions.device)
     places = (starts[regions][..., None] + slots).flatten(-2)
-    return places, (slots < _held(lengths, regions)[..., None]).flatten(-2)
-
-
-def _held(lengths: Tensor, regions: Tensor) -> Tensor:
-    """Tokens that count of each of the regions [..., K].
-
-    When much is muted, fewer regions may be eligible than the budget holds and one can be gathered twice: the second
-    time it does not count.
-    """
-    held = lengths[regions]
-    held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
-    return held
+    return places, (slots < held_tokens(lengths, regions)[..., None]).flatten(-2)

@@ -219,14 +219,25 @@ def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Ten
     return k.flatten(2, 3), v.flatten(2, 3)
 
 
+def held_tokens(lengths: Tensor, regions: Tensor) -> Tensor:
+    """Tokens that count of each of the regions [..., K].
+
+    When much is muted, fewer regions may be eligible than the budget holds and one can be gathered twice: the second
+    time it does not count.
+    """
+    held = lengths[regions]
+    held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
+    return held
+
+
 def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
-    """The chosen regions of one query [Hkv, K] where they lie; copies of them where not all fit into hot slots.
+    """The chosen regions [..., Hkv, K] where they lie; copies of them where not all fit into hot slots.
 
     When they have been used, `release` lets what the next layer took last come ahead.
     """
     stores, length = cache.stores(), cache.shape.attention.region_tokens
+    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
     if len(stores) == 1:
-        heads = torch.arange(len(regions), device=regions.device)[:, None]
         cache.tail.pages.bring(layer, regions.flatten())
         keys, values = cache.tail.pages.find(layer, heads, regions)
     else:
@@ -235,10 +246,10 @@ def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
             memory.pages.bring(layer, regions[here] - offset)
         keys, values = torch.empty_like(regions), torch.empty_like(regions)
         for here, (offset, _, memory) in zip(parts, stores, strict=True):
-            keys[here], values[here] = memory.pages.find(layer, here[0], regions[here] - offset)
+            keys[here], values[here] = memory.pages.find(layer, heads[here], regions[here] - offset)
     store = cache.tail.pages.store(layer)  # one for all memories
     if (keys < 0).any():
-        store = torch.stack(gather(cache, layer, regions[None]))  # [2, 1, Hkv, K * L, D]
+        store = torch.stack(gather(cache, layer, regions.view(-1, *regions.shape[-2:])))  # [2, G, Hkv, K * L, D]
         size = length * cache.shape.head_dim
         keys = torch.arange(regions.numel(), device=regions.device).view_as(regions) * size
         values = keys + regions.numel() * size
