@@ -73,7 +73,6 @@ def attend_listed(
         last = min(last, rows)
         mass = selected_mass(queries, k, lists, cos, sin, lse, scale=scale, last=last)[0]  # [G, Hkv, K, L]
         counted = last * q.shape[0] // cache.shape.kv_heads
-        for g in range(groups):
-            cache.observe(layer, regions[g], mass[g], counted, last)
+        cache.observe(layer, regions, mass, counted, last)
     release(cache, layer)
     return out[0]
