@@ -1,6 +1,7 @@
 """The bars that the model that ships is held to, and which of them a result of shipped.py meets."""
 
 import json
+import operator
 from pathlib import Path
 
 from benchmarks.harness import Values
@@ -33,7 +34,7 @@ def bars(middle: int, longest: int, values: Values) -> list[Values]:
         ("evidence in the top 3, share of exact answers", shown, ">=", 0.9),
         ("keys in 4M tokens, share right", elsewhere["keys_in_4m"], ">=", 1.0),
         ("perplexity varies, percent", elsewhere["perplexity_varies_percent"], "<=", 3),
-        ("sinks and window worse on far evidence, nats", elsewhere["streaming_over_ours_nats"], ">=", 0),
+        ("sinks and window worse on far evidence, nats", elsewhere["streaming_over_ours_nats"], ">", 0),
     ]
     return [
         {"what": what, "reached": found, "wanted": f"{sign} {bar:g}", "met": _met(found, sign, bar)}
@@ -44,15 +45,15 @@ def bars(middle: int, longest: int, values: Values) -> list[Values]:
 def _met(found: float | None, sign: str, bar: float) -> bool | None:
     if found is None:
         return None
-    return found >= bar if sign == ">=" else found <= bar
+    return {">": operator.gt, ">=": operator.ge, "<=": operator.le}[sign](found, bar)
 
 
 def elsewhere(results: Path, weights: str) -> Values:
     """What length.py and perplexity.py measured of the same weights; None where they did not."""
     length, perplexity = (_kept(results / f"{name}.json", weights) for name in ("length", "perplexity"))
-    last = length.get("rows", [{}])[-1]
+    rows = [row for part in length.get("parts", {}).values() for row in part["rows"] if row["tokens"] > FOUR_MILLION]
     return {
-        "keys_in_4m": last["keys_right"] / last["keys_asked"] if last.get("tokens", 0) > FOUR_MILLION else None,
+        "keys_in_4m": rows[-1]["keys_right"] / rows[-1]["keys_asked"] if rows else None,
         "perplexity_varies_percent": perplexity.get("varies_percent"),
         "streaming_over_ours_nats": (perplexity.get("made_streaming_over_ours") or {}).get("nats"),
     }

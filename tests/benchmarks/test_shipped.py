@@ -127,13 +127,14 @@ def test_bars_by_hand() -> None:
 
 
 def test_results_of_other_scripts_count_for_the_same_weights_only(tmp_path: Path) -> None:
-    length = {"weights": "ours", "rows": [{"tokens": 64}, {"tokens": 4_194_304, "keys_right": 2, "keys_asked": 3}]}
+    rows = [{"tokens": 64, "keys_right": 1, "keys_asked": 1}, {"tokens": 4_194_304, "keys_right": 2, "keys_asked": 3}]
+    length = {"weights": "ours", "parts": {"4194304": {"rows": rows}}}
     perplexity = {"weights": "ours", "varies_percent": 2.0, "made_streaming_over_ours": {"nats": 0.4}}
     (tmp_path / "length.json").write_text(json.dumps(length), encoding="utf-8")
     (tmp_path / "perplexity.json").write_text(json.dumps(perplexity), encoding="utf-8")
     assert list(bars.elsewhere(tmp_path, "ours").values()) == [2 / 3, 2.0, 0.4]
     assert set(bars.elsewhere(tmp_path, "others").values()) == {None}
-    length["rows"].pop()
+    rows.pop()
     (tmp_path / "length.json").write_text(json.dumps(length), encoding="utf-8")
     assert bars.elsewhere(tmp_path, "ours")["keys_in_4m"] is None
 
