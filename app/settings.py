@@ -14,7 +14,7 @@ from app.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_MODEL = ROOT / "models" / "lectern-small"
 POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
-H2O_PRESETS = ("mean", "exact", "decay", "published")
+H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
 KV_CODECS = ("raw", "int8", "int4")
 
@@ -38,7 +38,8 @@ class Settings:
         adapter: folder of a LoRA adapter, merged into the model at load.
         download: allow huggingface-hub to fetch `model`.
         policy: what later tokens attend to, one of POLICIES.
-        h2o: how tokens are scored where some are dropped (policies h2o and bounded), one of H2O_PRESETS.
+        h2o: how tokens are scored where some are dropped, one of H2O_PRESETS; None means `peak` under policy h2o and
+            `mean` under bounded.
         memory_cap_mb: what the memory of one text may take under policy bounded; None means 1,024.
         budget_tokens: tokens one query may attend to; None means what the model's recipe says.
         kv_codec: how what was read is kept: `raw`, or smaller as `int8` or `int4`.
@@ -55,7 +56,7 @@ class Settings:
     adapter: str | None = None
     download: bool = False
     policy: str = "keep-all"
-    h2o: str = "mean"
+    h2o: str | None = None
     memory_cap_mb: int | None = None
     budget_tokens: int | None = None
     kv_codec: str = "raw"
@@ -68,7 +69,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise ConfigError(f"--policy {self.policy}: not known; choose one of {', '.join(POLICIES)}")
-        if self.h2o not in H2O_PRESETS:
+        if self.h2o is not None and self.h2o not in H2O_PRESETS:
             raise ConfigError(f"--h2o {self.h2o}: not known; choose one of {', '.join(H2O_PRESETS)}")
         if self.memory_cap_mb is not None and self.memory_cap_mb < 1:
             raise ConfigError(f"--memory-cap {self.memory_cap_mb}: must be at least 1 MB")

@@ -1,9 +1,11 @@
 """Heavy hitters (H2O): the attention mass that each key received, and which keys it says to keep.
 
-Published H2O keeps the newest keys and those with most accumulated mass. Ours divides the mass by the query rows that
-could have given some, so that old keys do not win by age alone, and always keeps the sinks.
+Published H2O keeps the newest keys and those with most accumulated mass. Ours always keeps the sinks, and tells the
+others apart by the most that one query gave, lately and by how much the value weighs (`peak`), or by the mass that each
+query row gave on average, so that old keys do not win by age alone (`mean`).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,9 +14,11 @@ from torch import Tensor
 from app.errors import ConfigError
 from app.kernels.backend import use_triton
 
-SCORES = ("mean", "sum", "decay")
+SCORES = ("mean", "sum", "decay", "peak")
 ROWS = ("last", "all")
 DECAY = 0.98  # per query, of the mass received before it
+PEAK_DECAY = 0.995  # per token that follows, of the most that a query gave
+LEAST = 1e-20  # mass that is told from none
 GRACE = 16  # newest keys that `decay` never evicts: they have had no time to be seen
 
 
@@ -24,7 +28,8 @@ class H2OOptions:
 
     Attributes:
         score: `mean` is the mass per query row that saw the key, `sum` all of it (as published), `decay` a sum in which
-            each query counts 0.98 times as much as the next.
+            each query counts 0.98 times as much as the next, `peak` the most that one query gave (or several that are
+            counted together, on average), times 0.995 for each token since, times the length of the value.
         rows: query rows whose mass counts while a text is read: `last`, some at the end of each group, or `all`.
         sinks: first keys of the text, always kept.
         recent: newest keys, always kept; 0 means half of the budget (as published).
@@ -53,6 +58,7 @@ class H2OOptions:
 
 
 PRESETS = {
+    "peak": H2OOptions(score="peak", recent=0),
     "mean": H2OOptions(),
     "exact": H2OOptions(rows="all"),
     "decay": H2OOptions(score="decay"),
@@ -153,14 +159,32 @@ def last_rows_mass(queries: Tensor, keys: Tensor, rows: int, scale: float) -> Te
     return causal_mass(q, keys, ends, scale)
 
 
-def scores(mass: Tensor, exposure: Tensor, score: str) -> Tensor:
+def peaks(mass: Tensor, places: Tensor | int) -> Tensor:
+    """What is kept of the mass that queries gave, so that the largest of it is the `peak` score.
+
+    A logarithm in which later queries count more: earlier ones need not be made smaller at every step.
+
+    Args:
+        mass: of one query each, float32. places: of the queries in the text, broadcastable to it.
+
+    Returns:
+        The same shape, positive; 0 is less than any mass.
+    """
+    return mass.clamp(min=LEAST).log() - math.log(LEAST) - places * math.log(PEAK_DECAY)
+
+
+def scores(mass: Tensor, exposure: Tensor, score: str, values: Tensor | None = None) -> Tensor:
     """What each key is worth, the same shape, float32.
 
     Args:
-        mass: mass received; summed over the query heads of a KV head.
+        mass: mass received; summed over the query heads of a KV head; for `peak` the largest of `peaks`.
         exposure: query rows that saw the key, float32 of the same shape.
         score: see H2OOptions; a decaying sum is one already.
+        values: lengths of the values, of the same shape; `peak` alone asks for them.
     """
+    if score == "peak":
+        assert values is not None, "a peak is weighed by the value"
+        return mass + values.float().clamp(min=LEAST).log()
     return mass / exposure.clamp(min=1) if score == "mean" else mass
 
 
@@ -201,11 +225,13 @@ def heaviest(worth: Tensor, count: int, *, sinks: int = 0, recent: int = 0) -> T
     return (size - 1 - order).sort(-1).values
 
 
-def evict(mass: Tensor, exposure: Tensor, budget: int, new: int, options: H2OOptions) -> Tensor:
+def evict(
+    mass: Tensor, exposure: Tensor, budget: int, new: int, options: H2OOptions, values: Tensor | None = None
+) -> Tensor:
     """The keys to keep so that `new` more fit the budget; they are evicted in blocks.
 
     Args:
-        mass, exposure: [Hkv, S] of the keys that are held, in text order.
+        mass, exposure: [Hkv, S] of the keys that are held, in text order; `values` the lengths of their values.
 
     Returns:
         [Hkv, K], int64, ascending; K = S when there is room already.
@@ -215,7 +241,7 @@ def evict(mass: Tensor, exposure: Tensor, budget: int, new: int, options: H2OOpt
     if excess <= 0:
         return heaviest(mass, size)
     count = max(size - -(-excess // options.block) * options.block, options.sinks + options.window(budget))
-    worth = scores(mass, exposure, options.score)
+    worth = scores(mass, exposure, options.score, values)
     return heaviest(worth, count, sinks=options.sinks, recent=options.window(budget))
 
 

@@ -155,7 +155,7 @@ def _count_dense(
         places = torch.arange(end, device=q.device)
         cache.remember(layer)
         tail.fade(layer, end - first)
-        tail.mass[layer][:, :end] += mass[:, base:]
+        tail.count_first(layer, mass[:, base:], end - first)
         tail.exposure[layer][:, :end] += q.shape[1] * (end - places.clamp(min=first))
 
 

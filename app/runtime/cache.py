@@ -232,9 +232,10 @@ class RegionCache(Cache):
         tail = self.tail
         places = own[0] * (tail.mass[layer].shape[1] // size) + regions[own] - self.base_regions
         self.remember(layer, places)
+        seen, filled = tail.exposure[layer], tail.filled[layer]
         faded = tail.fade(layer, steps, groups)
         mass = (mass if faded is None else mass * faded[:, None, None]).flatten(1, 2)[own]
-        tail.mass[layer].view(-1, size).index_add_(0, places, mass)
-        seen, filled = tail.exposure[layer], tail.filled[layer]
+        group = groups - 1 - own[1] // (regions.shape[1] // groups)  # counted from the last one
+        tail.count(layer, places, mass, filled - group * self.shape.attention.group_tokens, steps)
         seen.view(-1, size).index_add_(0, places, torch.full_like(mass, rows))
         seen[:, filled : -(-filled // size) * size] = 0  # no region beyond the last one was attended

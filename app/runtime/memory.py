@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from app.kernels.h2o import DECAY
+from app.kernels.h2o import DECAY, peaks
 from app.runtime.index import RegionIndex
 from app.runtime.pages import KVPages
 from app.runtime.placement import zeros
@@ -20,7 +20,8 @@ class RegionMemory:
 
     Attributes:
         pages: keys and values. index: key means.
-        mass: of each layer, [Hkv, capacity] float32: attention mass received from sampled queries (H2O).
+        mass: of each layer, [Hkv, capacity] float32: attention mass received from sampled queries (H2O), or the most of
+            it that one gave, as `app.kernels.h2o.peaks` tells it.
         exposure: of each layer, [Hkv, capacity] float32: sampled query rows that saw the token.
         filled: slots that each layer holds.
         origins: of each layer, [Hkv, capacity] int32: which token of the text each slot is; None: slot i is token i.
@@ -163,6 +164,34 @@ class RegionMemory:
             return None
         self.mass[layer] *= DECAY ** (steps * groups)
         return DECAY ** (steps * torch.arange(groups - 1, -1, -1, device=self.mass[layer].device))
+
+    def count(self, layer: int, places: Tensor, mass: Tensor, ends: Tensor, steps: int) -> None:
+        """Add mass that queries gave, which has been faded already.
+
+        Args:
+            places: [N] rows of [Hkv * regions, L], several may be the same; `mass` [N, L], of `steps` queries each.
+            ends: [N] slots that were filled when the last of the queries came.
+        """
+        size = self.shape.attention.region_tokens
+        if self._keeps_peaks:
+            slots = (places[:, None] * size + torch.arange(size, device=places.device)).flatten()
+            found = peaks(mass / steps, ends[:, None] + self.dropped).flatten()
+            self.mass[layer].view(-1).scatter_reduce_(0, slots, found, "amax")
+        else:
+            self.mass[layer].view(-1, size).index_add_(0, places, mass)
+
+    def count_first(self, layer: int, mass: Tensor, steps: int) -> None:
+        """The same for the first S slots, [Hkv, S], when no more were filled."""
+        book = self.mass[layer][:, : mass.shape[1]]
+        if self._keeps_peaks:
+            torch.maximum(book, peaks(mass / steps, mass.shape[1] + self.dropped), out=book)
+        else:
+            book += mass
+
+    @property
+    def _keeps_peaks(self) -> bool:
+        rule = self.shape.compaction
+        return rule is not None and rule.options.score == "peak"
 
     def clear(self) -> None:
         """Forget everything."""

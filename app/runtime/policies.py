@@ -84,7 +84,7 @@ class H2O(Policy):
     """`h2o`: each KV head keeps its sinks, its newest tokens and its heavy hitters, as many as the budget."""
 
     name = "h2o"
-    options: H2OOptions = PRESETS["mean"]
+    options: H2OOptions = PRESETS["peak"]
 
     def compaction(self, shape: MemoryShape) -> Compaction:
         a, options = shape.attention, self.options
@@ -169,11 +169,11 @@ def of(settings: Settings) -> Policy:
     return named(settings.policy, h2o=settings.h2o, memory_cap_mb=settings.memory_cap_mb)
 
 
-def named(name: str, *, h2o: str = "mean", memory_cap_mb: int | None = None) -> Policy:
+def named(name: str, *, h2o: str | None = None, memory_cap_mb: int | None = None) -> Policy:
     """A policy by its name.
 
     Args:
-        h2o: preset by which tokens are scored where some are dropped.
+        h2o: preset by which tokens are scored where some are dropped; None means the policy's own.
         memory_cap_mb: of `bounded`; None means its default.
 
     Raises:
@@ -181,12 +181,13 @@ def named(name: str, *, h2o: str = "mean", memory_cap_mb: int | None = None) -> 
     """
     if name not in KINDS:
         raise ConfigError(f"policy {name!r}: not known; choose one of {', '.join(KINDS)}")
-    if h2o not in PRESETS:
+    if h2o is not None and h2o not in PRESETS:
         raise ConfigError(f"--h2o {h2o}: not known; choose one of {', '.join(PRESETS)}")
-    kind, options = KINDS[name], PRESETS[h2o]
-    if kind is Bounded:
-        return Bounded(DEFAULT_CAP_MB if memory_cap_mb is None else memory_cap_mb, options)
-    return H2O(options) if kind is H2O else kind()
+    kind = KINDS[name]
+    values = {"options": PRESETS[h2o]} if h2o and kind in (Bounded, H2O) else {}
+    if kind is Bounded and memory_cap_mb is not None:
+        values["cap_mb"] = memory_cap_mb
+    return kind(**values)
 
 
 def memory_bytes(shape: MemoryShape, slots: int) -> int:

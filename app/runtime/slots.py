@@ -47,7 +47,8 @@ class Eviction(Compaction):
         size = memory.slots
         for layer in range(memory.shape.layers):
             mass, exposure = memory.mass[layer][:, :size], memory.exposure[layer][:, :size]
-            memory.keep(layer, evict(mass, exposure, self.most_slots, tokens, self.options))
+            values = _value_lengths(memory, layer, size, self.options)
+            memory.keep(layer, evict(mass, exposure, self.most_slots, tokens, self.options, values))
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,19 @@ class Merging(Compaction):
         """[Hkv, S] slots that stay when the pairs that begin with these regions are merged."""
         size, held, device = memory.shape.attention.region_tokens, memory.filled[layer], memory.shape.device
         pairs = torch.tensor(list(firsts), device=device)[:, None] * size + torch.arange(2 * size, device=device)
-        worth = scores(memory.mass[layer][:, :held], memory.exposure[layer][:, :held], self.options.score)
-        worth = worth.clone()
+        mass, exposure = memory.mass[layer][:, :held], memory.exposure[layer][:, :held]
+        worth = scores(mass, exposure, self.options.score, _value_lengths(memory, layer, held, self.options)).clone()
         worth[:, : self.options.sinks] = float("inf")
         kept = heaviest(worth[:, pairs], size)  # [Hkv, P, L]
         mask = torch.ones_like(worth, dtype=torch.bool)
         mask[:, pairs.flatten()] = False
         mask.scatter_(1, (kept + pairs[:, :1]).flatten(1), True)
         return mask.nonzero()[:, 1].view(len(mask), -1)
+
+
+def _value_lengths(memory: "RegionMemory", layer: int, slots: int, options: H2OOptions) -> Tensor | None:
+    """[Hkv, slots] float32, of the first slots, where the score asks for them."""
+    return memory.pages.rows(layer, 0, slots)[1].float().norm(dim=-1) if options.score == "peak" else None
 
 
 def pairs_to_merge(levels: Sequence[int], most: int) -> list[int]:

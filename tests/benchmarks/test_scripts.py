@@ -122,8 +122,39 @@ def test_evidence_verdicts() -> None:
 
 def test_h2o(quick: list[str]) -> None:
     values = result(h2o, quick)
-    assert len(values["mean"]) == 1 + len(h2o.RULES) * len(h2o.SHARES)
-    assert values["rises_little_at_20"] in (True, False) and values["mean"][0]["kl"] == 0
+    for kind in h2o.KINDS:
+        assert len(values[kind]["mean"]) == 1 + len(h2o.RULES) * len(h2o.SHARES)
+        assert values[kind]["rises_little_at_20"] in (True, False) and values[kind]["mean"][0]["kl"] == 0
+    assert values["plain"]["mean"][0]["again"] is None
+
+
+def test_h2o_verdicts() -> None:
+    def part(kind: str, ours: float) -> dict:
+        nats = dict.fromkeys(h2o.RULES, 1.1) | {"full": 1.0, "recent": 1.045, "ours": ours}
+        rest = dict.fromkeys(h2o.FIGURES, None)
+        rows = [{"rule": r, "share": 1.0 if r == "full" else 0.2} | rest | {"nats": n} for r, n in nats.items()]
+        return {"kind": kind, "rows": rows}
+
+    parts = {"a": part("plain", 1.04), "b": part("recurring", 1.04)}
+    assert h2o._finish(parts)["met"] and h2o._finish(parts)["plain"]["best_of_ours_at_20"] == "ours"
+    assert not h2o._finish(parts | {"b": part("recurring", 1.046)})["met"]  # worse than the latest keys
+    assert not h2o._finish(parts | {"a": part("plain", 1.06)})["met"]
+
+
+def test_h2o_passages_recur_and_are_known_the_second_time(quick: list[str]) -> None:
+    from benchmarks import h2o_texts
+
+    args = h2o.harness.flags("Test.", "h2o").parse_args(quick)
+    args.prompt, args.text, args.facts = 2000, 1000, 3
+    engine, lines = controls.engine(args, "keep-all"), texts.lines_of(BOOK)
+    ids, known, asked = h2o_texts.recurring(engine, lines, args, random.Random(0))
+    text, prompt = engine.decode(ids), engine.decode(ids[:2000])
+    assert len(ids) == len(known) == 3000 and asked
+    assert all(needle.sentences[0] in prompt for needle in asked)
+    again = engine.decode([token for token, seen in zip(ids, known, strict=True) if seen])
+    new = engine.decode([token for token, seen in zip(ids, known, strict=True) if not seen])
+    sentence = asked[0].sentences[0]
+    assert new.count(sentence) == 1 and again.count(sentence) >= text.count(sentence) - 1 > 0
 
 
 def kept_by(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -> list:

@@ -6,6 +6,7 @@ import torch
 from app.errors import ConfigError
 from app.kernels.h2o import (
     PRESETS,
+    PEAK_DECAY,
     H2OOptions,
     add_rows,
     attention_mass,
@@ -14,6 +15,7 @@ from app.kernels.h2o import (
     evict,
     heaviest,
     last_rows_mass,
+    peaks,
     published,
     scores,
 )
@@ -95,6 +97,19 @@ def test_decay_forgets_what_is_long_ago():
     for _ in range(400):
         add_rows(mass, exposure, torch.tensor([0.0, 0.1]), 1, 1, "decay")
     assert mass[1] > mass[0] and exposure.tolist() == [400, 400]
+
+
+def test_a_peak_fades_with_every_token_and_is_weighed_by_the_value():
+    """Half of a mass now is worth as much as the whole 138 tokens ago, and twice the value doubles it."""
+    faded = round(math.log(2) / -math.log(PEAK_DECAY))
+    assert faded == 138
+    mass = torch.tensor([1.0, 0.5, 0.5, 0.0])
+    found = peaks(mass, torch.tensor([1000, 1000 + faded, 1000 + faded + 2, 5]))
+    assert found[0] == pytest.approx(float(found[1]), abs=0.01) and found[2] > found[0] and 0 < found[3] < found[0]
+    values = torch.tensor([2.0, 1.0, 1.0, 1.0])
+    worth = scores(found, torch.ones(4), "peak", values)
+    assert float(worth[0] - worth[1]) == pytest.approx(math.log(2), abs=0.01)
+    assert peaks(torch.tensor([0.3]), 4_000_000) < peaks(torch.tensor([0.301]), 4_000_000)  # float32 tells them apart
 
 
 def test_evicts_in_blocks_within_the_budget():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.errors import ConfigError, ModelError
-from app.kernels.h2o import PRESETS, H2OOptions
+from app.kernels.h2o import PRESETS, SCORES, H2OOptions, peaks
 from app.runtime import policies
 from app.runtime.config import GenerationConfig
 from app.runtime.engine import Engine
@@ -79,7 +79,9 @@ def test_recipes_differ_by_policy_and_by_its_options():
     assert len({engine(kind).recipe for kind in kinds}) == len(kinds)
 
 
-@pytest.mark.parametrize("options", [HEAVY, replace(HEAVY, rows="all"), replace(HEAVY, score="decay")])
+@pytest.mark.parametrize(
+    "options", [HEAVY, replace(HEAVY, rows="all"), replace(HEAVY, score="decay"), replace(HEAVY, score="peak")]
+)
 def test_h2o_with_room_for_the_text_equals_full_attention(options):
     ids = tiny.token_ids(64)
     expected = tiny.engine(policy="full").log_probs(ids)
@@ -110,7 +112,7 @@ def test_no_step_exceeds_what_is_allowed(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["h2o", "bounded"])
-@pytest.mark.parametrize("score", ["mean", "sum", "decay"])
+@pytest.mark.parametrize("score", SCORES)
 def test_what_is_kept_does_not_depend_on_later_tokens(name, score):
     options = replace(HEAVY, score=score)
     made = tiny.engine(policy=H2O(options) if name == "h2o" else Small(CAP_BYTES, options))
@@ -185,6 +187,22 @@ def test_which_regions_are_merged():
     assert merged_levels([2, 1, 0, 0, 1, 0, 0], [2, 5]) == [2, 1, 1, 1, 1]
 
 
+def test_peaks_are_the_most_that_queries_gave():
+    """The sampled queries of each group count together; those of a decode step by themselves."""
+    made = engine(H2O(replace(HEAVY, score="peak")))
+    exact = engine(H2O(HEAVY))  # sums of the same
+    cache, twin = made.open_chat(), exact.open_chat()
+    expected = torch.zeros(2, 36)
+    for size in (16, 16, 1, 1, 1):
+        before = twin.tail.mass[0][:, :48].clone() if twin.tail.capacity else torch.zeros(2, 48)
+        made._forward(cache, [7] * size)
+        exact._forward(twin, [7] * size)
+        end, steps = twin.tail.slots, 8 if size == 16 else 1
+        given = (twin.tail.mass[0][:, :end] - torch.nn.functional.pad(before, (0, 64))[:, :end]) / steps
+        expected[:, :end] = torch.maximum(expected[:, :end], peaks(given.clamp(min=0), end))
+    torch.testing.assert_close(cache.tail.mass[0][:, :35], expected[:, :35], atol=1e-3, rtol=0)
+
+
 def test_mass_is_summed_over_the_heads_that_share_keys():
     """Every query row gives 1 in all: 2 heads per KV head, the last 8 rows of each group of 16."""
     made = engine("h2o")
@@ -219,7 +237,7 @@ def test_bad_configurations_are_refused_by_name():
     with pytest.raises(ConfigError, match="policy 'magic': not known; choose one of keep-all, bounded"):
         tiny.engine(policy="magic")
     with pytest.raises(ConfigError, match="budget_tokens = 64: policy h2o needs at least 84: 4 sinks"):
-        tiny.engine(policy="h2o")
+        tiny.engine(policy=H2O(PRESETS["mean"]))
     with pytest.raises(ConfigError, match="positions = original: policy h2o numbers what it keeps"):
         tiny.engine(replace(tiny.SMALL, positions="original"), policy=H2O(HEAVY))
     with pytest.raises(ConfigError, match="--h2o best: not known"):
@@ -275,7 +293,7 @@ def test_one_model_under_several_policies():
         engines[1].open_chat(caches[0].memories)
 
 
-@pytest.mark.parametrize("score", ["mean", "decay"])
+@pytest.mark.parametrize("score", ["mean", "decay", "peak"])
 def test_groups_are_counted_together_as_one_after_the_other(score):
     """Three query groups that choose the same regions now and then; a decaying sum counts the last one most."""
     generator = torch.Generator().manual_seed(0)
@@ -288,6 +306,7 @@ def test_groups_are_counted_together_as_one_after_the_other(score):
         cache.tail.reserve(64)
         cache.tail.filled, cache.tail.mass[0][:] = [32] * made.shape.layers, 1.0
         for part in parts:
+            cache.tail.filled[0] = part.stop * 16  # each group ends where it ends
             cache.observe(0, regions[part], mass[part], rows=8, steps=4)
         tails.append(cache.tail)
     torch.testing.assert_close(tails[0].mass[0], tails[1].mass[0])
