@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.regions import region_scores, region_scores_reference, sub_means, sub_means_reference
 from app.kernels.rope import rope_table
 from app.kernels.selected import BlockLists, lists_of_texts, selected_attention, selected_reference
 from benchmarks.cases import Case, Operation, Outputs, Shape, Way, randn
@@ -128,7 +129,37 @@ def _training(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Cas
     )
 
 
+def _scores(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
+    """A segment of 2,048 queries by means of 4, against all regions by means of 4 keys."""
+    heads, queries = shape.heads // shape.kv_heads, min(tokens, 2048) // 4
+    q = randn(shape.kv_heads, heads * queries, shape.dim, dtype=dtype, device=device, seed=0)
+    fine = randn(shape.kv_heads, tokens // REGION, REGION // 4, shape.dim, dtype=dtype, device=device, seed=1)
+    flops = 2.0 * q.numel() * (tokens // 4)
+    peers = {} if device == "cpu" else {"PyTorch": Way(lambda: region_scores_reference(q, fine), flops)}
+    return Case(
+        kernel=lambda: (region_scores(q, fine),),
+        exact=lambda: (region_scores_reference(q.double(), fine.double()).double(),),
+        flops=flops,
+        peers=peers,
+    )
+
+
+def _means(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
+    """Means of every 4 keys of a text."""
+    k = randn(shape.kv_heads, tokens, shape.dim, dtype=dtype, device=device, seed=0)
+    moved = float(k.nbytes + 4 * k.numel() // 4)
+    peers = {} if device == "cpu" else {"PyTorch": Way(lambda: sub_means_reference(k, 4), bytes=moved)}
+    return Case(
+        kernel=lambda: (sub_means(k, 4),),
+        exact=lambda: (k.double().unflatten(1, (-1, 4)).mean(2),),
+        bytes=moved,
+        peers=peers,
+    )
+
+
 OPERATIONS = (
     Operation("selected prefill", _prefill),
     Operation("selected training", _training, tokens=(8192, 32768), check_tokens=4096),
+    Operation("region scores", _scores, tokens=(131072,)),
+    Operation("key means", _means, "bytes", tokens=(131072,)),
 )

@@ -38,8 +38,8 @@ class Backend:
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor runs its Triton kernel."""
-    return backend(tensor.device.type).kind == "triton"
+    """Whether an operation on this tensor runs its Triton kernel; float64 is for the references."""
+    return backend(tensor.device.type).kind == "triton" and tensor.dtype != torch.float64
 
 
 def backend_name(device: str | torch.device = "cuda") -> str:

@@ -15,7 +15,14 @@ from torch.autograd.function import once_differentiable
 from app.errors import ConfigError
 from app.kernels.backend import use_triton
 from app.kernels.options import SelectionOptions
-from app.kernels.regions import best_regions, group_votes, key_representatives, query_representatives, sub_means
+from app.kernels.regions import (
+    best_regions,
+    group_votes,
+    key_representatives,
+    query_representatives,
+    region_scores,
+    sub_means,
+)
 from app.kernels.rope import rotate
 from app.kernels.selected import lists_of_texts, selected_attention
 
@@ -130,15 +137,17 @@ def choose(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, plan: _Plan) -> Tenso
     free = o.budget_regions - sinks - local - own
     total = int(firsts[-1]) - local  # regions that any group may choose from
     queries = _query_means(q, cos, sin, plan, kv_heads)  # [B, Hkv, G, heads * Q, D']
-    fine = key_representatives(k[:, :, : total * o.region_tokens].float(), o)  # [B, Hkv, R, F, D']
+    fine = key_representatives(k[:, :, : total * o.region_tokens], o)  # [B, Hkv, R, F, D']
     index = torch.arange(total, device=device)
-    per_group = queries[:, :, 0].shape[:3].numel() * fine.shape[2:4].numel()
+    products = 1 if use_triton(queries) else fine.shape[3]  # kept of each query and region
+    per_group = queries[:, :, 0].shape[:3].numel() * fine.shape[2] * products
     step = max(1, SCORES_AT_ONCE.get(device.type, ON_A_GPU) // per_group)
     picked = []
     for at in range(0, count, step):
         near = firsts[at : at + step] - local
         reach = int(near[-1])
-        scores = _scores(queries[:, :, at : at + step], fine[:, :, :reach])
+        some = queries[:, :, at : at + step]
+        scores = region_scores(some.flatten(2, 3), fine[:, :, :reach]).unflatten(2, some.shape[2:4]).transpose(1, 2)
         eligible = (index[:reach] >= sinks) & (index[:reach] < near[:, None])  # [g, R]
         votes = _totals(scores, eligible, q.shape[1] // kv_heads, o)
         picked.append(best_regions(votes, free))
@@ -157,13 +166,6 @@ def _query_means(q: Tensor, cos: Tensor, sin: Tensor, plan: _Plan, kv_heads: int
     sub = o.query_sub if o.combine == "votes" else o.query_tokens
     means = query_representatives(sub_means(q, min(sub, plan.rows)), o.score)  # [B, Hkv, heads, G, Q, D']
     return means.transpose(2, 3).flatten(3, 4)
-
-
-def _scores(queries: Tensor, fine: Tensor) -> Tensor:
-    """[B, g, Hkv, Q, R] of queries [B, Hkv, g, Q, D'] against regions [B, Hkv, R, F, D']: the best of their means."""
-    products = queries.flatten(2, 3) @ fine.flatten(2, 3).transpose(-1, -2)  # [B, Hkv, g * Q, R * F]
-    best = products.unflatten(-1, fine.shape[2:4]).amax(-1)
-    return best.unflatten(2, queries.shape[2:4]).transpose(1, 2)
 
 
 def _totals(scores: Tensor, eligible: Tensor, heads: int, o: SelectionOptions) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.backend import use_triton
 from app.kernels.options import SelectionOptions
 from app.kernels.rope import rotate
 
@@ -28,12 +29,27 @@ def sub_means(x: Tensor, sub: int) -> Tensor:
     tokens = x.shape[-2]
     if sub <= 0 or tokens == 0:
         raise ValueError(f"need sub > 0 and T > 0, got {sub}, {tokens}")
+    if use_triton(x) and not _differentiated(x):
+        from app.kernels.regions_triton import means
+
+        return means(x, sub)
+    return sub_means_reference(x, sub)
+
+
+def sub_means_reference(x: Tensor, sub: int) -> Tensor:
+    """`sub_means` in plain PyTorch; differentiable."""
+    tokens = x.shape[-2]
     whole = tokens // sub * sub
     means = x[..., :whole, :].unflatten(-2, (-1, sub)).float().mean(-2)
     if whole == tokens:
         return means
     rest = x[..., whole:, :].float().mean(-2, keepdim=True)
     return torch.cat([means, rest], dim=-2)
+
+
+def _differentiated(*tensors: Tensor) -> bool:
+    """Whether gradients are wanted, which the kernels do not have."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def sub_bounds(x: Tensor, sub: int) -> Tensor:
@@ -110,6 +126,15 @@ def region_scores(queries: Tensor, fine: Tensor) -> Tensor:
     Returns:
         [..., Hkv, Q, R], float32.
     """
+    if use_triton(queries) and queries.dtype == fine.dtype and not _differentiated(queries, fine):
+        from app.kernels.regions_triton import scores
+
+        return scores(queries, fine)
+    return region_scores_reference(queries, fine)
+
+
+def region_scores_reference(queries: Tensor, fine: Tensor) -> Tensor:
+    """`region_scores` in plain PyTorch; makes all products."""
     regions, fines = fine.shape[-3:-1]
     keys = fine.flatten(-3, -2)  # [..., Hkv, R * F, D]
     if queries.shape[-2] <= FEW_QUERIES:  # else a CPU spends its time on reordering the keys

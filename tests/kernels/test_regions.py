@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from app.kernels.regions import best_regions, group_votes, region_scores, sub_means
+from app.kernels.regions import (
+    best_regions,
+    group_votes,
+    region_scores,
+    region_scores_reference,
+    sub_means,
+    sub_means_reference,
+)
+from tests.kernels.paged import relative
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -111,3 +119,35 @@ def test_figure_2(pair, expected):
     votes = group_votes(scores, free, heads=1, per_region=1)
     picked = best_regions(votes, 4 - len(pair))[0].tolist()
     assert sorted([*picked, *pair]) == expected
+
+
+WORST = {torch.float32: 1e-5, torch.float16: 2e-3}
+
+
+@pytest.mark.parametrize("dtype", WORST)
+@pytest.mark.parametrize("tokens, sub, dim", [(1, 4, 8), (63, 4, 40), (100, 16, 32), (130, 64, 130)])
+def test_means_kernel(tokens, sub, dim, dtype, kernels):
+    x = random(2, 1, tokens, dim, dtype=dtype).to(kernels)
+    means = sub_means(x, sub)
+    assert means.dtype == torch.float32
+    assert relative(means, sub_means_reference(x.double(), sub).double()) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", WORST)
+@pytest.mark.parametrize(
+    "queries, regions, means, dim", [(1, 1, 1, 32), (63, 5, 16, 40), (100, 13, 4, 64), (7, 3, 130, 128), (65, 70, 3, 8)]
+)
+def test_scores_kernel(queries, regions, means, dim, dtype, kernels):
+    q, fine = random(2, queries, dim, dtype=dtype), random(2, regions, means, dim, seed=1, dtype=dtype)
+    scores = region_scores(q.to(kernels), fine.to(kernels))
+    assert scores.dtype == torch.float32 and scores.shape == (2, queries, regions)
+    exact = (q.double() @ fine.double().flatten(1, 2).transpose(1, 2)).unflatten(-1, (regions, means)).amax(-1)
+    assert relative(scores, exact) <= WORST[dtype]
+
+
+def test_what_needs_gradients_runs_the_references(kernels):
+    x, y = (random(1, 12, 16, seed=seed).to(kernels).requires_grad_() for seed in range(2))
+    score = region_scores(sub_means(x, 4), sub_means(y, 4).unflatten(1, (1, 3)))
+    wanted = region_scores_reference(sub_means_reference(x, 4), sub_means_reference(y, 4).unflatten(1, (1, 3)))
+    for mine, theirs in zip(*(torch.autograd.grad(z.sum(), (x, y)) for z in (score, wanted)), strict=True):
+        assert torch.equal(mine, theirs) and mine.abs().sum() > 0
