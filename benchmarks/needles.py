@@ -24,6 +24,7 @@ TASKS = ("multi-key", "uuid", "tracking")
 LENGTHS = (4096, 32_768, 262_144)
 POLICIES = "keep-all,bounded,h2o,streaming,infllm,full"
 FULL_MOST = 32_768
+FULL_TOKENS = 8_192  # at this length plain attention takes as long again as everything else
 STEPS = {"multi-key": 16, "key-value": 20, "uuid": 80, "multi-value": 32, "tracking": 32}  # of an answer
 
 
@@ -48,7 +49,8 @@ def _parts(args: argparse.Namespace) -> list[Part]:
             if policy == "full" and tokens > FULL_MOST:
                 continue
             steps = sum(STEPS[task] for task in args.tasks) * (args.per_reading + 2 * args.second)
-            seconds = args.readings * (harness.reading_s(tokens) + steps * harness.STEP_S)
+            slower = 1 + tokens / FULL_TOKENS if policy == "full" else 1
+            seconds = args.readings * slower * (harness.reading_s(tokens) + steps * harness.STEP_S)
             parts.append(Part(f"{policy}-{tokens}", seconds, partial(_measure, args, policy, tokens)))
     return parts
 

@@ -111,7 +111,8 @@ class RegionMemory:
         tokens = -(-max(tokens, 2 * self.capacity if self.capacity else tokens) // region) * region
         tokens = min(tokens, rule.most_slots) if rule else tokens
         self.pages.reserve(tokens)
-        parts = self.index.parts(tokens) | {"books": self._book_bytes(tokens)}
+        parts = {"codes": self.index.sketch.most_bytes(tokens)}  # they stay on the device
+        parts |= self.index.parts(tokens) | {"books": self._book_bytes(tokens)}
         on_host = self.shape.tiers.share.settle(self, parts)
         self.index.reserve(tokens, on_host)
         self._books_on_host = "books" in on_host

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from app.kernels.codes import BLOCK, Basis, TextCodes
+from app.kernels.codes import BLOCK, LEAST_AXES, Basis, TextCodes
 
 if TYPE_CHECKING:
     from app.runtime.index import RegionIndex
@@ -29,6 +30,13 @@ class Sketch:
         """Bytes held, spare room included."""
         held = [t for part in self._codes if part is not None for t in part.tensors()]
         return sum(t.numel() * t.itemsize for t in held)
+
+    def most_bytes(self, tokens: int) -> int:
+        """What codes of a text of so many tokens take; a longer one than single queries scan has no more."""
+        s, dim = self.index.shape, self.index.shape.head_dim
+        regions = min(tokens, s.attention.decode_tree_from_tokens) // s.attention.region_tokens
+        region = self._per_region * min(dim, max(LEAST_AXES, dim // 2)) + torch.float32.itemsize
+        return s.layers * s.kv_heads * regions * region
 
     @property
     def _per_region(self) -> int:

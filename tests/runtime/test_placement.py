@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from app.kernels.codes import BLOCK
+from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
 from app.runtime.placement import Share, zeros
 from app.runtime.tiers import Tiers
@@ -68,6 +70,14 @@ def test_bytes_by_part_are_those_held(tokens):
     parts = memory.index.parts(memory.capacity)
     assert sum(t.numel() * t.itemsize for t in tensors) == sum(parts.values()) == memory.index.size_bytes
     assert (parts["levels"] > 0) == (tokens > 4096)
+
+
+def test_codes_take_no_more_than_is_counted():
+    engine = tiny.engine(replace(tiny.SMALL, candidates=8))
+    memory = engine.read(tiny.token_ids(1024))
+    list(engine.generate(engine.open_chat([memory]), [7, 8], GenerationConfig(max_new_tokens=2)))
+    sketch, blocks = memory.index.sketch, BLOCK * tiny.SMALL.region_tokens
+    assert 0 < sketch.size_bytes <= sketch.most_bytes(-(-1024 // blocks) * blocks)
 
 
 @pytest.mark.parametrize("left", [0, 1 << 14])
