@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from app.runtime.packing import pack, unpack
+from app.runtime.prefetch import Flight
 from app.runtime.shape import MAX_ROW_BYTES, MemoryShape, from_bytes
 from app.runtime.tiers import PageTable, SlotPool
+
+FLIGHT_GROUPS = 64  # unpacked together on the device
 
 
 class PageSource(Protocol):
@@ -141,6 +144,7 @@ class GroupSlots:
         ):
             for table, source, pool in zip(mine, theirs, pools, strict=True):
                 pool.land(source)
+                pool.finish()
                 groups = source.held()
                 pool.tick()
                 pool.touch(source.slots[groups])  # they stay while room is made for the copy
@@ -225,13 +229,18 @@ class GroupSlots:
     def _put_packed(self, bundle: int, groups: Tensor, rows: list[bytes]) -> None:
         pool = self._packed_pools[bundle]
         slots = self._claim(pool, self._packed[bundle], groups)
+        pool.finish()
         pool.data[slots] = from_bytes(b"".join(rows), torch.uint8, (len(rows), *pool.row))
         pool.loose[slots] = self.source is not None
 
     def _unpack(self, bundle: int, groups: Tensor, packed: Tensor) -> None:
         """Make groups hot from their packed slots."""
         pool = self._hot_pools[bundle]
-        data = self._packed_pools[bundle].data[packed].to(self.shape.device, non_blocking=True)
+        if self.shape.tiers.lane is not None:
+            self._fly(bundle, groups, packed)
+            pool.land(self._hot[bundle])
+            return
+        data = self._packed_pools[bundle].data[packed]
         slots = self._claim(pool, self._hot[bundle], groups)
         pool.data[slots] = unpack(self.shape, data.flatten(0, 1)).unflatten(0, data.shape[:2])
         pool.loose[slots] = True
@@ -254,11 +263,44 @@ class GroupSlots:
         slots = self._hot[bundle].slots[groups.to(hot.device)]
         packed = self._claim(pool, self._packed[bundle], groups)
         data = pack(s, hot.data[slots, place])
-        pool.data[packed, place] = data.to(pool.device)
+        self._go(bundle, place, data, packed)
         if s.codec != "raw":
             hot.data[slots, place] = unpack(self.shape, data)
         if place == len(s.bundles[bundle]) - 1:
             hot.loose[slots] = True
+
+    def _fly(self, bundle: int, groups: Tensor, source: Tensor) -> None:
+        """Copy groups [n] from packed slots to hot ones beside the model; they `land` before they are used.
+
+        Each goes from its own pinned row: gathering them first would be work for the CPU. A few at a time, since
+        unpacking takes room on the device.
+        """
+        pool, below, lane = self._hot_pools[bundle], self._packed_pools[bundle], self.shape.tiers.lane
+        slots = self._claim(pool, self._hot[bundle], groups)
+
+        def copy() -> None:
+            for few, to in zip(source.split(FLIGHT_GROUPS), slots.split(FLIGHT_GROUPS), strict=True):
+                staged = torch.empty(len(few), *below.row, dtype=torch.uint8, device=self.shape.device)
+                for row, slot in zip(staged, few.tolist(), strict=True):
+                    row.copy_(below.data[slot], non_blocking=True)
+                pool.data[to] = unpack(self.shape, staged.flatten(0, 1)).unflatten(0, staged.shape[:2])
+
+        flight = Flight(lane, lane.run(copy), self._hot[bundle], slots)
+        pool.arrivals.append(flight)
+        below.departure = flight
+
+    def _go(self, bundle: int, place: int, data: Tensor, packed: Tensor) -> None:
+        """Bring one layer of sealed groups, [n, packed_layer_bytes], to packed slots; where there is a lane, by it."""
+        pool, lane = self._packed_pools[bundle], self.shape.tiers.lane
+        if lane is None:
+            pool.data[packed, place] = data.to(pool.device)
+            return
+
+        def copy() -> None:
+            for row, slot in zip(data, packed.tolist(), strict=True):
+                pool.data[slot, place].copy_(row, non_blocking=True)
+
+        pool.departure = Flight(lane, lane.run(copy, (data,)), self._packed[bundle], packed)
 
     def _unpacked(self, bundle: int, groups: Tensor) -> None:
         """Groups have no packed copy any more: they are not whole, or were changed."""

@@ -1,11 +1,10 @@
 """KVPages: raw (un-rotated) keys and values of one text, by token and by region."""
 
-from app.runtime.groups import GroupSlots
 import torch
 from torch import Tensor
 
-from app.runtime.packing import unpack
-from app.runtime.prefetch import Flight, Selected
+from app.runtime.groups import GroupSlots
+from app.runtime.prefetch import Selected
 from app.runtime.shape import MAX_ROW_BYTES, MemoryShape, from_bytes, to_bytes
 
 
@@ -120,11 +119,8 @@ class KVPages(GroupSlots):
             self._selected.note(layer, regions // self._per_group, evictions)
 
     def _prefetch(self, layer: int) -> None:
-        """Start to copy groups that a layer took last from packed slots to hot ones, as far as there is room.
-
-        Each goes from its own pinned row: gathering them first would be work for the CPU.
-        """
-        bundle, lane = layer // self.shape.bundle_layers, self.shape.tiers.lane
+        """Start to copy groups that a layer took last from packed slots to hot ones, as far as there is room."""
+        bundle = layer // self.shape.bundle_layers
         pool, table, below = self._hot_pools[bundle], self._hot[bundle], self._packed_pools[bundle]
         groups = self._selected.wanted(layer, pool.evictions)
         if groups is None:
@@ -138,19 +134,9 @@ class KVPages(GroupSlots):
         if not len(missing):
             return
         source = self._packed[bundle].slots[missing]
-        slots = self._claim(pool, table, missing)
         below.tick()
         below.touch(source)
-
-        def copy() -> None:
-            staged = torch.empty(len(source), *below.row, dtype=torch.uint8, device=self.shape.device)
-            for row, slot in zip(staged, source.tolist(), strict=True):
-                row.copy_(below.data[slot], non_blocking=True)
-            pool.data[slots] = unpack(self.shape, staged.flatten(0, 1)).unflatten(0, staged.shape[:2])
-
-        flight = Flight(lane, lane.run(copy), table, slots)
-        pool.arrivals.append(flight)
-        below.departure = flight
+        self._fly(bundle, missing, source)
 
     def _take(self, layer: int, heads: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         s, length = self.shape, self.shape.attention.region_tokens
@@ -203,7 +189,9 @@ class KVPages(GroupSlots):
         rows = []
         for bundle, pool in enumerate(self._hot_pools):
             if self._packed and self.shape.codec != "raw" and tokens == self.group_tokens:
-                data = to_bytes(self._packed_pools[bundle].data[self._from_below(bundle, group)])
+                slots = self._from_below(bundle, group)
+                self._packed_pools[bundle].finish()
+                data = to_bytes(self._packed_pools[bundle].data[slots])
             else:
                 data = to_bytes(pool.data[self._present(bundle, group)][0, :, :, :, :tokens])
             rows += [data[i : i + MAX_ROW_BYTES] for i in range(0, len(data), MAX_ROW_BYTES)]

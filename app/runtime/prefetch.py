@@ -1,6 +1,8 @@
-"""Prefetch: while one layer attends, the groups that the next one selected last come to the device beside it."""
+"""Copies beside the model: packed groups go to the host as they are sealed, and the groups that the next layer selected
+last come to the device while one layer attends.
+"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +13,12 @@ from torch import Tensor
 class Lane(Protocol):
     """A queue of copies beside the model's own work."""
 
-    def run(self, work: Callable[[], None]) -> Any:
-        """Do `work` after all that the model has queued so far; returns the mark of its end."""
+    def run(self, work: Callable[[], None], uses: Sequence[Tensor] = ()) -> Any:
+        """Do `work` after all that the model has queued so far, and after all work before; returns the mark of its end.
+
+        Args:
+            uses: the model's tensors that `work` reads and nobody else keeps.
+        """
 
     def wait(self, mark: Any) -> None:
         """What the model queues from now on comes after the mark."""
@@ -27,8 +33,10 @@ class CudaLane:
     def __init__(self, device: torch.device) -> None:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
-    def run(self, work: Callable[[], None]) -> torch.cuda.Event:
+    def run(self, work: Callable[[], None], uses: Sequence[Tensor] = ()) -> torch.cuda.Event:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        for tensor in uses:
+            tensor.record_stream(self._stream)
         with torch.cuda.stream(self._stream):
             work()
             return self._stream.record_event()
@@ -42,11 +50,11 @@ class CudaLane:
 
 @dataclass(eq=False)
 class Flight:
-    """Groups on their way from packed slots to hot ones. Until it has landed neither may be used for anything else.
+    """Groups on their way from packed slots to hot ones, or to packed ones. Until it is over neither are for others.
 
     Attributes:
         owner: table of the memory whose groups these are.
-        slots: [n] hot slots; the tensor must live until the copy is over.
+        slots: [n] where they go to; the tensor must live until the copy is over.
     """
 
     lane: Lane
@@ -59,7 +67,7 @@ class Flight:
         self.lane.wait(self.mark)
 
     def finish(self) -> None:
-        """Wait until the packed slots have been read."""
+        """Wait until the packed slots have been read or written."""
         self.lane.finish(self.mark)
 
 

@@ -51,7 +51,9 @@ class SlotPool:
         data: [slots, *row].
         limit: slots it may have; None means as many as are asked for.
         evictions: how often slots were taken from a memory.
-        arrivals: copies to these slots that run beside the model; `departure`: the last one from them.
+        arrivals: copies to these hot slots that run beside the model.
+        departure: the last copy beside the model from or to these packed slots; copies end as they began. Others of
+            that kind may follow at once, but the host has to `finish` before it reads or writes what a slot holds.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class SlotPool:
             self.arrivals.remove(flight)
 
     def finish(self) -> None:
-        """Wait until nothing is copied from these slots any more: copies end in the order of their beginning."""
+        """Wait until nothing is copied from or to these packed slots any more."""
         if self.departure is not None:
             self.departure.finish()
             self.departure = None
@@ -115,7 +117,6 @@ class SlotPool:
     def claim(self, table: PageTable, groups: Tensor, scores: Tensor | None = None) -> Tensor:
         """Slots for groups [n] that have none; what they hold is left from before."""
         self._collect()
-        self.finish()
         count = len(groups)
         if count > len(self._free):
             self._make_room(count - len(self._free))
