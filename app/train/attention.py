@@ -188,3 +188,9 @@ def uninstall(model) -> None:
     model.set_attn_implementation(name)
     for layer in decoder.layers:
         del layer.self_attn.training_attention
+
+
+def installed_probe(model) -> RegionProbe | None:
+    """The probe of a model's attention in training, if it has one."""
+    attention = getattr(model.get_decoder().layers[0].self_attn, "training_attention", None)
+    return attention and attention.probe

@@ -26,6 +26,9 @@ class Oracle(torch.nn.Module):
         super().__init__()
         self.maker, self.texts = maker, texts
 
+    def get_decoder(self):
+        return SimpleNamespace(layers=[SimpleNamespace(self_attn=None)])
+
     def forward(self, input_ids, use_cache=False, logits_to_keep=0):
         ids = input_ids[0].tolist()
         whole = next((text for text in self.texts if text[: len(ids)] == ids), ids)
@@ -77,6 +80,16 @@ def test_the_best_checkpoint_is_kept(held_back, maker, tokenizer, tmp_path, monk
     again = Probes(held_back, held_back.passages, 64, 2, tmp_path / "best")
     assert again.best == 1.0  # a run that goes on does not replace it by something worse
     assert len(seen) == 3 and torch.equal(kept.lm_head.weight, seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_probes_leave_the_region_loss_alone(held_back, maker, tokenizer, tmp_path):
+    """A probe between steps looks at texts of another shape than the rows that the loss was taken from."""
+    stages = (Stage(256, 2, 3, region_loss=0.3),)
+    config = PretrainConfig(**TINY, shares=SHARES, stages=stages)
+    plain = pretrain(config, maker, tokenizer, tmp_path / "plain")
+    probes = Probes(held_back, held_back.passages, 64, 1, tmp_path / "best")
+    probed = pretrain(config, maker, tokenizer, tmp_path / "probed", [probes])
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), probed.parameters(), strict=True))
 
 
 def test_questions_come_from_what_is_held_back(held_back, maker):
