@@ -4,8 +4,10 @@ There it is pinned, and the device reads it where it lies: the same numbers, so 
 """
 
 from collections.abc import Mapping
+from math import prod
 from weakref import WeakKeyDictionary
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -49,8 +51,10 @@ class Share:
 
 
 def zeros(*size: int, dtype: torch.dtype, device: torch.device, host: bool = False) -> Tensor:
-    """Zeros that `device` computes with; `host`: in the host's memory."""
-    if not host or device.type != "cuda" or 0 in size:
+    """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, only what is touched takes memory."""
+    if device.type == "cpu" and 0 not in size:  # torch writes its zeros, numpy leaves them to the system
+        return torch.from_numpy(numpy.zeros(prod(size) * dtype.itemsize, numpy.uint8)).view(dtype).view(*size)
+    if device.type != "cuda" or not host or 0 in size:
         return torch.zeros(*size, dtype=dtype, device=device)
     pinned = torch.zeros(*size, dtype=dtype, pin_memory=True)
     seen = torch.as_tensor(_Mapped(pinned), device=device)

@@ -1,7 +1,10 @@
 """The index counts in the device's budget: what lies where, and that choices do not depend on it."""
 
 import gc
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from app.runtime.placement import Share, zeros
 from app.runtime.tiers import Tiers
 from tests import tiny
 
+ROOT = Path(__file__).resolve().parents[2]
 PARTS = {"levels": 10, "coarse": 20, "fine": 40, "books": 5}
 
 
@@ -102,6 +106,23 @@ def test_a_memory_that_grows_moves_and_keeps_what_it_holds():
     grown, expected = engine.read(ids, resume=memory), tiny.engine().read(ids)
     assert "fine" in grown.index.on_host
     assert grown.export_group(3) == expected.export_group(3) and grown.export_mass() == expected.export_mass()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the platform does not tell")
+def test_room_on_a_cpu_takes_no_memory_until_it_is_used():
+    script = (
+        "import torch\n"
+        "from app.process import forget_peak, peak_bytes\n"
+        "from app.runtime.placement import zeros\n"
+        "forget_peak()\n"
+        "before = peak_bytes()\n"
+        "room = zeros(2, 1000, 1 << 16, dtype=torch.bfloat16, device=torch.device('cpu'))\n"
+        "room[:, :10] = 1\n"
+        "print(peak_bytes() - before, float(room[1, 5:15].float().sum()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    grown, total = done.stdout.split()
+    assert int(grown) < 16 << 20 and float(total) == 5 * (1 << 16)  # of 250 MB
 
 
 @pytest.mark.gpu
