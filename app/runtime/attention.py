@@ -66,6 +66,8 @@ def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale
     Returns:
         [Hq, T, D].
     """
+    if cache.held is not None:
+        return cache.held.attend(layer, q, scale)
     end = cache.tail.filled[layer]
     start = end - q.shape[1]
     if q.shape[1] == 1:
@@ -224,6 +226,7 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     rope = spec.rope(longest, q)
     decoded = decode_attention(q[0, :, :, 0], located(cache, layer, regions[0]), places, rope, scale=scale)
     release(cache, layer)
+    cache.chosen[layer] = regions[0], places
     cache.observe(layer, regions, decoded.mass[None], heads, 1)
     return decoded.out.view(kv_heads * heads, 1, -1)
 

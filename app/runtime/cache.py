@@ -6,6 +6,7 @@ instead of tensors (docs/algorithm.md, the three seams).
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from app.runtime.evidence import AnswerEvidence
 from app.runtime.memory import RegionMemory
 from app.runtime.shape import MemoryShape
+
+if TYPE_CHECKING:
+    from app.kernels.decode import Places
+    from app.runtime.held import Held
 
 SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
 
@@ -31,6 +36,9 @@ class RegionLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
         """Append raw keys and values [1, Hkv, T, D]; returns the handle twice."""
+        if self.cache.held is not None:
+            self.cache.held.append(self.number, key_states[0], value_states[0])
+            return self, self
         if self.number == 0:  # while all layers still hold the same tokens
             self.cache.tail.make_room(key_states.shape[2])
         if key_states.shape[0] != 1:
@@ -67,6 +75,8 @@ class RegionCache(Cache):
         tail: memory of everything after them.
         allowed: [regions of the memories] bool, False for those muted or left out; None when all may be seen.
         evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
+        held: the steps that run now keep their selection; None when they choose.
+        chosen: regions [Hkv, K] of the last single query of each layer, and what was valid of them where.
     """
 
     def __init__(
@@ -80,6 +90,8 @@ class RegionCache(Cache):
         self._table: tuple[int, Tensor, Tensor] | None = None
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
+        self.held: Held | None = None
+        self.chosen: dict[int, tuple[Tensor, Places]] = {}
         region = shape.attention.region_tokens
         starts, lengths = [], []
         self.base_tokens = self.base_regions = 0  # held by the memories
@@ -190,7 +202,7 @@ class RegionCache(Cache):
             self._table = tail_tokens, starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
         return self._table[1], self._table[2]
 
-    def _far_regions(self, layer: int) -> int:
+    def far_regions(self, layer: int) -> int:
         """How many regions of the memories lie before the local window, which is looked at for being near.
 
         A text that is hardly longer than the window counts whole.
@@ -202,7 +214,7 @@ class RegionCache(Cache):
 
     def _witness(self, evidence: AnswerEvidence, layer: int, regions: Tensor, mass: Tensor) -> None:
         """Tell which regions of the texts received mass: where tokens were dropped, those that the slots came from."""
-        far = regions < self._far_regions(layer)
+        far = regions < self.far_regions(layer)
         if not any(memory.dropped for memory in self.memories):
             evidence.add(regions[far], mass[far])
             return

@@ -19,6 +19,7 @@ from app.runtime import policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
+from app.runtime.held import Held
 from app.runtime.memory import RegionMemory
 from app.runtime.groups import PagesLost
 from app.runtime.policies import Policy
@@ -45,6 +46,7 @@ class Engine(ChatText):
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
         tokens_per_s: how fast it read last; 0 until it has.
+        reselect_every: tokens of an answer that share one selection; 1 chooses for each.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Engine(ChatText):
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.tokens_per_s = 0.0
+        self.reselect_every = 1
         self.lock = threading.Lock()
 
     def _check_room(self) -> None:
@@ -321,17 +324,38 @@ class Engine(ChatText):
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return
-            evidence = cache.watch()
-            last = self._forward(cache, [token_ids[-1]])[-1]
-            for _ in range(config.max_new_tokens):
-                token = int(sampler(self._logits(last)))
-                stop = token in self.stop_ids
-                if not stop:
-                    evidence.take()
-                    yield token
-                last = self._forward(cache, [token])[-1]
-                if stop or (cancelled and cancelled()):
-                    return
+            evidence, held = cache.watch(), self._held(cache)
+            try:
+                last = self._step(cache, token_ids[-1], held)
+                for _ in range(config.max_new_tokens):
+                    token = int(sampler(self._logits(last)))
+                    stop = token in self.stop_ids
+                    if not stop:
+                        evidence.take()
+                        yield token
+                    last = self._step(cache, token, held)
+                    if stop or (cancelled and cancelled()):
+                        return
+            finally:
+                held.release()
+
+    def _held(self, cache: RegionCache) -> Held:
+        """Steps that keep a selection, of one answer."""
+
+        def forward(token: Tensor) -> Tensor:
+            return self.model.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
+
+        return Held(self.spec, cache, self.reselect_every, forward)
+
+    @torch.no_grad()
+    def _step(self, cache: RegionCache, token: int, held: Held) -> Tensor:
+        """Run one token of an answer, with the selection that is held or with a new one; returns its hidden state."""
+        if held.goes_on:
+            return held.step(token)
+        held.release()
+        last = self._forward(cache, [token])[-1]
+        held.hold()
+        return last
 
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None

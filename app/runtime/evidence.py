@@ -44,16 +44,22 @@ class AnswerEvidence:
             regions: [N] of the memories; one may stand there several times.
             mass: [N, L] per token.
         """
+        self.weigh(regions, mass)
+        self.touch(regions)
+
+    def weigh(self, regions: Tensor, mass: Tensor) -> None:
+        """The tensor work of `add`; `touch` has to follow."""
         sinks = mass[:, : self._sinks].sum(-1) * self._begins[regions]
-        self._count(regions, mass.sum(-1).float() - sinks)
+        self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
+
+    def touch(self, regions: Tensor) -> None:
+        """Say which regions the query has been counted for."""
+        self._touched.append(regions)
 
     def add_tokens(self, regions: Tensor, places: Tensor, mass: Tensor) -> None:
         """The same for single tokens, which may come from anywhere: [N] regions, places in their texts, and mass."""
-        self._count(regions, mass.float() * (places >= self._sinks))
-
-    def _count(self, regions: Tensor, mass: Tensor) -> None:
-        self._step.index_add_(0, regions, mass)
-        self._touched.append(regions)
+        self._step.index_add_(0, regions, mass.float() * (places >= self._sinks))
+        self.touch(regions)
 
     def forget(self) -> None:
         """What was counted since the last token is counted again."""

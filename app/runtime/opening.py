@@ -76,7 +76,7 @@ def load_engine(
     vocabulary = fingerprint(tokenizer_files(folder), known)
     say("loading its weights")
     model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
-    return Engine(
+    engine = Engine(
         model,
         tokenizer,
         recipe,
@@ -87,6 +87,8 @@ def load_engine(
         codec=settings.kv_codec,
         tiers=_tiers(settings, device),
     )
+    engine.reselect_every = settings.reselect_every
+    return engine
 
 
 def _tiers(settings: Settings, device: torch.device) -> Tiers:

@@ -236,17 +236,10 @@ def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
     When they have been used, `release` lets what the next layer took last come ahead.
     """
     stores, length = cache.stores(), cache.shape.attention.region_tokens
-    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
-    if len(stores) == 1:
-        cache.tail.pages.bring(layer, regions.flatten())
-        keys, values = cache.tail.pages.find(layer, heads, regions)
-    else:
-        parts = [((regions >= offset) & (regions < end)).nonzero(as_tuple=True) for offset, end, _ in stores]
-        for here, (offset, _, memory) in zip(parts, stores, strict=True):
-            memory.pages.bring(layer, regions[here] - offset)
-        keys, values = torch.empty_like(regions), torch.empty_like(regions)
-        for here, (offset, _, memory) in zip(parts, stores, strict=True):
-            keys[here], values[here] = memory.pages.find(layer, heads[here], regions[here] - offset)
+    for offset, end, memory in stores:
+        here = regions if len(stores) == 1 else regions[(regions >= offset) & (regions < end)]
+        memory.pages.bring(layer, here.flatten() - offset)
+    keys, values = found(cache, layer, regions)
     store = cache.tail.pages.store(layer)  # one for all memories
     if (keys < 0).any():
         store = torch.stack(gather(cache, layer, regions.view(-1, *regions.shape[-2:])))  # [2, G, Hkv, K * L, D]
@@ -254,6 +247,19 @@ def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
         keys = torch.arange(regions.numel(), device=regions.device).view_as(regions) * size
         values = keys + regions.numel() * size
     return Pages(store, keys, values, length)
+
+
+def found(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Where keys and values of regions [..., Hkv, K] begin in the layer's store; keys < 0 are not hot."""
+    stores = cache.stores()
+    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
+    if len(stores) == 1:
+        return cache.tail.pages.find(layer, heads, regions)
+    keys, values = torch.empty_like(regions), torch.empty_like(regions)
+    for offset, end, memory in stores:
+        here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
+        keys[here], values[here] = memory.pages.find(layer, heads[here], regions[here] - offset)
+    return keys, values
 
 
 def release(cache: RegionCache, layer: int) -> None:

@@ -16,7 +16,8 @@ def test_its_tiny_twin_runs_whole(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     assert reading_gpu.main(["--tiny", "--output", str(output)]) == 0
     values = json.loads(output.read_text(encoding="utf-8"))
-    assert [row["tokens"] for row in values["decode"]] == [300, 1500]
+    rows = [(row["tokens"], row["reselect_every"]) for row in values["decode"]]
+    assert rows == [(300, 1), (300, 8), (1500, 1), (1500, 8)]
     assert values["reading"]["tokens"] == values["reading"]["wanted"] == 1500
     assert all(row["ms"] > 0 and row["floor_ms"] > 0 for row in values["decode"])
     assert values["settings"]["codec"] == "int8" and values["settings"]["tiny"]
@@ -61,7 +62,7 @@ def test_targets(name: str, seconds: float, met: bool, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
     reading = {"tokens": 8, "wanted": 8, "seconds": seconds, "slowest_stretch": 1.05 if met else 1.2}
-    rows = [{"tokens": 8, "share": 0.8 if met else 0.6}]
+    rows = [{"tokens": 8, "share": share, "reselect_every": n} for share, n in ((0.7, 1), (0.8 if met else 0.6, 8))]
     found = reading_gpu.targets({"reading": reading, "decode": rows, "extra_gib": 7.9 if met else 8.1})
     assert [target["met"] for target in found] == [met] * 4
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100-SXM4-80GB")
