@@ -10,6 +10,7 @@ from torch import Tensor
 from app.kernels.regions import region_scores, region_scores_reference, sub_means, sub_means_reference
 from app.kernels.rope import rope_table
 from app.kernels.selected import BlockLists, lists_of_texts, selected_attention, selected_reference
+from app.kernels.sf_attn import PATTERNS, boundaries, sf_attention
 from benchmarks.cases import Case, Operation, Outputs, Shape, Way, randn
 
 REGION, GROUP = 64, 128
@@ -157,9 +158,64 @@ def _means(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
     )
 
 
+def _flex_groups(shape: Shape, tokens: int, device: str) -> Callable[[list[Tensor]], Tensor]:
+    """FlexAttention with the masks of SF-Attn: one for the heads that are moved, one for the others."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    pattern, heads = PATTERNS["sf"], shape.heads
+    moved, share = pattern.shifted_heads(heads), shape.heads // shape.kv_heads
+
+    def mask(shifted: bool):
+        inner = torch.tensor(boundaries(pattern, tokens, shifted=shifted)[1:-1], device=device)
+        group = torch.bucketize(torch.arange(tokens, device=device), inner, right=True)
+        sinks = pattern.sinks_for(tokens)
+
+        def seen(b, h, q, k):
+            return ((group[q] == group[k]) | (k < sinks)) & (k <= q)
+
+        return create_block_mask(seen, None, None, tokens, tokens, device=device, _compile=device == "cuda")
+
+    masks, run = [mask(shifted) for shifted in (False, True)], _compiled_flex()
+    spans = (slice(0, heads - moved), slice(heads - moved, heads))
+
+    def attend(x: list[Tensor]) -> Tensor:
+        parts = []
+        for block_mask, span in zip(masks, spans, strict=True):
+            at = slice(span.start // share, span.stop // share)
+            parts.append(
+                run(x[0][:, span], x[1][:, at], x[2][:, at], block_mask=block_mask, scale=shape.scale, enable_gqa=True)
+            )
+        return torch.cat(parts, dim=1)
+
+    return attend
+
+
+def _sf(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
+    """SF-Attn, forward and backward: no kernel of ours, so this tells which way to take."""
+    inputs, dense = _dense(shape, tokens, dtype, device)
+    group = PATTERNS["sf"].group_for(tokens)
+    flops = 7.0 * shape.heads * shape.dim * tokens * group
+    attend = partial(_sf_attention, shape.scale)
+    flex = _flex_groups(shape, tokens, device)
+    return Case(
+        kernel=lambda: _with_gradients(attend, inputs),
+        exact=lambda: _with_gradients(attend, [x.double() for x in inputs]),
+        flops=flops,
+        peers={
+            "FlexAttention": Way(partial(_with_gradients, flex, inputs), flops),
+            "dense SDPA": Way(partial(_with_gradients, dense, inputs), 7.0 * shape.heads * shape.dim * tokens**2),
+        },
+    )
+
+
+def _sf_attention(scale: float, x: list[Tensor]) -> Tensor:
+    return sf_attention(*x, scale=scale, pattern=PATTERNS["sf"])
+
+
 OPERATIONS = (
     Operation("selected prefill", _prefill),
     Operation("selected training", _training, tokens=(8192, 32768), check_tokens=4096),
+    Operation("SF-Attn training", _sf, tokens=(8192, 32768), check_tokens=2048, dtypes=()),
     Operation("region scores", _scores, tokens=(131072,)),
     Operation("key means", _means, "bytes", tokens=(131072,)),
 )

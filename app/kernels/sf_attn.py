@@ -7,13 +7,16 @@ Its text leaves details open; the family here has a name for each of our reading
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from app.errors import ConfigError
+from app.kernels.backend import flash_varlen
 
 WRAPS = ("split", "wrap")
 
@@ -151,7 +154,12 @@ def _texts(q: Tensor, k: Tensor, v: Tensor, scale: float, pattern: GroupPattern)
         if first < last:
             keys, values = (_heads_of(x, first, last, heads) for x in (k, v))
             starts = boundaries(pattern, tokens, shifted=shifted)
-            parts.append(_in_groups(q[:, first:last], keys, values, scale, pattern, starts, shifted))
+            flash = None if shifted and pattern.wrap == "wrap" else _flash(q, values)
+            if flash:
+                sinks = pattern.sinks_for(tokens)
+                parts.append(_by_lengths(flash, q[:, first:last], keys, values, scale, starts, sinks))
+            else:
+                parts.append(_in_groups(q[:, first:last], keys, values, scale, pattern, starts, shifted))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -180,6 +188,35 @@ def _in_groups(
     out = _causal(*rest, scale)[:, :, sinks:]  # [B * G, Hq, group, D]; the sinks' own rows are not wanted
     out = out.unflatten(0, (q.shape[0], -1)).transpose(1, 2).flatten(2, 3)
     return torch.cat([head, out[:, :, : tokens - first]], dim=2)
+
+
+def _flash(q: Tensor, v: Tensor) -> Callable[..., Tensor] | None:
+    """flash-attn's attention over texts of several lengths, where it is installed and takes such tensors."""
+    fits = q.device.type == "cuda" and q.dtype == v.dtype and q.dtype in (torch.float16, torch.bfloat16)
+    return flash_varlen() if fits and q.shape[-1] <= 256 else None
+
+
+def _by_lengths(
+    flash: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, scale: float, starts: list[int], sinks: int
+) -> Tensor:
+    """Each group as a text of its own, its keys behind those of the sinks, without padding: as `_in_groups`."""
+    batch, _, tokens, _ = q.shape
+    extra = sinks if len(starts) > 2 else 0
+    if extra:
+        places = torch.arange(tokens, device=q.device)
+        later = [torch.cat([places[:extra], places[a:b]]) for a, b in pairwise(starts[1:])]
+        places = torch.cat([places[: starts[1]], *later])
+        k, v = k[:, :, places], v[:, :, places]
+    ends = torch.tensor(starts, dtype=torch.int32, device=q.device)
+    key_ends = ends + extra * torch.arange(-1, len(starts) - 1, device=q.device).clamp(min=0)
+    row = torch.arange(batch, dtype=torch.int32, device=q.device)[:, None]
+    cumulated = [
+        torch.cat([(row * each[-1] + each[:-1]).flatten(), batch * each[-1:]]).int() for each in (ends, key_ends)
+    ]
+    longest = max(b - a for a, b in pairwise(starts))
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # [B * T, H, D]; a group's last query sees its last key
+    out = flash(*flat, *cumulated, longest, longest + extra, softmax_scale=scale, causal=True)
+    return out.unflatten(0, (batch, tokens)).transpose(1, 2)
 
 
 def _behind_sinks(x: Tensor, first: int, group: int, sinks: int) -> Tensor:

@@ -76,3 +76,33 @@ def test_without_a_gpu_it_says_what_to_do(capsys, monkeypatch):
 def test_shares_of_the_ceiling(share, met):
     row = {"operation": "decode all, raw", "shape": "x", "tokens": 1048576, "way": "ours", "share": share}
     assert [target["met"] for target in kernels._targets([row])] == [met]
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(4, 2), (4, 4)])
+@pytest.mark.parametrize("tokens", [512, 300])
+def test_flex_attention_is_given_the_masks_of_sf_attn(tokens, heads, kv_heads, monkeypatch):
+    """On a CPU it ignores its block lists and applies the masks; with one as with the other it must do the same."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    from benchmarks import cases_prefill
+
+    monkeypatch.setattr(cases_prefill, "_compiled_flex", lambda: flex_attention)
+    shape = cases.Shape("x", heads, kv_heads, 16)
+    given, _ = cases_prefill._dense(shape, tokens, torch.float32, "cpu")
+    found = cases_prefill._flex_groups(shape, tokens, "cpu")(given)
+    torch.testing.assert_close(found, cases_prefill._sf_attention(shape.scale, given), atol=1e-5, rtol=1e-5)
+
+
+def test_flex_attention_is_given_the_lists_of_selected_prefill(monkeypatch):
+    from torch.nn.attention.flex_attention import BlockMask
+
+    from benchmarks import cases_prefill
+
+    monkeypatch.setattr(cases_prefill, "_compiled_flex", lambda: lambda *x, block_mask, **_: block_mask)
+    shape = cases.Shape("x", 4, 2, 16, 256)
+    given, lists, _ = cases_prefill._inputs(shape, 1024, torch.float32, "cpu")
+    mask = cases_prefill._flex(shape, given, lists)(given)
+    assert isinstance(mask, BlockMask) and mask.shape == (1, 4, 768, 1024)
+    wanted = torch.zeros(1, 2, 6, 16, dtype=torch.int32)
+    wanted.scatter_(3, (lists.places // 64).transpose(1, 2).long(), 1)
+    assert torch.equal(mask.to_dense(), wanted.repeat_interleave(2, dim=1))

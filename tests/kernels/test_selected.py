@@ -120,3 +120,18 @@ def test_inputs_that_do_not_fit_are_refused():
         selected_attention(inputs.q.double(), *inputs.arguments[1:], scale=1.0)
     with pytest.raises(ValueError, match="groups"):
         selected_attention(inputs.q[:, :, 1:], *inputs.arguments[1:], scale=1.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("heads, dim", [(1, 128), (4, 128), (2, 64)])
+def test_kernels_at_the_size_they_are_made_for(heads, dim, dtype):
+    from app.kernels.selected_grad_triton import SelectedAttention
+
+    s = Sizes(kv_heads=4, heads=heads, dim=dim, length=64, listed=16, rows=128, groups=8, batch=2, held=64)
+    inputs = make(s, dtype, "cuda")
+    exact = attend(reference, inputs.to(torch.float64))
+    found = attend(SelectedAttention.apply, inputs.to(dtype))
+    for mine, theirs in zip(found, exact, strict=True):
+        assert relative(mine, theirs) <= (2e-3 if dtype == torch.float16 else 1.6e-2)  # 11 bits against 8

@@ -1,11 +1,13 @@
 """The masks of S2-Attn and SF-Attn: equal to a dense masked reference, and what each of them sees."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
 from app.errors import ConfigError
+from app.kernels import sf_attn
 from app.kernels.sf_attn import PATTERNS, GroupPattern, allowed, boundaries, sf_attention
 
 DIM = 8
@@ -212,3 +214,34 @@ def test_no_tensor_grows_with_the_square_of_the_text(name):
 def test_bad_patterns_are_refused_by_name_and_value(name, value):
     with pytest.raises(ConfigError, match=rf"{name} = {value!r}"):
         GroupPattern(**{name: value})
+
+
+def varlen(q, k, v, ends, key_ends, longest, longest_key, *, softmax_scale, causal):
+    """Stands for flash-attn: text by text; the last query of each sees its last key."""
+    assert causal and ends.dtype == key_ends.dtype == torch.int32
+    parts = []
+    for (a, b), (c, d) in zip(pairwise(ends.tolist()), pairwise(key_ends.tolist()), strict=True):
+        assert b - a <= longest and d - c <= longest_key
+        mask = torch.ones(b - a, d - c, dtype=torch.bool).tril(d - c - (b - a))
+        rows = (x[None].transpose(1, 2) for x in (q[a:b], k[c:d], v[c:d]))
+        part = torch.nn.functional.scaled_dot_product_attention(
+            *rows, attn_mask=mask, scale=softmax_scale, enable_gqa=True
+        )
+        parts.append(part[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("tokens", [1, 13, 63, 100])
+def test_flash_attn_is_told_the_same_groups(tokens, name, monkeypatch):
+    given = inputs(tokens, batch=2)
+    expected = sf_attention(*given, scale=0.3, pattern=ALL[name])
+    monkeypatch.setattr(sf_attn, "_flash", lambda q, v: varlen)
+    out = sf_attention(*given, scale=0.3, pattern=ALL[name])
+    torch.testing.assert_close(out, expected)
+    for a, b in zip(*(torch.autograd.grad(x.square().sum(), given) for x in (out, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_flash_attn_is_left_out_where_it_cannot_run():
+    assert sf_attn._flash(torch.zeros(1, 1, 4, 8, dtype=torch.float16), torch.zeros(1, 1, 4, 8)) is None

@@ -1,0 +1,26 @@
+"""The kernels compile for the GPUs that they are made for, and fit their shared memory. No GPU is needed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10}  # of one block, at most
+
+
+@pytest.mark.slow
+def test_all_kernels_compile_for_ampere_and_hopper(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.compiled"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    made = json.loads(answer.stdout.splitlines()[-1])
+    assert len(made) == 24
+    for name, size in made.items():
+        assert size <= SHARED_BYTES[name.split()[0]], name
