@@ -14,6 +14,7 @@ from app.kernels.sf_attn import PATTERNS, boundaries, sf_attention
 from benchmarks.cases import Case, Operation, Outputs, Shape, Way, randn
 
 REGION, GROUP = 64, 128
+FLEX_TOKENS = 32768  # it is compiled anew for each length
 
 
 def _inputs(
@@ -98,6 +99,7 @@ def _prefill(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case
     if device == "cuda":
         dense, attend = _dense(shape, tokens, dtype, device)
         peers["dense SDPA"] = Way(lambda: attend(dense), 2.0 * shape.heads * shape.dim * tokens**2)
+    if device == "cuda" and tokens == FLEX_TOKENS:
         flex = _flex(shape, inputs, lists)
         peers["FlexAttention, keys not rotated"] = Way(lambda: flex(inputs), _flops(shape, lists))
     return Case(
@@ -116,10 +118,9 @@ def _training(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Cas
     if device == "cuda":
         dense, attend = _dense(shape, tokens, dtype, device)
         peers["dense SDPA"] = Way(partial(_with_gradients, attend, dense), 7.0 * shape.heads * shape.dim * tokens**2)
-        flex = _flex(shape, inputs, lists)
-        peers["FlexAttention, keys not rotated"] = Way(
-            partial(_with_gradients, flex, inputs), 3.5 * _flops(shape, lists)
-        )
+    if device == "cuda" and tokens == FLEX_TOKENS:
+        flex, flops = _flex(shape, inputs, lists), 3.5 * _flops(shape, lists)
+        peers["FlexAttention, keys not rotated"] = Way(partial(_with_gradients, flex, inputs), flops)
     return Case(
         kernel=lambda: _with_gradients(lambda x: _walk(selected_attention, x, lists, table, shape.scale)[0], inputs),
         exact=lambda: _with_gradients(
@@ -196,15 +197,15 @@ def _sf(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
     group = PATTERNS["sf"].group_for(tokens)
     flops = 7.0 * shape.heads * shape.dim * tokens * group
     attend = partial(_sf_attention, shape.scale)
-    flex = _flex_groups(shape, tokens, device)
+    peers = {"dense SDPA": Way(partial(_with_gradients, dense, inputs), 7.0 * shape.heads * shape.dim * tokens**2)}
+    if tokens == FLEX_TOKENS:
+        flex = _flex_groups(shape, tokens, device)
+        peers["FlexAttention"] = Way(partial(_with_gradients, flex, inputs), flops)
     return Case(
         kernel=lambda: _with_gradients(attend, inputs),
         exact=lambda: _with_gradients(attend, [x.double() for x in inputs]),
         flops=flops,
-        peers={
-            "FlexAttention": Way(partial(_with_gradients, flex, inputs), flops),
-            "dense SDPA": Way(partial(_with_gradients, dense, inputs), 7.0 * shape.heads * shape.dim * tokens**2),
-        },
+        peers=peers,
     )
 
 

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 def _backward_queries(
     q_ptr, k_ptr, v_ptr, grad_ptr, dq_ptr, lse_ptr, delta_ptr, cos_ptr, sin_ptr,
     blocks_ptr, places_ptr, lengths_ptr, offsets_ptr, begins_ptr,
-    q_batch, q_head, q_row, grad_batch, grad_head, grad_row,
+    q_batch, q_head, q_row, grad_batch, grad_head, grad_row, dq_batch, dq_head, dq_row,
     scale, positions, groups, listed, rows,
     HEADS: tl.constexpr, L: tl.constexpr, HALF: tl.constexpr, TILES: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, EVEN: tl.constexpr,
     ROWS_EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the queries, laid out like them; programs as in `_forward`."""
+    """Gradients of the queries; programs as in `_forward`."""
     row_tiles = tl.cdiv(HEADS * rows, BLOCK_M)
     number, kv_head = tl.program_id(0) // row_tiles, tl.program_id(1)
     batch, group = (number // groups).to(tl.int64), number % groups
@@ -75,7 +75,7 @@ def _backward_queries(
         slope = slope.to(k1.dtype)
         d1 = tl.dot(slope, k1, d1, input_precision="ieee")
         d2 = tl.dot(slope, k2, d2, input_precision="ieee")
-    spots = dq_ptr + at[:, None] + cols[None, :]
+    spots = dq_ptr + (batch * dq_batch + head * dq_head + token * dq_row)[:, None] + cols[None, :]
     unit = scale * LN_2
     tl.store(spots, (d1 * unit).to(q1.dtype), mask=half_ok)
     tl.store(spots + HALF, (d2 * unit).to(q1.dtype), mask=half_ok)
@@ -174,7 +174,9 @@ class SelectedAttention(torch.autograd.Function):
         listed = tables(lists)
         with torch.cuda.device_of(q):
             grid, sizes = launch("queries", q, k, lists, cos)
-            _backward_queries[grid](q, k, v, grad, dq, lse, delta, cos, sin, *listed, *strides, scale, **sizes)
+            _backward_queries[grid](
+                q, k, v, grad, dq, lse, delta, cos, sin, *listed, *strides, *dq.stride()[:3], scale, **sizes
+            )
             _, sizes = launch("keys", q, k, lists, cos)
             _backward_keys[(len(k) * sizes["TILES"],)](
                 q, k, v, grad, dk, dv, lse, delta, cos, sin, *_inverted(lists.blocks, len(k)), *listed[1:], *strides,

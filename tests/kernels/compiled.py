@@ -38,7 +38,7 @@ def kinds(names: list[str], constants: Mapping[str, Any], dtype: str) -> dict[st
 def shared(kernel: Any, constants: Mapping[str, Any], dtype: str, capability: int, warps: int, **types: str) -> int:
     """Compile down to machine code; the shared memory that it takes."""
     names = kernel.arg_names
-    aligned = [name for name in names if name.endswith("_ptr") or name.startswith(("q_", "out_", "grad_"))]
+    aligned = [name for name in names if name.endswith("_ptr") or name.startswith(("q_", "out_", "grad_", "dq_"))]
     source = ASTSource(
         kernel,
         {**kinds(names, constants, dtype), **types},
