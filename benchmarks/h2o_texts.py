@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 QUOTES, QUOTED_WORDS = 6, 12
-AGAIN = 0.5  # how often a passage of the dictionary comes instead of a line of the book
+AGAIN = 0.5  # how often a passage of the dictionary comes instead of a piece of the book
+PIECE_WORDS = 16  # of the book: some books have a paragraph to a line
 
 
 def document(
@@ -38,7 +39,8 @@ def recurring(
     words = [line.split() for line in [*lines[start:], *lines[:start]]]
     long = [" ".join(line[:QUOTED_WORDS]) for line in words if len(line) >= QUOTED_WORDS]
     passages = [pair.sentences[0] for pair in pairs] + rng.sample(long, min(QUOTES, len(long)))
-    filler = texts.around(lines, rng)
+    pieces = (line.split() for line in texts.around(lines, rng))
+    filler = (" ".join(line[i : i + PIECE_WORDS]) for line in pieces for i in range(0, len(line), PIECE_WORDS))
     ids, known, first = [engine.bos_id], [False], dict[str, int]()
     while len(ids) < tokens:
         passage = rng.choice(passages) if rng.random() < AGAIN else None

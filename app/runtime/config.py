@@ -46,7 +46,7 @@ class AttentionConfig(SelectionOptions):
     candidates: int = 128
     coarse_sub: int = 16
     tree: str = "similar"
-    tree_from_tokens: int = 65536
+    tree_from_tokens: int = 16384
     decode_tree_from_tokens: int = 262144
     tree_beam: int = 64
 
