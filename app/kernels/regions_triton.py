@@ -15,7 +15,7 @@ ROWS = 32  # means at once
 
 @triton.jit
 def _scores(
-    q_ptr, k_ptr, out_ptr, queries, regions, means, dim,
+    q_ptr, k_ptr, out_ptr, k_heads, queries, regions, means, dim,
     BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -30,7 +30,7 @@ def _scores(
     best = tl.full([BLOCK_Q, BLOCK_R], float("-inf"), tl.float32)
     for first in range(0, means, BLOCK_F):
         there = (region < regions) & (first + mean < means)
-        k_at = ((head * regions + region) * means + first + mean) * dim
+        k_at = ((head % k_heads * regions + region) * means + first + mean) * dim
         products = tl.zeros([BLOCK_Q, BLOCK_R * BLOCK_F], tl.float32)
         for d in range(0, dim, BLOCK_D):
             ok = (d + cols < dim)[None, :]
@@ -69,12 +69,14 @@ def scores(queries: Tensor, fine: Tensor) -> Tensor:
     out = torch.empty(*heads, count, regions, dtype=torch.float32, device=queries.device)
     if out.numel() == 0:
         return out
+    if tuple(heads[len(heads) - fine.dim() + 3 :]) != fine.shape[:-3]:  # else the same for each of the other axes
+        fine = fine.expand(*heads, *fine.shape[-3:])
     block_f = min(COLUMNS, triton.next_power_of_2(means))
     block_r = COLUMNS // block_f
     grid = triton.cdiv(count, BLOCK_Q) * triton.cdiv(regions, block_r), out.numel() // (count * regions)
     with torch.cuda.device_of(queries):
         _scores[grid](
-            queries.contiguous(), fine.contiguous(), out, count, regions, means, dim,
+            queries.contiguous(), fine.contiguous(), out, fine.shape[:-3].numel(), count, regions, means, dim,
             BLOCK_Q, block_r, block_f, BLOCK_D, "tf32x3" if queries.dtype == torch.float32 else "ieee",
             num_warps=8, num_stages=2,
         )  # fmt: skip

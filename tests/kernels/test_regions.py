@@ -151,3 +151,17 @@ def test_what_needs_gradients_runs_the_references(kernels):
     wanted = region_scores_reference(sub_means_reference(x, 4), sub_means_reference(y, 4).unflatten(1, (1, 3)))
     for mine, theirs in zip(*(torch.autograd.grad(z.sum(), (x, y)) for z in (score, wanted)), strict=True):
         assert torch.equal(mine, theirs) and mine.abs().sum() > 0
+
+
+def test_scores_kernel_of_groups_over_the_same_keys(kernels):
+    """Several groups of queries, one set of key means: the kernel read beyond the means of the first group."""
+    generator = torch.Generator().manual_seed(4)
+    q, fine = torch.randn(3, 2, 5, 8, generator=generator), torch.randn(2, 6, 4, 8, generator=generator)
+    expected = region_scores_reference(q.double(), fine.double())
+    torch.testing.assert_close(
+        region_scores(q.to(kernels), fine.to(kernels)).cpu().double(), expected.double(), atol=1e-5, rtol=1e-5
+    )
+    one = fine[:1].expand(2, -1, -1, -1)  # the same for all heads, which is not the same for the other axes
+    expected = region_scores_reference(q.double(), one.double())
+    found = region_scores(q.to(kernels), fine[:1].to(kernels))
+    torch.testing.assert_close(found.cpu().double(), expected.double(), atol=1e-5, rtol=1e-5)
