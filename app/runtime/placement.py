@@ -53,13 +53,19 @@ class Share:
 def zeros(*size: int, dtype: torch.dtype, device: torch.device, host: bool = False) -> Tensor:
     """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, only what is touched takes memory."""
     if device.type == "cpu" and 0 not in size:  # torch writes its zeros, numpy leaves them to the system
-        return torch.from_numpy(numpy.zeros(prod(size) * dtype.itemsize, numpy.uint8)).view(dtype).view(*size)
+        return _shaped(torch.from_numpy(numpy.zeros(prod(size) * dtype.itemsize, numpy.uint8)), size, dtype)
     if device.type != "cuda" or not host or 0 in size:
         return torch.zeros(*size, dtype=dtype, device=device)
     pinned = torch.zeros(*size, dtype=dtype, pin_memory=True)
     seen = torch.as_tensor(_Mapped(pinned), device=device)
     assert seen.data_ptr() == pinned.data_ptr(), "pinned memory has one address for host and device"
-    return seen.view(dtype).view(*size)
+    return _shaped(seen, size, dtype)
+
+
+def _shaped(data: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The same bytes, and no view of them: a view that was made without gradients may not be written to with them."""
+    strides = [prod(size[i + 1 :]) for i in range(len(size))]
+    return torch.empty(0, dtype=dtype, device=data.device).set_(data.untyped_storage(), 0, size, strides)
 
 
 class _Mapped:
