@@ -39,24 +39,25 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{wrong}: nothing is measured", file=sys.stderr)
         return 1
     engine = harness.engine(args)
-    memories = _memories(engine, harness.prose(args, args.file), args)
+    read = engine.read(text_of(engine, harness.prose(args, args.file), args.read))
+    memories = {tokens: filled(engine, read, tokens, seed=args.seed) for tokens in args.lengths}
     firsts = {tokens: _first_step(engine, memory) for tokens, memory in memories.items()}
-    steps: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in memories}
+    times: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in memories}
     for _ in range(args.rounds):
         for tokens, memory in memories.items():
-            steps[tokens] += _steps(engine, memory)
-    shortest = _milliseconds(steps[args.lengths[0]], 0)
+            times[tokens] += steps(engine, memory)
+    shortest = milliseconds(times[args.lengths[0]], 0)
     rows = [
         {
             "tokens": tokens,
-            "processor_ms": _milliseconds(taken, 0),
-            "wall_ms": _milliseconds(taken, 1),
-            "tokens_per_processor_s": round(1000 / _milliseconds(taken, 0), 1),
-            "of_shortest": round(shortest / _milliseconds(taken, 0), 3),
+            "processor_ms": milliseconds(taken, 0),
+            "wall_ms": milliseconds(taken, 1),
+            "tokens_per_processor_s": round(1000 / milliseconds(taken, 0), 1),
+            "of_shortest": round(shortest / milliseconds(taken, 0), 3),
             "first_step_ms": round(1000 * firsts[tokens], 1),
             "index_bytes_per_token": round(memories[tokens].index.size_bytes / memories[tokens].capacity, 1),
         }
-        for tokens, taken in steps.items()
+        for tokens, taken in times.items()
     ]
     print(report.table(list(rows[0]), [list(row.values()) for row in rows]))
     result = {
@@ -73,39 +74,47 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _memories(engine, filler: Path, args: argparse.Namespace) -> dict[int, Any]:
-    """A memory of each length."""
+def text_of(engine, filler: Path, tokens: int) -> list[int]:
+    """The first tokens of a file, which begins again at its end."""
+    text = texts.encode(engine, "\n".join(texts.lines_of(filler)) + "\n")
+    return (text * (1 + tokens // len(text)))[:tokens]
+
+
+def filled(engine, read, tokens: int, *, room: int = 0, seed: int = 0) -> Any:
+    """A memory of an engine with so many tokens: those of `read`, then again with a little noise.
+
+    Args:
+        read: a memory that keeps every token, of the same model.
+        room: tokens that it shall have room for besides.
+    """
     import torch
 
     from app.runtime.memory import RegionMemory
 
-    text = texts.encode(engine, "\n".join(texts.lines_of(filler)) + "\n")
-    text = (text * (1 + args.read // len(text)))[: args.read]
-    read, generator, found = engine.read(text), torch.Generator().manual_seed(args.seed), {}
-    for tokens in args.lengths:
-        memory = RegionMemory(engine.shape, tokens)
-        for start in range(0, tokens, min(PIECE_TOKENS, args.read)):
-            place = start % args.read
-            end = place + min(PIECE_TOKENS, args.read - place, tokens - start)
-            for layer in range(engine.shape.layers):
-                keys, values = read.pages.rows(layer, place, end)
-                if start >= args.read:
-                    keys = keys + NOISE * torch.randn(keys.shape, generator=generator).to(keys)
-                memory.append(layer, keys, values)
-        memory.token_ids = (text * (1 + tokens // args.read))[:tokens]
-        found[tokens] = memory.freeze()
-        print(f"{tokens:,} tokens are there", file=sys.stderr, flush=True)
-    return found
+    generator, memory = torch.Generator().manual_seed(seed), RegionMemory(engine.shape, tokens + room)
+    rule = engine.shape.compaction
+    piece = min(rule.stretch_tokens if rule else PIECE_TOKENS, read.tokens)
+    for start in range(0, tokens, piece):
+        place = start % read.tokens
+        end = place + min(piece, read.tokens - place, tokens - start)
+        memory.make_room(end - place)
+        for layer in range(engine.shape.layers):
+            keys, values = read.pages.rows(layer, place, end)
+            if start >= read.tokens:
+                keys = keys + NOISE * torch.randn(keys.shape, generator=generator).to(keys)
+            memory.append(layer, keys, values)
+        memory.token_ids += read.token_ids[place:end]
+    return memory.freeze()
 
 
 def _first_step(engine, memory) -> float:
     """Processor seconds of the first question's first token, when what a single query reads is made."""
     started = time.process_time()
-    _steps(engine, memory, count=1)
+    steps(engine, memory, count=1)
     return time.process_time() - started
 
 
-def _steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
+def steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
     """(processor, wall) seconds of each token after the first ones."""
     from app.runtime.config import GenerationConfig
 
@@ -126,7 +135,7 @@ def _steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
     return taken
 
 
-def _milliseconds(taken: list[tuple[float, float]], which: int) -> float:
+def milliseconds(taken: list[tuple[float, float]], which: int) -> float:
     """The median: a token that another process disturbed does not count more than one that none did."""
     return round(1000 * statistics.median(pair[which] for pair in taken), 2)
 

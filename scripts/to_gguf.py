@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import urllib.request
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def convert(folder: Path, out: Path, dtype: str = "float32") -> None:
+def convert(folder: Path, out: Path, dtype: str = "float32", context: int | None = None) -> None:
     """Write the GGUF file, whole or not at all.
 
     Args:
         dtype: of matrices; norms are float32 in any case.
+        context: length to state, beyond which llama.cpp's server reads nothing; None means what config.json states.
 
     Raises:
         ModelError: architecture, positions or tokenizer are not ours.
@@ -86,7 +88,7 @@ def convert(folder: Path, out: Path, dtype: str = "float32") -> None:
     new = out.with_name(f".{out.name}.new")
     writer = gguf.GGUFWriter(new, "llama")
     try:
-        _write_facts(writer, config, dtype)
+        _write_facts(writer, config | ({"max_position_embeddings": context} if context else {}), dtype)
         _write_tokenizer(writer, folder, config["vocab_size"])
         _write_weights(writer, folder, config, dtype)
         writer.write_header_to_file()
@@ -234,26 +236,36 @@ def prompts() -> list[str]:
 
 
 class LlamaCpp:
-    """llama.cpp on a GGUF file, everything in float32, one thread."""
+    """llama.cpp on a GGUF file: everything in float32 and one thread, where nothing else is asked for.
 
-    def __init__(self, path: Path, tokens: int = 1024) -> None:
+    Args:
+        tokens: room for keys and values.
+        options: fields of CommonParams.
+    """
+
+    def __init__(self, path: Path, tokens: int = 1024, threads: int = 1, **options: Any) -> None:
         import xllamacpp
 
-        params = xllamacpp.CommonParams()
+        params, exact = xllamacpp.CommonParams(), xllamacpp.ggml_type.GGML_TYPE_F32
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.warmup, params.verbosity = tokens, 1, False, -1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        params.cache_type_k = params.cache_type_v = exact
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        for name, value in options.items():
+            setattr(params, name, value)
         self._server = xllamacpp.Server(params)
 
-    def _ask(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
+    def _open(self, path: str, values: dict[str, Any]) -> Any:
         request = urllib.request.Request(
             f"{self._server.listening_address}/{path}",
             json.dumps(values).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=300) as answer:
+        return urllib.request.urlopen(request, timeout=3600)
+
+    def _ask(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
+        with self._open(path, values) as answer:
             return json.load(answer)
 
     def encode(self, text: str) -> list[int]:
@@ -264,6 +276,14 @@ class LlamaCpp:
         """The ids that follow greedily, the end marker too."""
         values = {"prompt": ids, "n_predict": count, "temperature": 0, "cache_prompt": False, "return_tokens": True}
         return self._ask("completion", values)["tokens"]
+
+    def stream(self, ids: list[int], count: int) -> Iterator[int]:
+        """The same one by one, past end markers; what the ids share with those before is not run again."""
+        values = {"prompt": ids, "n_predict": count, "temperature": 0, "cache_prompt": True, "return_tokens": True}
+        with self._open("completion", {**values, "stream": True, "ignore_eos": True}) as answer:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    yield from json.loads(line[6:])["tokens"]
 
 
 def check(folder: Path, path: Path) -> int:
