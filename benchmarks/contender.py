@@ -54,7 +54,7 @@ class Ours:
     """Lectern's engine, under the shipped policy or another one."""
 
     def __init__(self, job: Job, policy: str = "keep-all") -> None:
-        from app.runtime.engine import load_engine
+        from app.runtime.opening import load_engine
         from app.settings import Settings, fill
 
         values = {"model": job.model, "threads": job.threads, "policy": policy, "device": "cpu"}

@@ -92,25 +92,38 @@ def decode_attention(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor
 
 def decode_reference(q: Tensor, pages: Pages, places: Places, rope: tuple[Tensor, Tensor], *, scale: float) -> Decoded:
     """The same in plain PyTorch, in the query's dtype; logits, softmax and mass in float32, or float64 for such q."""
-    (cos, sin), length = rope, pages.region_tokens
+    length = pages.region_tokens
     k, v = _gathered(pages, q.shape[-1], q.dtype)  # [Hkv, K, L, D]
     slots = torch.arange(length, device=q.device)
     valid = slots < places.lengths[..., None]  # [Hkv, K, L]
     short = (places.lengths < length).nonzero(as_tuple=True)  # few: what lies behind their ends may be anything
     v[short] = v[short].masked_fill(~valid[short][..., None], 0)
-    at = (places.starts[..., None] + slots).clamp(0, len(cos) - 1)
-    c, s, still = cos[at], sin[at], places.starts == UNTURNED
-    if still.any():
-        c[still], s[still] = 1, 0
-    k = rotate(k, c, s).flatten(1, 2)
-    asked = rotate(q, cos[places.query][:, None], sin[places.query][:, None])  # [Hkv, heads, D]
-    logits = asked @ k.transpose(-1, -2)  # [Hkv, heads, K * L]
+    logits = _products(q, k, places, rope).transpose(1, 2).flatten(2)  # [Hkv, heads, K * L]
     logits = logits.to(torch.promote_types(q.dtype, torch.float32)) * scale
     logits = logits.masked_fill(~valid.flatten(1)[:, None], float("-inf"))
     lse = logits.logsumexp(-1)
     weights = (logits - lse[..., None]).exp()
     out = weights.to(q.dtype) @ v.flatten(1, 2)
     return Decoded(out, lse, weights.sum(1).unflatten(-1, (-1, length)))
+
+
+def _products(q: Tensor, k: Tensor, places: Places, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotated queries times rotated keys, [Hkv, K, heads, L]. `k` [Hkv, K, L, D] is turned in place.
+
+    Only differences of positions count. So keys are turned by their place in the region, which takes a table that fits
+    the caches, and the query by the distance from each region's start.
+    """
+    (cos, sin), half, still = rope, q.shape[-1] // 2, places.starts == UNTURNED
+    slots = torch.arange(k.shape[2], device=q.device).clamp(max=len(cos) - 1)
+    c, s = cos[slots], torch.cat([-sin[slots, :half], sin[slots, half:]], dim=-1)
+    if still.any():
+        still = still[..., None, None]
+        c, s = torch.where(still, torch.ones_like(c), c), torch.where(still, torch.zeros_like(s), s)
+    swapped = k.roll(half, -1)
+    k.mul_(c).addcmul_(swapped, s)
+    distance = (places.query[:, None] - places.starts.clamp(min=0)).clamp(0, len(cos) - 1)
+    asked = rotate(q[:, None], cos[distance][:, :, None], sin[distance][:, :, None])  # [Hkv, K, heads, D]
+    return asked @ k.transpose(-1, -2)
 
 
 def _gathered(pages: Pages, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -151,12 +151,13 @@ def _sealed_below(counts: list[int], number: int) -> int:
 
 def _scored(nodes: Tensor, queries: Tensor, picked: Tensor | None, start: int, end: int) -> tuple[Tensor, Tensor]:
     """(numbers [Hkv, N], products [Hkv, Q, N]) of picked nodes and of all in [start, end)."""
-    numbers = torch.arange(start, end, device=nodes.device).expand(len(nodes), -1)
-    products = queries @ nodes[:, start:end].float().transpose(-1, -2)
-    if picked is None:
-        return numbers, products
-    more = queries @ _take(nodes, picked).float().transpose(-1, -2)
-    return torch.cat([picked, numbers], dim=-1), torch.cat([more, products], dim=-1)
+    rows, numbers = nodes[:, start:end], picked
+    if picked is None or start < end:
+        numbers = torch.arange(start, end, device=nodes.device).expand(len(nodes), -1)
+    if picked is not None:
+        rows = _take(nodes, picked) if start == end else torch.cat([_take(nodes, picked), rows], dim=1)
+        numbers = picked if start == end else torch.cat([picked, numbers], dim=-1)
+    return numbers, queries @ rows.float().transpose(-1, -2)
 
 
 def _take(rows: Tensor, numbers: Tensor) -> Tensor:

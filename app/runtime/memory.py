@@ -211,7 +211,7 @@ class RegionMemory:
         self.reserve(end)
         self.pages.append(layer, start, keys, values)
         first = self.index.first_changed(start)
-        self.index.update(layer, first, self.pages.rows(layer, first, end)[0])
+        self.index.update(layer, first, self.pages.newest_keys(layer, first, end))
         if self.origins:
             places = torch.arange(start + self.dropped, end + self.dropped, device=keys.device)
             self.origins[layer][:, start:end] = places.int()

@@ -21,6 +21,12 @@ class KVPages(GroupSlots):
         if start == end:
             return
         bundle, place = divmod(layer, self.shape.bundle_layers)
+        row = self._open_row(bundle, start, end)
+        if row is not None:  # a token of an answer: most calls, and the rest below costs as much as its attention
+            begin = start % size
+            row[place, 0, :, begin : begin + end - start] = keys
+            row[place, 1, :, begin : begin + end - start] = values
+            return
         groups = torch.arange(start // size, (end - 1) // size + 1)
         full = (groups + 1) * size <= end
         slots = self._writable(bundle, groups, start % size > 0)
@@ -39,6 +45,32 @@ class KVPages(GroupSlots):
                 data[whole, place, i] = parts.to(data.dtype)
         if full.any():
             self._seal(bundle, place, groups[full])
+
+    def _open_row(self, bundle: int, start: int, end: int) -> Tensor | None:
+        """The hot slot of the group that is begun and that [start, end) does not fill; None when it is not that simple.
+
+        Returns:
+            [layers of the bundle, 2, Hkv, group, D], to be written to.
+        """
+        size, pool, table = self.group_tokens, self._hot_pools[bundle], self._hot[bundle]
+        group = start // size
+        if start % size == 0 or end >= (group + 1) * size or self._packed or pool.arrivals:
+            return None
+        slot = int(table.slots[group])
+        if slot < 0:
+            return None
+        pool.tick()
+        pool.used[slot], pool.loose[slot] = pool.clock, False
+        return pool.data[slot]
+
+    def newest_keys(self, layer: int, start: int, end: int) -> Tensor:
+        """Keys [Hkv, end - start, D] that were just appended; not a copy where they lie in one group."""
+        size, (bundle, place) = self.group_tokens, divmod(layer, self.shape.bundle_layers)
+        group = start // size
+        slot = int(self._hot[bundle].slots[group]) if group == (end - 1) // size else -1
+        if slot < 0:
+            return self.rows(layer, start, end)[0]
+        return self._hot_pools[bundle].data[slot, place, 0, :, start - group * size : end - group * size]
 
     def rows(self, layer: int, start: int, end: int) -> tuple[Tensor, Tensor]:
         """(k, v) of consecutive tokens, [Hkv, end - start, D] each."""
@@ -99,6 +131,14 @@ class KVPages(GroupSlots):
             slots + (heads * head + 2 * half * place) + regions % per_group * (s.attention.region_tokens * s.head_dim)
         )
         return keys, keys + half
+
+    def touch(self, layer: int, keys: Tensor) -> None:
+        """Say that regions are used which `find` told to begin at `keys`, none of them below 0."""
+        bundle = layer // self.shape.bundle_layers
+        pool = self._hot_pools[bundle]
+        if pool.limit is not None:
+            pool.tick()
+            pool.touch(keys // pool.data[0].numel())
 
     def store(self, layer: int) -> Tensor:
         """The hot slots of all memories of the engine, which `find` tells places in."""

@@ -236,10 +236,14 @@ def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
     When they have been used, `release` lets what the next layer took last come ahead.
     """
     stores, length = cache.stores(), cache.shape.attention.region_tokens
-    for offset, end, memory in stores:
-        here = regions if len(stores) == 1 else regions[(regions >= offset) & (regions < end)]
-        memory.pages.bring(layer, here.flatten() - offset)
     keys, values = found(cache, layer, regions)
+    if cache.shape.tiers.lane is None and not (keys < 0).any():
+        cache.tail.pages.touch(layer, keys)
+    else:
+        for offset, end, memory in stores:
+            here = regions if len(stores) == 1 else regions[(regions >= offset) & (regions < end)]
+            memory.pages.bring(layer, here.flatten() - offset)
+        keys, values = found(cache, layer, regions)
     store = cache.tail.pages.store(layer)  # one for all memories
     if (keys < 0).any():
         store = torch.stack(gather(cache, layer, regions.view(-1, *regions.shape[-2:])))  # [2, G, Hkv, K * L, D]
@@ -250,15 +254,15 @@ def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
 
 
 def found(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where keys and values of regions [..., Hkv, K] begin in the layer's store; keys < 0 are not hot."""
-    stores = cache.stores()
-    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
-    if len(stores) == 1:
-        return cache.tail.pages.find(layer, heads, regions)
-    keys, values = torch.empty_like(regions), torch.empty_like(regions)
-    for offset, end, memory in stores:
-        here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
-        keys[here], values[here] = memory.pages.find(layer, heads[here], regions[here] - offset)
+    """Where keys and values of regions [..., Hkv, K] begin in the layer's store; keys < 0 are not hot.
+
+    Each memory is asked for all of them, which costs less than to tell first whose they are.
+    """
+    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None]
+    keys, values = cache.tail.pages.find(layer, heads, (regions - cache.base_regions).clamp(min=0))
+    for offset, end, memory in reversed(cache.stores()[:-1]):
+        theirs = memory.pages.find(layer, heads, (regions - offset).clamp(0, memory.regions - 1))
+        keys, values = (torch.where(regions < end, x, y) for x, y in zip(theirs, (keys, values), strict=True))
     return keys, values
 
 

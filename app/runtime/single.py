@@ -9,11 +9,11 @@ from torch import Tensor
 
 from app.kernels.codes import uses_integers
 from app.kernels.regions import best_regions, region_scores
-from app.kernels.tree import search
+from app.kernels.tree import candidate_regions, search
 from app.runtime.cache import RegionCache
 from app.runtime.config import AttentionConfig
 from app.runtime.memory import RegionMemory
-from app.runtime.selection import query_means, searched_by_tree, select
+from app.runtime.selection import FOUND_PER_CANDIDATE, query_means, searched_by_tree, select
 from app.runtime.spec import AttentionSpec
 
 SPARE = 2  # times as many regions are scored again as are chosen, at least
@@ -82,36 +82,43 @@ def _scored(
         scores = region_scores(query, fine.float())
         few = torch.arange(among.start, among.stop, device=query.device)
         return few.expand(len(query), -1), scores, scores.logsumexp(-1)
-    rough, shift = _roughly(a, memory, layer, query, among.stop, tree)
+    kept = max(a.candidates // 2, SPARE * count)
+    if tree:
+        return _by_tree(a, memory, layer, query, among, kept)
+    rough, shift = _roughly(memory, layer, query, among.stop)
     rough = rough[..., among.start :]
     if seen is not None:
         rough = rough.masked_fill(~seen, float("-inf"))
-    return _again(memory, layer, query, rough, shift, max(a.candidates // 2, SPARE * count), among.start)
+    return _again(memory, layer, query, rough, shift, kept, among.start)
 
 
-def _roughly(
-    a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, stop: int, tree: bool
-) -> tuple[Tensor, Tensor]:
+def _roughly(memory: RegionMemory, layer: int, query: Tensor, stop: int) -> tuple[Tensor, Tensor]:
     """Scores [Hkv, heads, R] of the first `stop` regions, as exact as codes or the cache's data type allow.
 
     What is the same for all regions is told apart, [Hkv, heads].
     """
-    if tree:
-        return _by_tree(a, memory, layer, query, stop), query.new_zeros(query.shape[:2])
     if uses_integers(query):
         return memory.index.sketch.scores(layer, query, stop)
     fine = memory.index.summaries(layer, "fine", stop)
     return region_scores(query.to(fine.dtype), fine), query.new_zeros(query.shape[:2])
 
 
-def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, stop: int) -> Tensor:
-    """Scores [Hkv, heads, R] of the regions that a tree finds and of the last ones, and NOT_SEEN for the others."""
+def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, among: range, kept: int) -> Scored:
+    """The best `kept` of the regions that a tree finds; nothing here has the size of the text."""
     per_region = a.region_tokens // a.key_sub
     fine, levels = memory.index.tree(layer)
-    sealed = max(0, stop - a.candidates) * per_region
-    numbers, scores = search(fine, levels, query, sealed, stop * per_region, beam=a.tree_beam)
-    rough = scores.new_full((*query.shape[:2], stop), NOT_SEEN)
-    return rough.scatter_reduce_(-1, (numbers // per_region)[:, None].expand_as(scores), scores, "amax")
+    beam = max(a.tree_beam, kept)  # each opens a cluster of as many fine means as a region has, or more
+    numbers, scores = search(fine, levels, query, among.stop * per_region, among.stop * per_region, beam=beam)
+    if among.start:
+        scores = scores.masked_fill((numbers < among.start * per_region)[:, None], NOT_SEEN)
+    shares = scores.log_softmax(-1)
+    best = shares.amax(-2).topk(min(FOUND_PER_CANDIDATE * kept, scores.shape[-1]), dim=-1)
+    regions, valid = candidate_regions(numbers.gather(-1, best.indices), best.values, per_region, kept)
+    rest = 1 - shares.gather(-1, best.indices[:, None].expand(-1, shares.shape[1], -1)).exp().sum(-1)
+    rest = (scores - shares)[..., 0] + rest.clamp(min=LEAST).log()  # the difference is the same everywhere
+    regions, scores, _ = _exactly(memory, layer, query, regions)
+    scores = scores.masked_fill(~valid[:, None], NOT_SEEN)
+    return regions, scores, torch.logaddexp(rest, scores.logsumexp(-1))
 
 
 def _again(
