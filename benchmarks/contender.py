@@ -103,7 +103,7 @@ class LlamaCpp:
     """llama.cpp out of the wheel xllamacpp, as its server runs it. Original positions too."""
 
     def __init__(self, job: Job, gguf: str, flash: bool) -> None:
-        from scripts.to_gguf import LlamaCpp as Server
+        from scripts.llama_cpp import LlamaCpp as Server
 
         import xllamacpp
 

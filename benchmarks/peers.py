@@ -29,8 +29,9 @@ SIZES, DECODE_SIZES = (8_192, 32_768, 131_072), (4_096, 32_768, 131_072, 1_048_5
 FLAT_SIZES, PIECE = (65_536, 131_072, 262_144, 1_048_576), 16_384
 BUDGET_SIZES, SHARES = (8_192, 32_768), (1.0, 0.5, 0.2)
 READ, ROUNDS, STEPS = 32_768, 3, 24
-ONCE_FROM = 65_536  # tokens from which the peers, dense, read once
+ONCE_FROM = 32_768  # tokens from which the peers, dense, read once: a part for each kind
 OPERATIONS_PER_S = 6e10  # of a peer, one core
+START_S = 8.0  # of a contender
 OURS = "lectern"
 GGUF = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -57,7 +58,11 @@ PEERS = (
 
 def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
-    parts = [Part(f"read-{n}", _seconds(args, n), lambda n=n: _read(args, n)) for n in args.sizes]
+    parts = [
+        Part(name, _seconds(args, n, peers), lambda n=n, peers=peers: _read(args, n, peers))
+        for n in args.sizes
+        for name, peers in _groups(args, n).items()
+    ]
     most = max(args.decode_sizes)
     parts.append(Part("decode", 30 + most / 2e4, lambda: _decode(args)))
     parts.append(Part("flat", 30 + most / 2e4 + 5 * args.rounds * len(args.flat_sizes), lambda: _flat(args)))
@@ -69,26 +74,37 @@ def main(argv: list[str] | None = None) -> int:
     return harness.main(Benchmark("peers", settings, parts, _table, _finish, lambda: _wrong(args)), args)
 
 
-def _seconds(args: argparse.Namespace, tokens: int) -> float:
-    """Of all contenders at one length; the peers' attention takes 2 x 4 x 256 x N^2 operations."""
+def _groups(args: argparse.Namespace, tokens: int) -> dict[str, list[Peer]]:
+    """Who takes turns at one length, by the name of a part."""
+    there = [peer for peer in PEERS if peer.most >= tokens and (peer.kind != "llama.cpp" or args.llama)]
+    if tokens < ONCE_FROM:
+        return {f"read-{tokens}": there}
+    groups: dict[str, list[Peer]] = {}
+    for peer in there:
+        groups.setdefault(f"read-{tokens}-{peer.kind}", []).append(peer)
+    return groups
+
+
+def _seconds(args: argparse.Namespace, tokens: int, peers: Sequence[Peer]) -> float:
+    """Of some contenders at one length; the peers' attention takes 2 x 4 x 256 x N^2 operations."""
     dense = 2 * 4 * 256 * tokens**2 / OPERATIONS_PER_S + harness.reading_s(tokens) / 4
-    peers = sum(peer.most >= tokens for peer in PEERS) - 1
-    return args.rounds * harness.reading_s(tokens) + peers * _rounds(args, tokens) * dense
+    each = (harness.reading_s(tokens) if peer.name == OURS else dense for peer in peers)
+    return sum(_rounds(args, tokens, peer) * (START_S + seconds) for peer, seconds in zip(peers, each, strict=True))
 
 
-def _rounds(args: argparse.Namespace, tokens: int) -> int:
-    return 1 if tokens >= ONCE_FROM else args.rounds
+def _rounds(args: argparse.Namespace, tokens: int, peer: Peer) -> int:
+    return 1 if tokens >= ONCE_FROM and peer.name != OURS else args.rounds
 
 
 # --- side by side
 
 
-def _read(args: argparse.Namespace, tokens: int) -> Values:
-    """Everybody reads so many tokens and decodes after them."""
+def _read(args: argparse.Namespace, tokens: int, peers: Sequence[Peer]) -> Values:
+    """Each reads so many tokens and decodes after them."""
     ids, found, busy = _ids(args, tokens + 1), {}, _Busy()
     for turn in range(args.rounds):
-        for peer in _peers(args, tokens):
-            if peer.name != OURS and turn >= _rounds(args, tokens):
+        for peer in peers:
+            if turn >= _rounds(args, tokens, peer):
                 continue
             options = dict(peer.options)
             if "gguf" in options:
@@ -115,10 +131,6 @@ def _summary(runs: Sequence[Values]) -> Values:
     values: Values = {name: round(statistics.median(column), 4) for name, column in columns.items()}
     spread = {name: [round(min(c), 4), round(max(c), 4)] for name, c in columns.items()} if len(runs) > 1 else {}
     return {"runs": len(runs), **values, "spread": spread}
-
-
-def _peers(args: argparse.Namespace, tokens: int) -> list[Peer]:
-    return [peer for peer in PEERS if peer.most >= tokens and (peer.kind != "llama.cpp" or args.llama)]
 
 
 def _ids(args: argparse.Namespace, tokens: int) -> Path:
@@ -265,7 +277,7 @@ def _with_budget(args: argparse.Namespace, policy: str, tokens: int) -> Any:
 
 
 def _finish(parts: Mapping[str, Values]) -> Values:
-    sides = [_ratios(part) for name, part in parts.items() if name.startswith("read-")]
+    sides = [_ratios(tokens, contenders) for tokens, contenders in side_by_side(parts).items()]
     speeds = [row["of_first"] for row in parts["decode"]["rows"]]
     costs = [row["processor_ms"] for row in parts["flat"]["rows"]]
     met = {
@@ -280,14 +292,23 @@ def _finish(parts: Mapping[str, Values]) -> Values:
     return {"met": met, "ratios": sides}
 
 
-def _ratios(part: Values) -> Values:
+def side_by_side(parts: Mapping[str, Values]) -> dict[int, dict[str, Values]]:
+    """What each contender measured, by length."""
+    sides: dict[int, dict[str, Values]] = {}
+    for part in parts.values():
+        if "contenders" in part:
+            sides.setdefault(part["tokens"], {}).update(part["contenders"])
+    return sides
+
+
+def _ratios(tokens: int, contenders: Mapping[str, Values]) -> Values:
     """Ours against the fastest peer in reading and in decode, and against transformers."""
-    ours = part["contenders"][OURS]
-    peers = {name: values for name, values in part["contenders"].items() if name != OURS}
+    ours = contenders[OURS]
+    peers = {name: values for name, values in contenders.items() if name != OURS}
     stock = [v["read_processor_s"] for name, v in peers.items() if name.startswith("transformers")]
     fastest = min(peers.values(), key=lambda values: values["read_processor_s"])
     return {
-        "tokens": part["tokens"],
+        "tokens": tokens,
         "read_times_faster": round(fastest["read_processor_s"] / ours["read_processor_s"], 2),
         "read_over_transformers": round(ours["read_processor_s"] / min(stock), 2),
         "peak_over_fastest": round(ours["peak_bytes"] / fastest["peak_bytes"], 2),

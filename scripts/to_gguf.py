@@ -9,11 +9,8 @@ the two likeliest tokens are closer than rounding is no difference.
 """
 
 import argparse
-import json
 import os
 import sys
-import urllib.request
-from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from app.runtime.folder import expected_shapes, heads_of, read_config, read_json
 from app.runtime.merging import read_tensors  # noqa: E402
 from app.runtime.stretch import stated_rope  # noqa: E402
 from app.train.tokenizer import SPLIT  # noqa: E402
+from scripts.llama_cpp import LlamaCpp  # noqa: E402
 
 SPLITS = {SPLIT: "qwen2"}  # our split rule, and llama.cpp's name for it
 NAMES = {
@@ -233,57 +231,6 @@ def prompts() -> list[str]:
     told = [f"{piece}\nThe value of amber{i} is {10007 * (i + 2)}.\n{piece}" for i, piece in enumerate(pieces(4))]
     asked = [f"{t}<|user|>What is the value of amber{i}?<|assistant|>" for i, t in enumerate(told)]
     return [f"<|bos|>{text}" for text in [*pieces(6), *asked]]
-
-
-class LlamaCpp:
-    """llama.cpp on a GGUF file: everything in float32 and one thread, where nothing else is asked for.
-
-    Args:
-        tokens: room for keys and values.
-        options: fields of CommonParams.
-    """
-
-    def __init__(self, path: Path, tokens: int = 1024, threads: int = 1, **options: Any) -> None:
-        import xllamacpp
-
-        params, exact = xllamacpp.CommonParams(), xllamacpp.ggml_type.GGML_TYPE_F32
-        params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.warmup, params.verbosity = tokens, 1, False, -1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-        params.cache_type_k = params.cache_type_v = exact
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        for name, value in options.items():
-            setattr(params, name, value)
-        self._server = xllamacpp.Server(params)
-
-    def _open(self, path: str, values: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{self._server.listening_address}/{path}",
-            json.dumps(values).encode(),
-            {"Content-Type": "application/json"},
-        )
-        return urllib.request.urlopen(request, timeout=3600)
-
-    def _ask(self, path: str, values: dict[str, Any]) -> dict[str, Any]:
-        with self._open(path, values) as answer:
-            return json.load(answer)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, markers taken as markers."""
-        return self._ask("tokenize", {"content": text, "add_special": False, "parse_special": True})["tokens"]
-
-    def go_on(self, ids: list[int], count: int) -> list[int]:
-        """The ids that follow greedily, the end marker too."""
-        values = {"prompt": ids, "n_predict": count, "temperature": 0, "cache_prompt": False, "return_tokens": True}
-        return self._ask("completion", values)["tokens"]
-
-    def stream(self, ids: list[int], count: int) -> Iterator[int]:
-        """The same one by one, past end markers; what the ids share with those before is not run again."""
-        values = {"prompt": ids, "n_predict": count, "temperature": 0, "cache_prompt": True, "return_tokens": True}
-        with self._open("completion", {**values, "stream": True, "ignore_eos": True}) as answer:
-            for line in answer:
-                if line.startswith(b"data: {"):
-                    yield from json.loads(line[6:])["tokens"]
 
 
 def check(folder: Path, path: Path) -> int:

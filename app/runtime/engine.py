@@ -225,7 +225,7 @@ class Engine(ChatText):
             elapsed_s = time.monotonic() - began
             if end - start >= MEASURED_TOKENS and elapsed_s > 0:
                 self.tokens_per_s = (end - start) / elapsed_s
-            if end - start > self.segment_tokens - group and elapsed_s < SEGMENT_S / 4:
+            if end - start > self.segment_tokens - group and elapsed_s < SEGMENT_S / 2:
                 self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
             elif elapsed_s > SEGMENT_S:
                 self.segment_tokens = max(self.segment_tokens // 2, group)

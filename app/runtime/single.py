@@ -56,8 +56,10 @@ def select_one(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, f
     fixed = torch.tensor(forced, device=q.device).expand(kv_heads, -1)
     if not parts:  # all but what is near is muted
         return fixed.sort(-1).values[None]
-    regions, scores = (torch.cat(x, dim=-1) for x in list(zip(*parts, strict=True))[:2])
-    total = torch.stack([part[2] for part in parts]).logsumexp(0)
+    regions, scores, total = parts[0]
+    if len(parts) > 1:
+        regions, scores = (torch.cat(x, dim=-1) for x in list(zip(*parts, strict=True))[:2])
+        total = torch.stack([part[2] for part in parts]).logsumexp(0)
     votes = (scores - total[..., None]).logsumexp(-2)
     picked = regions.gather(-1, best_regions(votes, count))
     return torch.cat([picked, fixed], dim=-1).sort(-1).values[None]
@@ -107,7 +109,7 @@ def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor
     """The best `kept` of the regions that a tree finds; nothing here has the size of the text."""
     per_region = a.region_tokens // a.key_sub
     fine, levels = memory.index.tree(layer)
-    beam = max(a.tree_beam, kept)  # each opens a cluster of as many fine means as a region has, or more
+    beam = max(a.tree_beam, SPARE * kept)  # clusters that are opened
     numbers, scores = search(fine, levels, query, among.stop * per_region, among.stop * per_region, beam=beam)
     if among.start:
         scores = scores.masked_fill((numbers < among.start * per_region)[:, None], NOT_SEEN)

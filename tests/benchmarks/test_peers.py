@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peers
+from benchmarks import peers, plot
 
 BOOK = Path(__file__).resolve().parents[1] / "data" / "book.txt"
 
@@ -40,3 +40,18 @@ def test_verdicts_can_come_out_both_ways(read: float, peak: int, met: bool) -> N
     assert found["met"]["reads_128k_5_times_faster"] is met
     assert not found["met"]["decode_within_20_percent"] and found["met"]["reading_flat_within_10_percent"]
     assert found["ratios"][0]["decode_times_faster"] == {"transformers bfloat16": 10, "llama.cpp": 2}
+
+
+def test_the_picture_shows_the_fastest_of_each_kind(tmp_path: Path) -> None:
+    side = {"lectern": made(1, 8, 1), "transformers bfloat16": made(2, 20, 1), "transformers float32": made(3, 10, 1)}
+    parts = {
+        "read-8192": {"tokens": 8_192, "contenders": side},
+        "read-512": {"tokens": 512, "contenders": {"lectern": made(0.1, 8, 1)}},
+        "decode": {"rows": [{"tokens": 4_096, "processor_ms": 8.0}]},
+    }
+    reading, decode = plot.lines({"parts": parts})
+    assert reading == {"lectern": [(512, 0.1), (8_192, 1)], "transformers": [(8_192, 2)]}
+    assert decode == {"lectern": [(4_096, 125.0)], "transformers": [(8_192, 100.0)]}
+    pytest.importorskip("matplotlib")
+    plot.draw(reading, decode, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
