@@ -38,8 +38,12 @@ class Backend:
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on this tensor runs its Triton kernel; float64 is for the references."""
-    return backend(tensor.device.type).kind == "triton" and tensor.dtype != torch.float64
+    """Whether an operation on this tensor runs its Triton kernel; float64 is for the references.
+
+    So is bfloat16 in Triton's interpreter, which multiplies the bits of such matrices as whole numbers.
+    """
+    lacks = (torch.float64, torch.bfloat16) if interpreting() else (torch.float64,)
+    return backend(tensor.device.type).kind == "triton" and tensor.dtype not in lacks
 
 
 def backend_name(device: str | torch.device = "cuda") -> str:

@@ -67,7 +67,8 @@ def test_the_interpreter_serves_the_cpu_when_asked_for(monkeypatch):
     assert not use_triton(torch.zeros(1))
     backend.cache_clear()
     monkeypatch.setenv(module.VARIABLE, "triton")
-    assert use_triton(torch.zeros(1))
+    assert use_triton(torch.zeros(1)) and use_triton(torch.zeros(1).half())
+    assert not use_triton(torch.zeros(1).double()) and not use_triton(torch.zeros(1).bfloat16())
 
 
 @pytest.mark.parametrize("value, complaint", [("fast", "choose one of auto, reference, triton"), ("triton", "CUDA")])

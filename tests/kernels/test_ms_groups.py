@@ -126,6 +126,17 @@ def test_under_autocast_queries_and_values_may_differ_in_type():
         assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.98
 
 
+def test_kernels_under_autocast(kernels):
+    inputs = [x.detach().to(kernels).requires_grad_() for x in batch(80, 1, heads=2, kv_heads=1)]
+    expected = gradients(run(ms_attention, inputs), inputs)
+    q, k, v = inputs
+    with torch.autocast(kernels, dtype=torch.float16):
+        out = run(ms_attention_groups, (q, k, v.half()))
+    assert out.dtype == torch.float16
+    for a, b in zip(gradients(out, inputs), expected, strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.98
+
+
 def test_what_is_kept_for_backward_does_not_hold_the_gathered_keys():
     """Four times the text keeps four times as much, and never more than a few copies of it."""
 
