@@ -16,7 +16,6 @@ from app.train.recipe import Recipe, read_toml, read_tuning
 log = logging.getLogger(__name__)
 
 TOKENIZER_CHARS = 100_000  # of each book
-PROBE_STEPS = 250
 
 
 def _table(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -231,7 +230,7 @@ def _pretrain(args: argparse.Namespace) -> Path:
     tasks = set(config.shares).union(*(stage.shares for stage in config.stages))
     maker = sample_maker(args.data, "train", tokenizer, run / "cache", tasks)
     held_back = sample_maker(args.data, "valid", tokenizer, run / "cache")
-    probes = Probes(held_back, held_back.passages, config.trained_tokens, PROBE_STEPS, run / "best")
+    probes = Probes(held_back, held_back.passages, config.trained_tokens, config.probe_steps, run / "best")
     pretrain(config, maker, tokenizer, run, [probes])
     model = LlamaForCausalLM.from_pretrained(probes.folder, dtype=torch.float32)
     export(model, tokenizer, config, attention, folder)

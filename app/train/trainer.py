@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from app.errors import ConfigError
@@ -64,6 +64,9 @@ class PretrainConfig:
         induction: start from weights that can already copy (app/train/induction.py), not from noise.
         start: folder of a checkpoint to go on from instead; its architecture is taken over.
         attention: `dense`, or `ms` for MS-Attn: selection as at inference, gradients through attention alone.
+        compile: compile the model before it is trained (torch.compile); takes a minute, and pays on a GPU.
+        workers: processes that make samples beside the training; a GPU is faster than one can.
+        probe_steps: steps between probes (app/train/probes.py).
         budget_tokens: with `ms`, tokens that one query may attend to; less than a stage's length, or nothing is chosen.
     """
 
@@ -77,6 +80,9 @@ class PretrainConfig:
     start: str = ""
     attention: str = "dense"
     budget_tokens: int = 1024
+    compile: bool = False
+    workers: int = 0
+    probe_steps: int = 250
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -87,6 +93,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_shares(self.shares)
+        if self.workers < 0 or self.probe_steps < 1:
+            raise ConfigError(
+                f"workers = {self.workers}, probe_steps = {self.probe_steps}: must be at least 0 and at least 1"
+            )
         if self.attention not in ("dense", "ms"):
             raise ConfigError(f"attention = {self.attention}: not known; choose dense or ms")
         if self.attention == "ms" and any(stage.region_loss for stage in self.stages):
@@ -111,10 +121,12 @@ class StagedSamples(IterableDataset):
         self.process, self.processes = process, processes
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        step = 0
+        """Workers of a DataLoader take every n-th step each; it asks them in turn, so the order stays."""
+        worker, step = get_worker_info(), 0
+        turn, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for stage in self.config.stages:
             for _ in range(stage.steps):
-                if step >= self.first_step:
+                if step >= self.first_step and (step - self.first_step) % workers == turn:
                     yield self._batch(stage, step)
                 step += 1
 
@@ -165,7 +177,8 @@ class WeightedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Not sharded by accelerate: each process makes its own rows."""
-        return DataLoader(self.train_dataset, batch_size=None, generator=torch.Generator())
+        workers = self.args.dataloader_num_workers
+        return DataLoader(self.train_dataset, batch_size=None, num_workers=workers, generator=torch.Generator())
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
@@ -303,6 +316,8 @@ def pretrain(
         max_grad_norm=1.0,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
+        torch_compile=config.compile,
+        dataloader_num_workers=config.workers,
         logging_steps=20,
         logging_strategy="steps",
         save_steps=100,
@@ -312,7 +327,6 @@ def pretrain(
         remove_unused_columns=False,
         ignore_data_skip=True,
         seed=config.seed,
-        dataloader_num_workers=0,
     )
     attention = attention_of(config)
     install(model, attention)

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 from app.errors import ConfigError
 from app.train import trainer
@@ -107,6 +108,25 @@ def test_samples_depend_on_seed_and_step_alone(maker):
     assert [len(batch) for batch in everything] == [2, 2, 2, 1, 1, 1]
     assert [len(batch[0]) for batch in everything] == [64, 64, 64, 128, 128, 128]
     assert ids(config(seed=1))[0] != everything[0]
+
+
+def test_workers_and_processes_share_the_same_rows(maker):
+    """Two workers of each of two processes make what one does alone, in its order."""
+    stages = (Stage(tokens=64, batch=2, steps=5),)
+    alone = [batch["input_ids"] for batch in StagedSamples(maker, config(stages=stages), 1)]
+    shared = []
+    for process in range(2):
+        rows = StagedSamples(maker, config(stages=stages), 1, process, 2)
+        shared.append([batch["input_ids"] for batch in DataLoader(rows, batch_size=None, num_workers=2)])
+    assert len(alone) == 4
+    for whole, *parts in zip(alone, *shared, strict=True):
+        assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"probe_steps": 0}])
+def test_numbers_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=r"workers = .*, probe_steps = .*: must be at least 0 and at least 1"):
+        config(**wrong)
 
 
 def test_a_stage_may_have_shares_of_its_own(maker):
