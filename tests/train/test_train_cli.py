@@ -1,6 +1,7 @@
 """The command that makes a model: recipes it refuses, and the folder it leaves."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from app.runtime.config import AttentionConfig, GenerationConfig
 from app.runtime.opening import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
-from app.train.trainer import PretrainConfig, Stage
+from app.train.trainer import PretrainConfig, Stage, new_model
 from tests import tiny
 from tests.train.conftest import FROZEN
 
@@ -54,12 +55,17 @@ def recipe(tmp_path):
     return folder / "recipe.toml"
 
 
-def test_the_shipped_recipe_can_be_read():
-    config, attention = read_recipe(FROZEN / "recipe-1.toml")
-    last, attention = read_recipe(FROZEN / "recipe.toml")
+@pytest.mark.parametrize("name", ["recipe-1.toml", "recipe-3.toml"])
+def test_the_recipes_from_nothing_can_be_read(name, tokenizer):
+    """At most 2 KiB of bfloat16 keys and values per token, and 20 MB of weights."""
+    config, attention = read_recipe(FROZEN / name)
+    last, _ = read_recipe(FROZEN / "recipe.toml")
     assert config.trained_tokens == last.trained_tokens >= 2048 and attention.budget_tokens <= config.trained_tokens
     bytes_per_token = 2 * 2 * config.layers * config.kv_heads * config.hidden // config.heads
     assert bytes_per_token <= 2048 and config.kv_heads < config.heads
+    with torch.device("meta"):
+        model = new_model(replace(config, induction=False), tokenizer)
+    assert 2 * model.num_parameters() <= 20_000_000
 
 
 @pytest.mark.parametrize(
