@@ -84,14 +84,13 @@ def _scored(
         scores = region_scores(query, fine.float())
         few = torch.arange(among.start, among.stop, device=query.device)
         return few.expand(len(query), -1), scores, scores.logsumexp(-1)
-    kept = max(a.candidates // 2, SPARE * count)
     if tree:
-        return _by_tree(a, memory, layer, query, among, kept)
+        return _by_tree(a, memory, layer, query, among, count)
     rough, shift = _roughly(memory, layer, query, among.stop)
     rough = rough[..., among.start :]
     if seen is not None:
         rough = rough.masked_fill(~seen, float("-inf"))
-    return _again(memory, layer, query, rough, shift, kept, among.start)
+    return _again(memory, layer, query, rough, shift, max(a.candidates // 2, SPARE * count), among.start)
 
 
 def _roughly(memory: RegionMemory, layer: int, query: Tensor, stop: int) -> tuple[Tensor, Tensor]:
@@ -105,17 +104,19 @@ def _roughly(memory: RegionMemory, layer: int, query: Tensor, stop: int) -> tupl
     return region_scores(query.to(fine.dtype), fine), query.new_zeros(query.shape[:2])
 
 
-def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, among: range, kept: int) -> Scored:
-    """The best `kept` of the regions that a tree finds; nothing here has the size of the text."""
-    per_region = a.region_tokens // a.key_sub
+def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, among: range, count: int) -> Scored:
+    """The best of the regions that a tree finds, at least `count`; nothing here has the size of the text."""
+    per_region, kept = a.region_tokens // a.key_sub, SPARE * count
     fine, levels = memory.index.tree(layer)
-    beam = max(a.tree_beam, SPARE * kept)  # clusters that are opened
-    numbers, scores = search(fine, levels, query, among.stop * per_region, among.stop * per_region, beam=beam)
+    end, beam = among.stop * per_region, max(a.tree_beam, a.candidates, count)
+    numbers, scores = search(fine, levels, query, end, end, beam=beam)
     if among.start:
         scores = scores.masked_fill((numbers < among.start * per_region)[:, None], NOT_SEEN)
     shares = scores.log_softmax(-1)
-    best = shares.amax(-2).topk(min(FOUND_PER_CANDIDATE * kept, scores.shape[-1]), dim=-1)
+    found = min(max(FOUND_PER_CANDIDATE * kept, per_region * count), scores.shape[-1])
+    best = shares.amax(-2).topk(found, dim=-1)
     regions, valid = candidate_regions(numbers.gather(-1, best.indices), best.values, per_region, kept)
+    valid &= regions >= among.start
     rest = 1 - shares.gather(-1, best.indices[:, None].expand(-1, shares.shape[1], -1)).exp().sum(-1)
     rest = (scores - shares)[..., 0] + rest.clamp(min=LEAST).log()  # the difference is the same everywhere
     regions, scores, _ = _exactly(memory, layer, query, regions)
