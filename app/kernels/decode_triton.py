@@ -140,9 +140,9 @@ def _regions_kernel(
     q1 = tl.load(q + rows[:, None] * DIM + h[None], mask=in_q, other=0.0).to(tl.float32)  # [M, H]
     q2 = tl.load(q + rows[:, None] * DIM + HALF + h[None], mask=in_q, other=0.0).to(tl.float32)
     place = tl.load(query_at + head) * DIM + h
-    c = tl.load(cos + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
-    s = tl.load(sin + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
-    a1, a2 = (q1 * c - q2 * s).to(dtype), (q2 * c + q1 * s).to(dtype)
+    q_cos = tl.load(cos + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
+    q_sin = tl.load(sin + place, mask=h < HALF, other=0.0).to(tl.float32)[None]
+    a1, a2 = (q1 * q_cos - q2 * q_sin).to(dtype), (q2 * q_cos + q1 * q_sin).to(dtype)
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -193,8 +193,11 @@ def _merge_kernel(
     """Program n of a KV head: the output of its query head n, and the mass of its region n."""
     head, n = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     m, d, t, s = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_S)
-    at = (head * splits + s)[None] * HEADS + m[:, None]
-    x = tl.load(sums + at, mask=(s < splits)[None] & (m < HEADS)[:, None], other=float("-inf"))  # [M, S]
+    x = tl.load(
+        sums + (head * splits + s)[None] * HEADS + m[:, None],
+        mask=(s < splits)[None] & (m < HEADS)[:, None],
+        other=float("-inf"),
+    )  # [M, S]
     top = tl.max(x, 1)
     top = tl.where(top == float("-inf"), 0.0, top)
     total = tl.sum(tl.exp(x - top[:, None]), 1)
@@ -209,8 +212,8 @@ def _merge_kernel(
         result = tl.sum(part * share[:, None], 0)
         tl.store(out + (head * HEADS + n) * DIM + d, result.to(out.dtype.element_ty), mask=d < DIM)
     if n < regions:
-        rows = (head * HEADS + m)[:, None] * regions + n
-        inside = (m < HEADS)[:, None] & (t < REGION)[None]
-        x = tl.load(logits + rows * REGION + t[None], mask=inside, other=float("-inf"))  # [M, L]
-        x = tl.exp(x - tl.where(m < HEADS, whole, 0.0)[:, None])
-        tl.store(mass + (head * regions + n) * REGION + t, tl.sum(x, 0), mask=t < REGION)
+        at = ((head * HEADS + m)[:, None] * regions + n) * REGION + t[None]
+        there = (m < HEADS)[:, None] & (t < REGION)[None]
+        logit = tl.load(logits + at, mask=there, other=float("-inf"))  # [M, L]
+        weight = tl.exp(logit - tl.where(m < HEADS, whole, 0.0)[:, None])
+        tl.store(mass + (head * regions + n) * REGION + t, tl.sum(weight, 0), mask=t < REGION)

@@ -13,14 +13,15 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10}  # of one block, at most
 
 
 @pytest.mark.slow
-def test_all_kernels_compile_for_ampere_and_hopper(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module, count", [("compiled", 24), ("compiled_decode", 46)])
+def test_all_kernels_compile_for_ampere_and_hopper(module: str, count: int, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     answer = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compiled"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", f"tests.kernels.{module}"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr[-3000:]
     made = json.loads(answer.stdout.splitlines()[-1])
-    assert len(made) == 24
+    assert len(made) == count
     for name, size in made.items():
         assert size <= SHARED_BYTES[name.split()[0]], name
