@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     benchmark = Benchmark(
         "length",
-        {name: getattr(args, name) for name in ("file", "rows", "seed", "device", "threads")} | {"depths": DEPTHS},
+        {name: getattr(args, name) for name in ("file", "rows", "segment", "seed", "device", "threads")}
+        | {"depths": DEPTHS},
         _parts(args),
         _table,
         _finish,
@@ -78,6 +79,7 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
     room = engine.shape.token_bytes * (max(len(ids), LEAST_ROOM) + 2 * engine.shape.attention.group_tokens)
     engine = harness.engine(args, settings={"host_budget_gb": room / 1e9})
     group = engine.shape.attention.group_tokens
+    engine.segment_tokens = engine.most_segment_tokens = args.segment  # else a faster moment would take more memory
     gc.collect()
     forget_peak()
     found, memory, seconds = [], None, 0.0
@@ -209,6 +211,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "length")
     parser.add_argument("--file", type=Path, action="append", help="prose to read; several are joined and repeated")
     parser.add_argument("--tokens", type=int, default=ROWS[-1], help="of the longest reading (4,194,304)")
+    parser.add_argument("--segment", type=int, default=2048, help="tokens that are run together (2048; GPU: 8192)")
     args = parser.parse_args(argv)
     tokens = 2_000 if args.quick else args.tokens
     args.rows = [1000, tokens] if args.quick else [*(n for n in ROWS if n < tokens), tokens]
