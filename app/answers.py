@@ -1,8 +1,38 @@
-"""Answers against reference answers, by words. Pure text, shared by training and evaluation."""
+"""What answers say, by their words: against reference answers, and whether they refuse. Pure text, shared by all."""
 
 import re
 import string
 from collections import Counter
+
+REFUSALS = (
+    "does not say",
+    "doesn't say",
+    "does not mention",
+    "doesn't mention",
+    "does not state",
+    "does not tell",
+    "does not contain",
+    "does not provide",
+    "not in the text",
+    "not mentioned",
+    "not stated",
+    "not given in the",
+    "no answer",
+    "no information",
+    "not enough information",
+    "unanswerable",
+    "cannot be answered",
+    "can't be answered",
+    "cannot answer",
+    "can't answer",
+    "i do not know",
+    "i don't know",
+)
+REFUSAL_WORDS = 20
+MAY_SAY = (
+    "A demonstration model often says so although the text does say. "
+    "Ask in the words of the text, or load a larger model."
+)
 
 
 def normalise(text: str) -> list[str]:
@@ -22,3 +52,25 @@ def f1(answer: str, gold: str) -> float:
 
 def exact(answer: str, gold: str) -> float:
     return float(normalise(answer) == normalise(gold))
+
+
+def is_refusal(answer: str) -> bool:
+    """Whether the answer says that the text holds none; an empty answer says nothing."""
+    plain = " ".join(answer.lower().replace("\u2019", "'").split())
+    return any(phrase in plain for phrase in REFUSALS)
+
+
+def only_refuses(answer: str) -> bool:
+    """Whether the answer says nothing but that: a long one that also says so tells something else too."""
+    return is_refusal(answer) and len(answer.split()) <= REFUSAL_WORDS
+
+
+def ending(ended: str, new_tokens: int) -> str:
+    """What the user should know of why an answer ended; "" when the model ended it, or the user.
+
+    Args:
+        ended: as `AnswerStats` has it; `new_tokens` too.
+    """
+    if ended == "repetition":
+        return "Stopped because the answer repeated itself."
+    return f"Cut off at the longest answer, {new_tokens:,} tokens." if ended == "length" else ""

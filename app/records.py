@@ -8,6 +8,7 @@ from app.units import duration
 DocumentKind = Literal["pdf", "text", "code"]
 DocumentState = Literal["new", "reading", "read", "failed"]
 Role = Literal["system", "user", "assistant"]
+Ending = Literal["", "stop", "length", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Evidence:
         id: stable within the store; `ask --without ID` masks it.
         document: document id.
         title: document title.
-        label: page label, or path:line-line.
+        label: page label, line of a plain text after its chapter, or path:line-line.
         part: 1-based part index.
         char_start, char_end: offsets into the part's text.
         text: the passage.
@@ -209,6 +210,8 @@ class AnswerStats(TokenCounts):
     Attributes:
         tokens_read: prompt tokens run through the model now, of documents and of the question.
         tokens_reused: tokens of documents and of the chat that were not run again.
+        ended: by the model's own stop, at the longest answer, or because it repeated itself; "" when `stopped`, and in
+            answers of older releases.
         note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
         focus, mute: places of the documents that alone could be seen, or could not be seen.
         without: id of a passage that could not be seen.
@@ -225,6 +228,7 @@ class AnswerStats(TokenCounts):
     tokens_per_s: float = 0.0
     peak_bytes: int = 0
     stopped: bool = False
+    ended: Ending = ""
     note: str = ""
     focus: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()

@@ -166,7 +166,7 @@ def _decode(engine: Engine, memory: RegionMemory, steps: int) -> Values:
     """Time between tokens of an answer over a memory: their mean, since some choose regions and others do not."""
     prompt = _ids(engine, PROMPT)
     times = [time.perf_counter()]
-    config = GenerationConfig(max_new_tokens=steps + SKIPPED)
+    config = GenerationConfig(max_new_tokens=steps + SKIPPED, repeat_tokens=0)
     for _ in engine.generate(engine.open_chat([memory]), prompt, config):
         times.append(time.perf_counter())
     seconds = [late - early for early, late in zip(times, times[1:], strict=False)][SKIPPED:]

@@ -15,6 +15,7 @@ from typing import Any
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
 from app.chat.models import SHIPS, Choice, LocalModel
+from app.ingest.spans import label
 from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
@@ -39,6 +40,8 @@ from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
+UNSAID, REPEATS = "unsaid", "again and again"  # in a question: it is refused, or its answer repeats itself
+NO_ANSWER = "The text does not say."
 CREATED = "2026-01-02 03:04:05"
 
 
@@ -548,7 +551,10 @@ class FakeDocumentChat:
         if evidence:
             first = evidence[0]
             text += f"The passage on page {first.label} of *{first.title}* begins **{first.text[:40]}**."
-        text = " ".join(text.split()[: generation.max_new_tokens])
+        words = [NO_ANSWER] if UNSAID in question else text.split()
+        ended = "length" if len(words) > generation.max_new_tokens else "stop"
+        ended = "repetition" if REPEATS in question else ended
+        text = " ".join(words[: generation.max_new_tokens])
         said = ""
         for delta in self._stream(text):
             said += delta.text
@@ -563,6 +569,7 @@ class FakeDocumentChat:
             tokens_per_s=31.0,
             peak_bytes=400 << 20,
             stopped=self._stop.is_set(),
+            ended="" if self._stop.is_set() else ended,
             note=self.answer_note,
             focus=sight.focus,
             mute=sight.mute,
@@ -593,15 +600,13 @@ def _passages(documents: list[Document], question: str, message: int) -> Iterato
             number += 1
             start = min((part.text.lower().find(word) for word in words if word in part.text.lower()), default=0)
             text = part.text[start : start + 160]
-            label = part.label
-            if part.first_line is not None:
-                first = part.first_line + part.text[:start].count("\n")
-                label = f"{part.label}:{first}-{first + text.count(chr(10))}"
+            before = "".join(earlier.text for earlier in document.parts[: part.index - 1])
+            line = 1 + before.count("\n") if document.kind == "text" else None
             yield Evidence(
                 f"e{message}-{number}",
                 document.sha256[:12],
                 document.title,
-                label,
+                label(part, start, start + len(text), line),
                 part.index,
                 start,
                 start + len(text),

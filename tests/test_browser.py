@@ -49,9 +49,13 @@ def test_first_visit_leads_to_an_answer(visit: Visit) -> None:
     expect(page.locator("#status .lt-progress")).to_contain_text("tokens/s")
     expect(page.locator(".lt-example").first).to_be_visible(timeout=15_000)
     page.locator(".lt-example").first.click()
-    expect(page.locator(".lt-foot")).to_contain_text("tokens reused", timeout=15_000)
+    expect(page.locator(".lt-foot .lt-cost")).to_contain_text("new tokens", timeout=15_000)
     assert page.locator(".lt-chip").count() >= 1
-    expect(page.locator("#memory")).to_contain_text("regions")
+    expect(page.locator("#remark")).to_contain_text("cannot summarise")
+    expect(page.get_by_text("policy keep-all · ", exact=False)).to_be_hidden()
+    page.locator("#memory summary").click()
+    expect(page.locator("#memory")).to_contain_text("This chat remembers")
+    expect(page.get_by_text(" regions · ", exact=False)).to_be_visible()
 
 
 def test_stopped_sample_is_read_to_its_end_by_a_question(visit: Visit) -> None:
@@ -106,7 +110,7 @@ def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Pat
     visit.add(files["book.txt"])
     pick(visit, "book")
     visit.ask("What did Duchess say about manners?")
-    chip = page.locator(".lt-chip").last
+    chip = page.locator(".lt-chips .lt-chip").last
     where = chip.locator(".lt-chip-place").inner_text()
     chip.click()
     expect(page.locator(".lt-page header")).to_contain_text(where)
@@ -115,7 +119,7 @@ def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Pat
     expect(page.locator(".lt-mark")).to_have_count(0)
     page.get_by_role("button", name="Answer without this").click()
     expect(page.locator(".lt-without")).to_contain_text("the answer changes. ")
-    expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
+    expect(page.locator(".lt-without .lt-cost")).to_contain_text("came from memory")
     page.keyboard.press("Escape")
     expect(page.locator(".lt-page")).to_be_hidden()
     expect(chip).to_be_focused()
@@ -136,21 +140,37 @@ def test_places_are_focused_and_muted_and_a_passage_is_tested(visit: Visit, file
     page.fill("#mute input", "tool#src/*.md")
     page.keyboard.press("Enter")
     visit.ask("Where is harbour defined?")
-    expect(page.locator(".lt-foot .lt-cost")).to_contain_text("looked only in tool")
-    expect(page.locator(".lt-foot .lt-cost")).to_contain_text("did not look in tool#src/*.md")
-    page.locator(".lt-chip").first.click()
-    page.get_by_role("button", name="Answer without this").click()
+    expect(page.locator(".lt-foot .lt-remark")).to_have_text("Looked only in tool, did not look in tool#src/*.md.")
+    page.get_by_text("Answer without …").click()
+    page.locator(".lt-pop .lt-chip:visible").first.click()
+    expect(page.locator(".lt-confirm[open]")).to_have_count(0)
+    expect(page.locator(".lt-page")).to_be_visible()
     expect(page.locator(".lt-without .lt-fall")).to_contain_text("falls by 3.25 nats; without another of this size it")
     expect(page.locator(".lt-without .lt-rest").first).to_be_visible()
-    expect(page.locator(".lt-without .lt-cost")).to_contain_text("reused")
+    expect(page.locator(".lt-without .lt-cost")).to_contain_text("came from memory")
     page.locator("#picker input").click()
     page.get_by_role("option", name="book").click()
     expect(page.locator("#status")).to_contain_text("From the next question on")
     page.locator("#picker .token", has_text="tool").locator(".token-remove").click()
     expect(page.locator("#focus .token")).to_have_count(0)
     visit.ask("And the horse?")
-    expect(page.locator(".lt-foot").last).not_to_contain_text("looked only")
+    expect(page.locator(".lt-foot").last).not_to_contain_text("Looked only")
     expect(page.locator(".lt-foot").last.locator(".lt-chip-title").first).to_have_text("book")
+
+
+def test_a_refusal_folds_its_passages_away(visit: Visit, files: dict[str, Path]) -> None:
+    page = visit.page
+    visit.add(files["book.txt"]) if not visit.row("book").count() else None
+    pick(visit, "book")
+    visit.ask("What is unsaid about Duchess?")
+    expect(page.locator(".lt-chip")).not_to_have_count(0)
+    expect(page.locator(".lt-chip").first).to_be_hidden()
+    expect(page.locator(".lt-remark")).to_contain_text("often says so although the text does say")
+    page.get_by_text("without finding an answer").click()
+    page.locator(".lt-chip").first.click()
+    expect(page.locator(".lt-mark").first).to_be_in_viewport()
+    visit.ask("And what again and again?")
+    expect(page.locator(".lt-remark").last).to_have_text("Stopped because the answer repeated itself.")
 
 
 def test_code_evidence_has_a_path_and_lines(visit: Visit, files: dict[str, Path]) -> None:
@@ -168,7 +188,7 @@ def test_escape_stops_an_answer_and_retry_goes_on(visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#talk .bot-row")).to_contain_text("You asked")
     page.keyboard.press("Escape")
-    expect(page.locator(".lt-cost")).to_contain_text("stopped")
+    expect(page.locator(".lt-remark")).to_contain_text("You stopped it.")
     expect(page.locator("#question .submit-button")).to_be_visible()
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
@@ -301,7 +321,7 @@ def test_layout_holds(
         visit.ask("What did Duchess say about manners, and what did a long long question do to the narrow page?")
         check("answered")
         expect(page.locator("#question textarea")).to_be_in_viewport()
-        page.locator(".lt-chip").last.click()
+        page.locator(".lt-chips .lt-chip").last.click()
         expect(page.locator(".lt-mark").first).to_be_in_viewport()
         check("passage")
         page.locator("[data-do=close]").click()
@@ -379,5 +399,5 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
 def spent(visit: Visit) -> tuple[int, int]:
     """(tokens reused, tokens read) of the last answer, as the page says."""
     line = visit.page.locator(".lt-cost").last.inner_text()
-    reused, read = re.search(r"([\d,]+) tokens reused, ([\d,]+) read", line).groups()
+    read, reused = re.search(r"Read ([\d,]+) new tokens?; ([\d,]+) came", line).groups()
     return int(reused.replace(",", "")), int(read.replace(",", ""))

@@ -131,6 +131,8 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     values = line.json("ask", "-d", document, "--max-new-tokens", 6, "--seed", 5, "How many ships?")
     assert set(values) == {
         "answer",
+        "ended",
+        "refused",
         "chat",
         "evidence",
         "tokens_read",
@@ -157,7 +159,8 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     }
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
-    assert set(values["evidence"][0]) == {"id", "document", "label", "text", "weight"}
+    assert (values["ended"], values["refused"]) == ("length", False)
+    assert set(values["evidence"][0]) == {"id", "document", "label", "part", "text", "weight"}
     assert values["evidence"][0]["document"] == document
     asked = line.chat.asked[-1]
     assert (asked["generation"].max_new_tokens, asked["generation"].seed) == (6, 5)
@@ -177,7 +180,22 @@ def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Pa
     code, out, err = line.run("ask", "-d", document, "How many ships?")
     assert code == 0
     assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
-    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, 1" in err
+    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, Chapter I, line 1 (" in err
+    assert "Looked at (share of the attention on the documents):" in err
+
+
+def test_ask_tells_how_an_answer_ended_and_that_it_refuses(line: Line, book: Path) -> None:
+    document = line.json("read", book)["document"]
+    assert line.json("ask", "How many ships?")["ended"] == "stop"
+    err = line.run("ask", "--max-new-tokens", 2, "How many ships?")[2]
+    assert "Cut off at the longest answer, 2 tokens; --max-new-tokens allows a longer one\n" in err
+    values = line.json("ask", "Why again and again?")
+    assert values["ended"] == "repetition"
+    assert "Stopped because the answer repeated itself\n" in line.run("ask", "Why again and again?")[2]
+    assert line.json("ask", "-d", document, "What is unsaid?")["refused"] is True
+    err = line.run("ask", "-d", document, "What is unsaid?")[2]
+    assert "Looked at, without finding an answer (share of" in err and "often says so although" in err
+    assert "repeated itself" in line.run("chats", "show", values["chat"])[1]
 
 
 def test_ask_tells_where_each_token_looked(line: Line, book: Path) -> None:

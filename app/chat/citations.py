@@ -1,13 +1,21 @@
 """Evidence: from the attention each region received to passages on pages or lines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from app.ingest import spans
 from app.records import DocumentInfo, Evidence, Look, MemoryText, Part
 
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
+
+
+class Parts(Protocol):
+    """Where the documents' texts come from: the store."""
+
+    def part(self, id: str, index: int) -> Part: ...
+    def line_of(self, id: str, index: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Attached:
 def evidence(
     density: Sequence[float],
     attached: Sequence[Attached],
-    part: Callable[[str, int], Part],
+    parts: Parts,
     tokenizer,
     region_tokens: int,
 ) -> list[Evidence]:
@@ -32,7 +40,6 @@ def evidence(
 
     Args:
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
-        part: gives a document's part by index.
         tokenizer: the one that the memories were encoded with.
     """
     total = sum(density)
@@ -43,7 +50,7 @@ def evidence(
     runs = _runs(sorted(place for place in best if density[place] >= enough), attached)
     found = [
         _passage(memory, first, last, sum(density[memory.first_region + r] for r in range(first, last + 1)) / total,
-                 part, tokenizer, region_tokens)
+                 parts, tokenizer, region_tokens)
         for memory, first, last in runs
     ]  # fmt: skip
     return sorted((item for item in found if item), key=lambda item: -item.weight)[:MOST]
@@ -63,7 +70,7 @@ def _runs(places: Sequence[int], attached: Sequence[Attached]) -> list[tuple[Att
 
 
 def _passage(
-    memory: Attached, first: int, last: int, weight: float, part: Callable[[str, int], Part], tokenizer, size: int
+    memory: Attached, first: int, last: int, weight: float, parts: Parts, tokenizer, size: int
 ) -> Evidence | None:
     """The run of regions as one passage, in the part that holds most of it."""
     start, end = first * size, min((last + 1) * size, len(memory.text.token_ids))
@@ -71,7 +78,7 @@ def _passage(
     if not inside:
         return None
     span = max(inside, key=lambda s: min(s.token_end, end) - max(s.token_start, start))
-    page = part(memory.document.id, span.part)
+    id, page = memory.document.id, parts.part(memory.document.id, span.part)
     char_start, char_end = spans.locate(page, span, tokenizer, start, end)
     while 0 < char_start < len(page.text) and page.text[char_start - 1].isalnum() and page.text[char_start].isalnum():
         char_start -= 1
@@ -81,11 +88,12 @@ def _passage(
     if not text.strip():
         return None
     char_start += len(text) - len(text.lstrip())
+    text_line = parts.line_of(id, page.index) if memory.document.kind == "text" else None
     return Evidence(
         id="",
-        document=memory.document.id,
+        document=id,
         title=memory.document.title,
-        label=spans.label(page, char_start, char_end),
+        label=spans.label(page, char_start, char_end, text_line),
         part=page.index,
         char_start=char_start,
         char_end=char_end,

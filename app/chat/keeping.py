@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.answers import ending, only_refuses
 from app.errors import NotFoundError
-from app.records import ChatInfo, DocumentInfo
+from app.records import ChatInfo, DocumentInfo, Message
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
@@ -109,10 +110,7 @@ class Keeping:
                 titles.append("a document since deleted")
         lines = [f"# {info.title}", "", f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}.", ""]
         for message in self.store.messages(info.id):
-            lines += [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
-            for item in message.evidence:
-                quote = " ".join(item.text.split())
-                lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
+            lines += _markdown(message)
         return "\n".join(lines)
 
     def export_json(self, chat: str) -> str:
@@ -146,3 +144,16 @@ class Keeping:
             if is_json(path):
                 return from_json(self.store, path)
             return import_chat(self.store, path, None if text_only else fit)
+
+
+def _markdown(message: Message) -> list[str]:
+    """Lines of a message: what was said, how an answer ended, and its passages."""
+    lines = [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
+    if ended := ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0)):
+        lines += [f"*{ended}*", ""]
+    if message.evidence and only_refuses(message.content):
+        lines += ["Looked at, without finding an answer:", ""]
+    for item in message.evidence:
+        quote = " ".join(item.text.split())
+        lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
+    return lines

@@ -11,7 +11,7 @@ from app.chat.policies import check_model
 from app.errors import InputError, StoreError
 from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
-from app.records import AnswerStats, Delta, Done, Evidence, Look, Message, Reading, Tail
+from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
 from app.runtime.cache import RegionCache
 from app.runtime.config import GenerationConfig
 from app.runtime.memory import RegionMemory
@@ -292,12 +292,19 @@ class Sessions:
         read = sum(document.tokens_read for document in session.documents)
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
-        first_at = None
+        first_at: float | None = None
+        ended_by: Ending = ""
         said: list[int] = []
 
         def tokens() -> Iterator[int]:
-            nonlocal first_at
-            for token in self.engine.generate(cache, prompt, generation, cancelled=job.cancel.is_set):
+            nonlocal first_at, ended_by
+            steps = self.engine.generate(cache, prompt, generation, cancelled=job.cancel.is_set)
+            while True:
+                try:
+                    token = next(steps)
+                except StopIteration as end:
+                    ended_by = end.value
+                    return
                 first_at = first_at or time.monotonic()
                 said.append(token)
                 yield token
@@ -316,6 +323,7 @@ class Sessions:
             tokens_per_s=round(len(said) / (ended - first_at), 1) if ended > first_at else 0.0,
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
+            ended=ended_by,
             note="; ".join(filter(None, [session.note, self.reader.read_again_note(session.documents)])),
             focus=session.sight.focus,
             mute=session.sight.mute,
@@ -346,7 +354,7 @@ class Sessions:
             return (), stats, ()
         attached = self.reader.attached(session.documents)
         size = engine.shape.attention.region_tokens
-        found = citations.evidence(seen.density.tolist(), attached, self.store.part, engine.text_tokenizer, size)
+        found = citations.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size)
         return tuple(found), stats, citations.looks(engine.pieces(said), seen.looks(), attached)
 
 

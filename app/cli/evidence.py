@@ -97,6 +97,7 @@ def passage_values(passage: Evidence) -> dict[str, Any]:
         "id": passage.id,
         "document": passage.document,
         "label": passage.label,
+        "part": passage.part,
         "text": passage.text,
         "weight": passage.weight,
     }

@@ -30,7 +30,7 @@ def chats_edit(session: Session, args: argparse.Namespace) -> None:
     generation = fill(GenerationConfig, flags={"max_new_tokens": args.max_new_tokens}, environment={})
     with session.chat() as chat:
         session.model_ready(chat)
-        follow(session, chat.edit(args.id, args.turn, args.question, generation=generation))
+        follow(session, chat, chat.edit(args.id, args.turn, args.question, generation=generation))
 
 
 def chats_export(session: Session, args: argparse.Namespace) -> None:

@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
+from app.answers import MAY_SAY, ending, only_refuses
 from app.chat.focus import Sight
 from app.cli.evidence import answer_values, memory_line
 from app.cli.session import Session
@@ -12,6 +14,9 @@ from app.records import Delta, Done, Reading
 from app.runtime.config import GenerationConfig
 from app.settings import fill
 from app.units import duration
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
 
 EXCERPT_CHARS = 160
 
@@ -37,10 +42,10 @@ def ask(session: Session, args: argparse.Namespace) -> None:
             mute=tuple(args.mute),
             without=args.without,
         )
-        follow(session, events)
+        follow(session, chat, events)
 
 
-def follow(session: Session, events: Generator[Reading | Delta | Done]) -> None:
+def follow(session: Session, chat: "DocumentChat", events: Generator[Reading | Delta | Done]) -> None:
     """Show an answer as it comes, what it rests on and what it cost."""
     with closing(events):
         for event in events:
@@ -49,14 +54,16 @@ def follow(session: Session, events: Generator[Reading | Delta | Done]) -> None:
             elif isinstance(event, Delta):
                 session.out.stream(event.text)
             elif isinstance(event, Done):
-                _answered(session, event)
+                _answered(session, event, chat.model_state().demonstration)
 
 
-def _answered(session: Session, done: Done) -> None:
+def _answered(session: Session, done: Done, demonstration: bool) -> None:
     session.out.stream("\n")
-    stats = done.stats
+    stats, refused = done.stats, only_refuses(done.answer)
     values = {
         "answer": done.answer,
+        "ended": stats.ended,
+        "refused": refused,
         "chat": done.chat,
         "policy": stats.policy,
         "tokens_read": stats.tokens_read,
@@ -67,18 +74,29 @@ def _answered(session: Session, done: Done) -> None:
         "peak_bytes": stats.peak_bytes,
         **answer_values(done),
     }
-    for remark in filter(None, (stats.note, Sight.of(stats.as_dict()).words)):
+    longer = "; --max-new-tokens allows a longer one" if stats.ended == "length" else ""
+    ended = ending(stats.ended, stats.new_tokens).rstrip(".") + longer
+    may_say = MAY_SAY if refused and demonstration else ""
+    for remark in filter(None, (ended, may_say, stats.note, Sight.of(stats.as_dict()).words)):
         session.out.say(remark)
     if not session.out.json:
-        for passage in done.evidence:
-            excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
-            session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
+        _looked(session, done, refused)
         session.out.say(
             f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
             f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; "
             f"policy {stats.policy}; chat {done.chat}"
         )
     session.out.result(values)
+
+
+def _looked(session: Session, done: Done, refused: bool) -> None:
+    """The passages; under a refusal they support nothing."""
+    if done.evidence:
+        found = "Looked at, without finding an answer" if refused else "Looked at"
+        session.out.say(f"{found} (share of the attention on the documents):")
+    for passage in done.evidence:
+        excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
+        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
 
 
 def chats_list(session: Session, args: argparse.Namespace) -> None:
@@ -97,7 +115,10 @@ def chats_show(session: Session, args: argparse.Namespace) -> None:
     with session.chat(load=False) as chat:
         info, messages = chat.chat(args.id), chat.messages(args.id)
     values = asdict(info) | {"messages": [asdict(message) for message in messages]}
-    turns = [f"{message.role}: {message.content}" for message in messages]
+    turns = []
+    for message in messages:
+        ended = ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0))
+        turns.append(f"{message.role}: {message.content}" + (f"\n({ended})" if ended else ""))
     session.out.result(values, "\n\n".join([f"{info.title} ({info.id})", *turns]))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.answers import exact, f1
+from app.answers import exact, f1, is_refusal
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.passages import passage_of
@@ -20,30 +20,6 @@ if TYPE_CHECKING:
 
 ANSWER_TOKENS = 64
 SHOWN = 3  # regions of an answer
-REFUSALS = (
-    "does not say",
-    "doesn't say",
-    "does not mention",
-    "doesn't mention",
-    "does not state",
-    "does not tell",
-    "does not contain",
-    "does not provide",
-    "not in the text",
-    "not mentioned",
-    "not stated",
-    "not given in the",
-    "no answer",
-    "no information",
-    "not enough information",
-    "unanswerable",
-    "cannot be answered",
-    "can't be answered",
-    "cannot answer",
-    "can't answer",
-    "i do not know",
-    "i don't know",
-)
 
 
 @dataclass(frozen=True)
@@ -116,12 +92,6 @@ class Answered:
     @property
     def exact(self) -> float:
         return 0.0 if self.refused else max(exact(self.answer, gold) for gold in self.question.answers)
-
-
-def is_refusal(answer: str) -> bool:
-    """Whether the answer says that the text holds none; an empty answer says nothing."""
-    plain = " ".join(answer.lower().replace("\u2019", "'").split())
-    return any(phrase in plain for phrase in REFUSALS)
 
 
 def load(path: Path) -> tuple[list[Question], int]:

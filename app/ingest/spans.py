@@ -2,13 +2,16 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from app.ingest.text import find_headings
 from app.records import MemoryText, Part, Span
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_CHAPTER_CHARS = 48  # of a chapter's heading beside a line number
 _BATCH_CHARS = 1 << 20  # of text in one call of the tokenizer, so that its side tables stay small
 
 
@@ -49,8 +52,16 @@ def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Sp
     return [span for span in spans[first:last] if span.token_start < span.token_end]
 
 
-def label(part: Part, char_start: int, char_end: int) -> str:
-    """Where a passage stands: the page label, or `path:first-last` lines of a file."""
+def label(part: Part, char_start: int, char_end: int, text_line: int | None = None) -> str:
+    """Where a passage stands: the page label, `path:first-last` lines of a file, or chapter and line of a plain text.
+
+    Args:
+        text_line: of a plain text's part, whose label only counts parts: number of the line that it begins on.
+    """
+    if text_line is not None:
+        line = text_line + part.text.count("\n", 0, char_start)
+        chapter = _chapter_at(part, char_start)
+        return f"{shorten(chapter, _CHAPTER_CHARS, placeholder=' …')}, line {line:,}" if chapter else f"line {line:,}"
     if part.first_line is None:
         return part.label
     passage = part.text[char_start:char_end]
@@ -59,6 +70,13 @@ def label(part: Part, char_start: int, char_end: int) -> str:
     first = part.first_line + part.text.count("\n", 0, char_start)
     last = part.first_line + part.text.count("\n", 0, max(char_start, char_end))
     return f"{part.label}:{max(1, first)}-{max(1, last)}"
+
+
+def _chapter_at(part: Part, char: int) -> str | None:
+    """The heading that a place of a text stands under: the part's chapter is that of its beginning only."""
+    marked = find_headings(part.text, markdown=True) if part.chapter else []  # "# a" is a comment where nothing is one
+    above = [title for start, _, title in sorted(find_headings(part.text) + marked) if start <= char]
+    return above[-1] if above else part.chapter
 
 
 def _as_read(part: Part) -> str:

@@ -11,13 +11,18 @@ COUNTS = ("candidates", "coarse_sub", "tree_from_tokens", "decode_tree_from_toke
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How an answer is sampled. Temperature 0 is greedy."""
+    """How an answer is sampled, and when it ends. Temperature 0 is greedy.
+
+    Attributes:
+        repeat_tokens: an answer ends when so many tokens repeat what stands before them; 0 lets it go on.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
     stop: tuple[str, ...] = ()
+    repeat_tokens: int = 96
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 5:
@@ -26,6 +31,8 @@ class GenerationConfig:
             raise ConfigError(f"top-p {self.top_p}: must lie above 0 and at most 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max-new-tokens {self.max_new_tokens}: must be at least 1")
+        if self.repeat_tokens < 0:
+            raise ConfigError(f"repeat-tokens {self.repeat_tokens}: must be 0 or more")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed {self.seed}: must lie between 0 and 2**63 - 1")
 

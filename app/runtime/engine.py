@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, fields, replace
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from app.errors import CancelledError, ConfigError, ModelError
 from app.kernels.backend import backend_name
+from app.records import Ending
 from app.runtime import policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
@@ -23,7 +24,7 @@ from app.runtime.held import Held
 from app.runtime.memory import RegionMemory
 from app.runtime.groups import PagesLost
 from app.runtime.policies import Policy
-from app.runtime.sampling import Sampler
+from app.runtime.sampling import Repetition, Sampler
 from app.runtime.shape import MemoryShape
 from app.runtime.seams import install
 from app.runtime.spec import AttentionSpec
@@ -306,7 +307,7 @@ class Engine(ChatText):
         config: GenerationConfig,
         *,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, Ending]:
         """Run a prompt, then yield token after token; the stop token is run but not yielded.
 
         `cache.evidence` gathers where each token of the answer looked. The prompt's last token is run by itself: it is
@@ -314,8 +315,12 @@ class Engine(ChatText):
 
         Args:
             token_ids: the turn, as `encode_turn` gives it; at least one token.
+
+        Returns:
+            why the answer ended.
         """
         sampler = Sampler(config, self.model.device)
+        repeats = Repetition(config.repeat_tokens, [memory.token_ids for memory in cache.memories])
         with self._running():
             cache.evidence, before = None, cache.tail.tokens
             try:
@@ -323,19 +328,22 @@ class Engine(ChatText):
                     pass
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
-                return
+                return ""
             evidence, held = cache.watch(), self._held(cache)
             try:
                 last = self._step(cache, token_ids[-1], held)
                 for _ in range(config.max_new_tokens):
                     token = int(sampler(self._logits(last)))
-                    stop = token in self.stop_ids
-                    if not stop:
+                    ending: Ending = "stop" if token in self.stop_ids else "repetition" if repeats(token) else "length"
+                    if ending != "stop":
                         evidence.take()
                         yield token
                     last = self._step(cache, token, held)
-                    if stop or (cancelled and cancelled()):
-                        return
+                    if cancelled and cancelled():
+                        return ""
+                    if ending != "length":
+                        return ending
+                return "length"
             finally:
                 held.release()
 

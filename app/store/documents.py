@@ -100,6 +100,13 @@ class Documents:
             raise NotFoundError(f"document {id}: has no part {index}")
         return _part(row)
 
+    def line_of(self, id: str, index: int) -> int:
+        """Number of the line that a part of a text begins on; a text's parts follow each other without a gap."""
+        with self._library.read() as db:
+            ends = "SELECT SUM(length(text) - length(replace(text, char(10), ''))) FROM part"
+            before = db.execute(f"{ends} WHERE document = ? AND number < ?", [id, index]).fetchone()[0]
+        return 1 + (before or 0)
+
     def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
         """Parts that hold every word of the query, best first: (document, part index, label, snippet)."""
         if (terms := match(query)) is None:

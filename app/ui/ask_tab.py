@@ -9,7 +9,7 @@ import gradio as gr
 
 from app.chat.focus import Sight
 from app.runtime.config import GenerationConfig
-from app.ui import actions, asking, branching, format, policies, switching, viewer
+from app.ui import actions, asking, branching, examples, format, policies, switching, viewer
 from app.ui.actions import GPU, PRIVATE
 from app.ui.asking import View
 
@@ -40,7 +40,7 @@ class AskTab:
         library: components that depend on the library; `refresh` gives their values for picked documents and policy.
         kept: what the browser keeps of the chat for a reload; see `asking.reopened`.
         streams: events that write into the conversation; showing another one has to cancel them.
-        remark: what is said about the model on the empty page.
+        remark: what is said about the model, beside the question box.
         side: the column of the passage viewer.
         other: the notice that another model made the chat's memory; `switching.notice` gives it.
     """
@@ -119,11 +119,8 @@ def _layout(start_policy: str) -> _Parts:
             with gr.Column(elem_classes="lt-empty") as empty:
                 welcome = gr.HTML(elem_classes="lt-welcome")
                 sample = gr.Button("Read the sample book", variant="primary", elem_id="sample", scale=0)
-                with gr.Row(visible=False, elem_classes="lt-examples") as examples:
-                    buttons = [
-                        gr.Button(text, size="sm", elem_classes="lt-example") for text in asking.EXAMPLES["text"]
-                    ]
-                remark = gr.HTML(elem_id="remark")
+                with gr.Row(visible=False, elem_classes="lt-examples") as example_row:
+                    buttons = [gr.Button(size="sm", elem_classes="lt-example") for _ in range(examples.SHOWN)]
             talk = gr.Chatbot(
                 visible=False,
                 show_label=False,
@@ -135,6 +132,7 @@ def _layout(start_policy: str) -> _Parts:
                 feedback_options=None,
                 elem_id="talk",
             )
+            remark = gr.HTML(elem_id="remark")
             other = gr.HTML(elem_id="other-model")
             status = gr.HTML(elem_id="status")
             question = gr.Textbox(
@@ -170,7 +168,7 @@ def _layout(start_policy: str) -> _Parts:
             page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
-        chat_id, kept, picker, new, empty, welcome, sample, examples, buttons, remark, talk, other, status,
+        chat_id, kept, picker, new, empty, welcome, sample, example_row, buttons, remark, talk, other, status,
         question, focus, mute, temperature, longest, policy, memory, side, page, compare,
     )  # fmt: skip
 
@@ -238,7 +236,10 @@ def build(chat: "DocumentChat", header: switching.Header) -> AskTab:
         sample = gr.update(visible=not picked)
         picker = gr.update(choices=known, value=picked)
         shown = gr.update(visible=bool(picked))
-        return picker, asking.welcome(chat, picked), sample, shown, *asking.examples(chat, picked)
+        asked = examples.examples(chat, picked)
+        buttons = [gr.update(value=text, visible=True) for text in asked]
+        buttons += [gr.update(visible=False)] * (examples.SHOWN - len(asked))
+        return picker, asking.welcome(chat, picked), sample, shown, *buttons
 
     streams = _wire_asking(chat, parts, view, stream)
     for event in streams:  # asking may have read a document
@@ -351,11 +352,13 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
     def turn(target: str) -> str:
         return asking.passage(chat, *viewer.target(target))
 
-    def without(evidence_id: str, temperature: float, longest: float) -> Iterator[str]:
-        yield from asking.without(chat, evidence_id, _settings([], [], temperature, longest)[0])
+    def without(evidence_id: str, temperature: float, longest: float) -> Iterator[tuple[Any, ...]]:
+        yield open_passage(evidence_id)  # under an answer the button does not need it to be open
+        for compared in asking.without(chat, evidence_id, _settings([], [], temperature, longest)[0]):
+            yield gr.skip(), gr.skip(), compared
 
     side = [parts.side, parts.page, parts.compare]
     actions.on("passage", open_passage, outputs=side, queue=False)
     actions.on("turn", turn, outputs=parts.page, queue=False)
     actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)
-    actions.on("without", without, inputs=[parts.temperature, parts.longest], outputs=parts.compare, **GPU)
+    actions.on("without", without, inputs=[parts.temperature, parts.longest], outputs=side, **GPU)

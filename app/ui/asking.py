@@ -13,7 +13,7 @@ from app.chat.focus import Sight
 from app.records import Delta, Done, Reading, Removal
 from app.runtime.config import GenerationConfig
 from app.settings import ROOT
-from app.ui import format, viewer
+from app.ui import foot, format, viewer
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -22,11 +22,6 @@ log = logging.getLogger(__name__)
 Event = TypeVar("Event")
 
 UPDATE_S = 0.05  # the page takes about 20 updates a second
-EXAMPLES = {
-    "text": ("What happens at the beginning?", "Who is the main character?", "Where does it take place?"),
-    "pdf": ("What is this document about?", "What does it begin with?", "What does it conclude?"),
-    "code": ("What does this code do?", "Where does the program start?", "Which tests are there?"),
-}
 
 
 @dataclass(frozen=True)
@@ -66,13 +61,13 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     """A chat as it is kept."""
     if chat_id is None:
         return View()
-    kinds, loaded = format.kinds(chat.documents()), chat.model_state().name
+    kinds, loaded = format.kinds(chat.documents()), chat.model_state()
     shown: list[dict[str, str]] = []
     question = ""
     for message in chat.messages(chat_id):
         shown.append({"role": message.role, "text": message.content})
         if message.role == "assistant":
-            shown.append({"foot": format.foot(message, kinds, question, loaded)})
+            shown.append({"foot": foot.foot(message, kinds, question, loaded)})
         else:
             question = message.content
     return View(tuple(shown), chat_id)
@@ -223,7 +218,7 @@ def without(
             for event in events:
                 if isinstance(event, Done):
                     body = tested + viewer.answer(event.answer)
-                    yield viewer.comparison(body, format.cost(event.stats.as_dict()))
+                    yield viewer.comparison(body, foot.told(event.stats.as_dict()))
                     return
                 said += event.text if isinstance(event, Delta) else ""
                 if clock() - shown_at >= UPDATE_S:
@@ -295,12 +290,6 @@ def read_sample(chat: "DocumentChat", book: Path | None, policy: str = "") -> It
         yield document, ""
     except Exception as error:
         yield document, format.failure(error)
-
-
-def examples(chat: "DocumentChat", documents: Sequence[str]) -> tuple[str, ...]:
-    """Questions to begin with, fitting the kind of the first picked document."""
-    kinds = [document.kind for document in chat.documents() if document.id in documents]
-    return EXAMPLES[kinds[0] if kinds else "text"]
 
 
 def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:

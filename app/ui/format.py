@@ -2,14 +2,13 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
-from typing import Any, Literal
+from typing import Literal
 
-from app.chat.focus import Sight
 from app.errors import CancelledError, LecternError
-from app.records import DocumentInfo, DocumentKind, Evidence, MemoryLine, Message, ModelState, Reading
+from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
 from app.units import duration, size_text
 
 log = logging.getLogger(__name__)
@@ -46,12 +45,14 @@ def share(part: float, whole: float) -> int:
 
 
 def place(label: str, kind: DocumentKind | None) -> str:
-    """Where a passage stands: a page of a PDF, a section of a text, or path:lines of a file; "" for no label."""
-    if not label:
-        return ""
-    if kind == "code" or (kind is None and re.search(r"[/:.]", label)):
-        return label
-    return f"§ {label}" if kind == "text" else f"p. {label}"
+    """Where a passage stands: a page of a PDF, chapter and line of a text, or path:lines of a file; "" for no label.
+
+    Of a plain text older releases kept the number of the part, and parts are told by it alone.
+    """
+    if kind == "text" and label.isdecimal():
+        return f"part {label}"
+    counted = kind == "pdf" or (kind is None and not re.search(r"[/:.]|\bline ", label))
+    return f"p. {label}" if label and counted else label
 
 
 def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:
@@ -81,7 +82,8 @@ def progress(text: str, percent: int) -> str:
 def reading(event: Reading, kind: DocumentKind | None = None) -> str:
     """The live line while a document is read: place, %, tokens/s, time left."""
     percent = share(event.tokens_done, event.tokens_total)
-    facts = [f"<b>{percent}%</b>", *filter(None, [escape(place(event.label, kind))])]
+    where = "" if kind == "text" else place(event.label, kind)  # the parts of a plain text have numbers of ours only
+    facts = [f"<b>{percent}%</b>", *filter(None, [escape(where)])]
     if event.tokens_per_s > 0 and event.tokens_done < event.tokens_total:
         facts += [f"{event.tokens_per_s:,.0f} tokens/s", f"{duration(event.eta_s)} left"]
     if event.reused:
@@ -91,69 +93,6 @@ def reading(event: Reading, kind: DocumentKind | None = None) -> str:
 
 def waiting(text: str) -> str:
     return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(text)}</div>'
-
-
-def cost(stats: Mapping[str, Any], loaded: str = "") -> str:
-    """What an answer cost: "2,103 tokens reused, 12 read · 1.4 s · 31 tokens/s".
-
-    Args:
-        loaded: name of the loaded model; the answer of another one says whose it is.
-    """
-    parts = [f"{count(stats.get('tokens_reused', 0))} tokens reused, {count(stats.get('tokens_read', 0))} read"]
-    if stats.get("seconds"):
-        parts.append(duration(stats["seconds"]))
-    if stats.get("tokens_per_s"):
-        parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
-    if stats.get("policy"):
-        parts.append(f"policy {stats['policy']}")
-    if loaded and stats.get("model", loaded) not in ("", loaded):
-        parts.append(f"by {stats['model']}")
-    parts += [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))]
-    parts += [words] if (words := Sight.of(stats).words) else []
-    if stats.get("stopped"):
-        parts.append("stopped")
-    if stats.get("note"):
-        parts.append(stats["note"])
-    return " · ".join(parts)
-
-
-def chip(evidence: Evidence, kind: DocumentKind | None) -> str:
-    """A passage as a button: document, place, share of the attention."""
-    where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
-    title = f"{evidence.title}, {where}: {weight} of the attention on the documents. Click to read it."
-    return (
-        f'<button type="button" class="lt-chip" data-do="passage" data-id="{escape(evidence.id)}" '
-        f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'
-        f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
-        f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span></button>"
-    )
-
-
-def branches(message: Message, question: str) -> str:
-    """Buttons to branch off after an answer and to ask its question differently."""
-    key = message.id
-    return (
-        f'<button type="button" class="lt-tool" data-do="fork" data-id="{key}" '
-        'title="A new chat that begins with everything up to here; nothing is read again">Fork</button>'
-        '<details class="lt-confirm"><summary class="lt-tool">Edit</summary>'
-        f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. The turns after it are dropped; '
-        f'fork first to keep them.</p><input name="text" value="{escape(question)}" required '
-        'aria-label="Another question"><button class="lt-button">Ask</button></form></details>'
-    )
-
-
-def foot(message: Message, kinds: Mapping[str, DocumentKind], question: str = "", loaded: str = "") -> str:
-    """What stands under an answer: chips, cost (see there) and tools; the style sheet shows retry under the last."""
-    chips = "".join(chip(evidence, kinds.get(evidence.document)) for evidence in message.evidence)
-    if chips:
-        label = '<span class="lt-label" title="The places that drew the most attention; not a proof.">Looked at</span>'
-        chips = f'<div class="lt-chips">{label}{chips}</div>'
-    tools = (
-        f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
-        '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
-    ) + (branches(message, question) if question else "")
-    spent = f"<span class=lt-cost>{escape(cost(message.stats, loaded))}</span>" if message.stats else ""
-    return f'<div class="lt-foot">{chips}<div class="lt-line">{spent}<span class="lt-tools">{tools}</span></div></div>'
 
 
 def safe_markdown(text: str) -> str:
@@ -168,20 +107,25 @@ def safe_markdown(text: str) -> str:
 
 
 def memory(line: MemoryLine) -> str:
-    """The memory of a chat in one line; the bytes are those of all that is held."""
+    """What a chat remembers, in a sentence, and folded under it how; the bytes are those of all that is held."""
     if not line.tokens:
         return ""
     lost = [f"{count(n)} {word}" for word in LOSSES if (n := getattr(line, f"tokens_{word}"))]
     tiers = [f"{count(n)} {words}" for name, words in TIERS.items() if (n := getattr(line, f"tokens_{name}"))]
     places = ((line.device_bytes, "on the GPU"), (line.host_bytes, "in memory"), (line.disk_bytes, "in SQLite"))
+    kept = "all of them kept" if line.tokens_kept == line.tokens else f"{count(line.tokens_kept)} of them kept whole"
+    codec = [f"{line.codec} codec"] if line.codec else []
     facts = [
-        f"{plural(line.tokens, 'token')} in {plural(line.regions, 'region')}",
-        ", ".join([f"{'all' if line.tokens_kept == line.tokens else count(line.tokens_kept)} kept", *lost]),
+        plural(line.regions, "region"),
+        *([", ".join(lost)] if lost else ()),
         *([", ".join(tiers)] if tiers else ()),
         "altogether " + (", ".join(f"{size_text(held)} {where}" for held, where in places if held) or "nothing stored"),
-        f"{line.policy}, {f'{line.codec} codec, ' if line.codec else ''}{line.positions} positions, {line.backend}",
+        ", ".join([f"policy {line.policy}", *codec, f"{line.positions} positions", line.backend]),
     ]
-    return f'<div class="lt-memory"><span class="lt-label">Memory</span>{escape(" · ".join(facts))}</div>'
+    return (
+        f'<details class="lt-fold lt-memory"><summary>This chat remembers {plural(line.tokens, "token")}, {kept}.'
+        f"</summary>{escape(' · '.join(facts))}</details>"
+    )
 
 
 def model(state: ModelState) -> str:
@@ -206,12 +150,12 @@ def notes(lines: Sequence[str]) -> str:
 
 
 def demonstration(state: ModelState) -> str:
-    """What a small shipped model owes its user to say."""
+    """What a small shipped model owes its user to say, as long as it is loaded."""
     if not state.demonstration or state.state == "failed":
         return ""
     return (
-        '<p class="lt-demo"><b>This is a demonstration model.</b> It runs anywhere and shows how Lectern works, but '
-        "its answers are often wrong. Load a real one in Models, or start with <code>--model PATH</code>.</p>"
+        '<p class="lt-demo"><b>Demonstration model.</b> It finds names, numbers, keys and short facts in the words of '
+        "the text; it cannot summarise or explain. Load a larger one in Models.</p>"
     )
 
 

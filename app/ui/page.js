@@ -9,10 +9,16 @@
     if (!button) return;
     navigator.clipboard.writeText(button.dataset.text).then(() => copied(button));
   });
-  // A click elsewhere closes a question or form that a button opened.
+  // A click elsewhere, or on a passage to hide, closes a question or form that a button opened.
   document.addEventListener('click', (event) => {
-    for (const box of document.querySelectorAll('.lt-confirm[open]')) if (!box.contains(event.target)) box.open = false;
+    const chosen = event.target.closest('.lt-confirm [data-do="without"]');
+    for (const box of document.querySelectorAll('.lt-confirm[open]'))
+      if (chosen || !box.contains(event.target)) box.open = false;
   });
+  // What opens below the edge comes into view.
+  document.addEventListener('toggle', ({ target }) => {
+    if (target.matches('.lt-confirm[open]')) target.querySelector('.lt-pop')?.scrollIntoView({ block: 'nearest' });
+  }, true);
   // Closing a passage gives the focus back to the chip that opened it.
   let chip = null;
   document.addEventListener('click', (event) => {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
+from app.records import DocumentInfo
 from app.ui import actions, format, viewer
 from app.ui.ask_tab import PRIVATE
 
@@ -30,7 +31,7 @@ def hits(chat: "DocumentChat", query: str) -> str:
     rows = []
     for key, index, label, snippet in found:
         info = documents.get(key)
-        where = escape(format.place(label, info.kind if info else None))
+        where = escape(_part(label, info))
         title = escape(info.title if info else key)
         data = f'data-do="found" data-id="{escape(key)}@{index}"'
         rows.append(
@@ -39,6 +40,12 @@ def hits(chat: "DocumentChat", query: str) -> str:
         )
     more = f"<p class=lt-nothing>The first {SHOWN} places.</p>" if len(found) == SHOWN else ""
     return f'<ul class="lt-chats">{"".join(rows)}</ul>{more}'
+
+
+def _part(label: str, info: DocumentInfo | None) -> str:
+    """Where a part stands; one of a plain text, which has a number of ours only, by how many there are."""
+    place = format.place(label, info.kind if info else None)
+    return f"{place} of {info.parts}" if info and info.kind == "text" else place
 
 
 def page(chat: "DocumentChat", target: str, query: str) -> str:
@@ -53,7 +60,7 @@ def page(chat: "DocumentChat", target: str, query: str) -> str:
     except Exception as error:
         return format.failure(error)
     start, end = first_match(part.text, query)
-    where = escape(format.place(part.label, info.kind))
+    where = escape(_part(part.label, info))
     return (
         '<section class="lt-page" tabindex="-1" aria-label="Found text">'
         f"<header><div><h3>{escape(info.title)}</h3><p>{where}</p></div>"

@@ -66,7 +66,8 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
     own = part.index == evidence.part
     start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
     where = format.place(evidence.label if own else part.label, kind)
-    chapter = f"{escape(part.chapter)} · " if part.chapter else ""
+    told = own and kind == "text" and part.label != evidence.label  # the place of a plain text's passage names it
+    chapter = f"{escape(part.chapter)} · " if part.chapter and not told else ""
     return (
         '<section class="lt-page" tabindex="-1" aria-label="Passage">'
         f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}</p></div>"

@@ -1,12 +1,23 @@
 """From attention on regions to passages."""
 
+from types import SimpleNamespace
+
 from app.chat import citations
 from tests.chat.attached import SIZE, attach
 
 
 def passages(mass: dict[int, float], parts, memory, tokenizer):
     values = [mass.get(region, 0.0) for region in range(memory.first_region + memory.regions)]
-    return citations.evidence(values, [memory], lambda _, i: parts[i - 1], tokenizer, SIZE)
+    kept = SimpleNamespace(part=lambda _, i: parts[i - 1], line_of=lambda _, i: 100 * i)
+    return citations.evidence(values, [memory], kept, tokenizer, SIZE)
+
+
+def test_a_passage_of_a_plain_text_is_told_by_its_line():
+    text = "alpha\nbeta\ngamma delta epsilon zeta eta theta iota"
+    for kind, label in (("text", "line 202"), ("pdf", "2")):
+        parts, memory, tokenizer = attach(["one page", text], kind=kind)
+        (found,) = passages({3: 1.0}, parts, memory, tokenizer)
+        assert (found.part, found.label) == (2, label)
 
 
 def test_the_best_region_becomes_a_passage_and_neighbours_join():

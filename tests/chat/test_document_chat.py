@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 
 from app.chat import DocumentChat
 from app.chat.focus import Sight
@@ -64,6 +65,22 @@ def test_the_second_question_reads_only_its_own_tokens(open_chat, tmp_path):
     assert second.stats.tokens_read < 30
     assert second.stats.tokens_reused >= tokens
     assert chat.document(document.id).state == "read"
+
+
+def test_why_an_answer_ended_is_kept_with_it(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    assert first.stats.ended == "length" and first.evidence[0].label == "line 1"
+    monkeypatch.setattr("app.runtime.sampling.Sampler.__call__", lambda self, logits: torch.tensor(70))
+    second, _ = finish(chat.ask("why?", chat=first.chat))
+    assert second.stats.ended == "repetition" and second.stats.new_tokens == 1 + GenerationConfig().repeat_tokens
+    chat = restart(chat, open_chat)
+    assert [message.stats["ended"] for message in chat.messages(first.chat)[1::2]] == ["length", "repetition"]
+    text = chat.export_chat(first.chat)
+    assert "*Cut off at the longest answer, 6 tokens.*" in text
+    assert "*Stopped because the answer repeated itself.*" in text
+    finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
 
 
 def test_after_a_restart_nothing_is_read_and_the_answer_is_the_same(open_chat, tmp_path):

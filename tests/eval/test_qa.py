@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.answers import REFUSALS, is_refusal, only_refuses
 from app.errors import ConfigError, InputError
 from app.eval import qa, texts
 from app.eval.qa import Answered, QaConfig, Question
@@ -75,10 +76,10 @@ def test_best_gold_counts_and_a_refusal_scores_nothing() -> None:
 
 
 def test_refusals() -> None:
-    assert qa.is_refusal("I don\u2019t  know that.")
-    assert qa.is_refusal("Unanswerable")
-    assert not qa.is_refusal("")
-    assert not qa.is_refusal("She did not answer the door.")
+    assert is_refusal("I don\u2019t  know that.")
+    assert is_refusal("Unanswerable")
+    assert not is_refusal("")
+    assert not is_refusal("She did not answer the door.")
 
 
 def test_summary_scores_only_answerable_questions() -> None:
@@ -236,7 +237,12 @@ def test_config_refuses(wrong: dict) -> None:
         QaConfig(**wrong)
 
 
+def test_an_answer_that_tells_something_does_more_than_refuse() -> None:
+    assert only_refuses("The text doesn\u2019t say.") and not only_refuses("In Rye.")
+    assert not only_refuses("The text does not say when. " + "She left the house before the others came back. " * 3)
+
+
 def test_docs_list_the_refusals() -> None:
     docs = Path(__file__).resolve().parents[2] / "docs" / "cli.md"
     text = " ".join(docs.read_text(encoding="utf-8").lower().split())
-    assert [phrase for phrase in qa.REFUSALS if phrase not in text] == []
+    assert [phrase for phrase in REFUSALS if phrase not in text] == []

@@ -231,6 +231,44 @@ def test_stop_tokens_are_run_but_not_yielded():
     assert cache.tail.tokens == 4
 
 
+def ended(steps):
+    """The tokens of an answer, and why it ended."""
+    tokens = []
+    while True:
+        try:
+            tokens.append(next(steps))
+        except StopIteration as end:
+            return tokens, end.value
+
+
+def test_an_answer_tells_why_it_ended(monkeypatch):
+    engine, prompt = tiny.engine(), [1, 10, 11]
+    run = [engine.generate(engine.open_chat(), prompt, GenerationConfig(max_new_tokens=4)) for _ in range(2)]
+    tokens, why = ended(run[0])
+    assert len(tokens) == 4 and why == "length"
+    stopped = engine.generate(engine.open_chat(), prompt, GenerationConfig(), cancelled=lambda: True)
+    assert ended(stopped)[1] == ""
+    engine.stop_ids = frozenset([tokens[2]])
+    assert ended(run[1]) == (tokens[: tokens.index(tokens[2])], "stop")
+
+
+def test_an_answer_that_repeats_itself_is_ended_and_no_other_one_changed(monkeypatch):
+    engine, prompt, turns = tiny.engine(), [1, 10, 11], iter(range(10**6))
+    engine.stop_ids = frozenset()
+    monkeypatch.setattr(
+        "app.runtime.sampling.Sampler.__call__", lambda self, logits: torch.tensor(20 + next(turns) % 3)
+    )
+    cache, config = engine.open_chat(), GenerationConfig(max_new_tokens=60, repeat_tokens=24)
+    tokens, why = ended(engine.generate(cache, prompt, config))
+    assert why == "repetition" and tokens == [20 + i % 3 for i in range(27)]
+    assert cache.tail.token_ids == prompt + tokens  # so that the chat can go on
+    memory = engine.read([1, 9, *(20 + (i + 1) % 3 for i in range(90)), 9])  # a text that repeats itself as long
+    turns = iter(range(10**6))
+    assert len(ended(engine.generate(engine.open_chat([memory]), prompt, config))[0]) == 60
+    turns = iter(range(10**6))
+    assert ended(engine.generate(engine.open_chat(), prompt, GenerationConfig(max_new_tokens=60)))[1] == "length"
+
+
 def test_log_probs_match_transformers():
     engine, ids = tiny.engine(), tiny.token_ids(50)
     expected = torch.log_softmax(stock_logits(ids)[:-1], -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import NotFoundError, StoreError
+from app.ingest.text import split_parts
 from app.records import Document, MemoryText, Part, Skipped, Span
 from app.store.store import Store
 
@@ -47,6 +48,14 @@ def test_a_file_keeps_its_path_and_first_line(store: Store) -> None:
     part = Part(1, "src/a.py", "src/a.py (Python)\nx = 1\n", first_line=0)
     id = store.add_document(Document("repo", "code", "c" * 64, (part,)))
     assert store.parts(id) == [part]
+
+
+def test_a_part_of_a_text_knows_its_line(store: Store) -> None:
+    text = "".join(f"This is line {n} of a text." + "\n" * (1 + n % 3) for n in range(1, 2000))
+    id = store.add_document(Document("Lines", "text", "d" * 64, tuple(split_parts(text))))
+    assert len(store.parts(id)) > 10
+    for part in store.parts(id):
+        assert "".join(text.splitlines(keepends=True)[store.line_of(id, part.index) - 1 :]).startswith(part.text)
 
 
 def test_the_same_bytes_again_change_nothing(store: Store) -> None:

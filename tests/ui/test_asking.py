@@ -43,7 +43,7 @@ def test_first_question_reads_then_answers(chat: FakeDocumentChat, document: str
     assert not last.running and last.status == "" and last.chat == "c1"
     assert [set(message) for message in last.messages] == [{"role", "text"}, {"role", "text"}, {"foot"}]
     assert last.messages[1]["text"] == growing[-1].strip()
-    assert 'data-do="passage"' in last.messages[2]["foot"] and "§ 2" in last.messages[2]["foot"]
+    assert 'data-do="passage"' in last.messages[2]["foot"] and "line 2<" in last.messages[2]["foot"]
 
 
 def test_second_question_keeps_the_chat_and_reads_nothing(chat: FakeDocumentChat, document: str) -> None:
@@ -65,6 +65,20 @@ def test_settings_reach_the_model(chat: FakeDocumentChat) -> None:
     ask(chat, "x y z", generation=GenerationConfig(temperature=0.7, max_new_tokens=3))
     assert chat.asked[-1]["generation"].temperature == 0.7
     assert len(chat.messages("c1")[1].content.split()) == 3
+
+
+def test_why_an_answer_ended_is_kept_and_told(chat: FakeDocumentChat) -> None:
+    view = ask(chat, "x y z", generation=GenerationConfig(max_new_tokens=3))[-1]
+    assert "Cut off at the longest answer, 3 tokens." in view.messages[-1]["foot"]
+    view = ask(chat, "and again and again?", view.chat)[-1]
+    assert "Stopped because the answer repeated itself." in view.messages[-1]["foot"]
+    assert "Cut off" in asking.show(chat, view.chat).messages[2]["foot"]
+
+
+def test_a_refusal_says_so(chat: FakeDocumentChat, document: str) -> None:
+    view = ask(chat, "What is unsaid of the harbour?", documents=[document])[-1]
+    assert "without finding an answer" in view.messages[-1]["foot"]
+    assert "often says so although" in view.messages[-1]["foot"]
 
 
 def test_empty_question_asks_for_one(chat: FakeDocumentChat) -> None:
@@ -97,7 +111,7 @@ def test_stop_keeps_what_was_said(chat: FakeDocumentChat) -> None:
     for view in asking.answer(chat, "one two three four five six", None, [], clock=ticking(1.0)):
         if view.running and view.messages[-1].get("role") == "assistant":
             chat.stop()
-    assert "stopped" in view.messages[-1]["foot"]
+    assert "You stopped it." in view.messages[-1]["foot"]
     assert view.messages[-2]["text"] == "You"
 
 
@@ -184,7 +198,7 @@ def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None
     shown = list(asking.without(chat, "e2-1", warm, clock=ticking(1.0)))
     assert chat.asked[-1]["generation"] == warm
     assert "Testing the answer" in shown[0] and "Answering without" in shown[1]
-    assert "the answer changes" in shown[-1] and "100 tokens reused, 9 read" in shown[-1]
+    assert "the answer changes" in shown[-1] and "Read 9 new tokens; 100 came from memory. 0.4 s" in shown[-1]
     assert "falls by 3.25 nats; without another of this size it falls by 0.12 (median of 5)." in shown[-1]
     assert len(chat.messages("c1")) == 2
     assert "not known" in list(asking.without(chat, "e99-1"))[-1]
@@ -193,10 +207,10 @@ def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None
 def test_focus_and_mute_reach_the_model_and_are_told(chat: FakeDocumentChat, document: str) -> None:
     view = ask(chat, "Who?", documents=[document], sight=Sight((f"{document}#Chapter I",), (f"{document}#2",)))[-1]
     assert chat.asked[-1]["focus"] == (f"{document}#Chapter I",) and chat.asked[-1]["mute"] == (f"{document}#2",)
-    line = "looked only in A Quiet Coast#Chapter I, did not look in A Quiet Coast#2"
+    line = "Looked only in A Quiet Coast#Chapter I, did not look in A Quiet Coast#2."
     assert line in view.messages[-1]["foot"]
     again = list(asking.again(chat, view.chat, sight=Sight(mute=(document,)), clock=ticking(1.0)))[-1]
-    assert "did not look in A Quiet Coast<" in again.messages[-1]["foot"].replace(" ·", "<")
+    assert "Did not look in A Quiet Coast.<" in again.messages[-1]["foot"]
 
 
 def test_places_follow_the_picked_documents(chat: FakeDocumentChat, document: str, tmp_path: Path) -> None:

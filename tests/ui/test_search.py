@@ -15,7 +15,7 @@ def test_hits_name_the_place_and_escape_the_text(chat: FakeDocumentChat, book: P
     chat.add_document(odd)
     word = book.read_text(encoding="utf-8").split()[3]
     html = search.hits(chat, word)
-    assert f'data-do="found" data-id="{key}@1"' in html and "A Quiet Coast · § 1" in html
+    assert f'data-do="found" data-id="{key}@1"' in html and "A Quiet Coast · part 1 of 3" in html
     assert "<script>" not in search.hits(chat, "lighthouse")
     assert search.hits(chat, "  ") == ""
     assert "No document holds “&lt;krill”" in search.hits(chat, "<krill")

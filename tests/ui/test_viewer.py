@@ -1,6 +1,7 @@
 """The page viewer: right words marked, long parts cut, foreign text harmless."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
 import pytest
@@ -65,6 +66,15 @@ def test_page_offers_the_neighbours_and_the_removal() -> None:
     assert "Chapter &lt;One&gt; · p. 1" in html and marked(html) == "Text"
     turned = viewer.page(passage(parts[0], 0, 4), parts[2], 3, "pdf")
     assert "p. 3" in turned and marked(turned) == "" and 'data-id="e2-1@4" disabled' in turned
+
+
+def test_a_chapter_is_named_once() -> None:
+    parts = [Part(i, str(i), "Some text.", chapter="Chapter 5") for i in (1, 2)]
+    found = replace(passage(parts[0], 0, 4), label="Chapter 5, line 9")
+    assert "<p>Chapter 5, line 9</p>" in viewer.page(found, parts[0], 2, "text")
+    assert "<p>Chapter 5 · part 2</p>" in viewer.page(found, parts[1], 2, "text")
+    older = passage(parts[0], 0, 4)
+    assert "<p>Chapter 5 · part 1</p>" in viewer.page(older, parts[0], 2, "text")
 
 
 def test_turn_target_is_read_back() -> None:

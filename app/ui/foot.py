@@ -1,0 +1,143 @@
+"""What stands under an answer: where the model looked, how the answer ended, what it cost, and what can be done."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from app.answers import MAY_SAY, ending, only_refuses
+from app.chat.focus import Sight
+from app.records import DocumentKind, Evidence, Message, ModelState
+from app.ui.format import LOSSES, count, place, plural
+from app.units import duration
+
+SHARE = "share of the attention on the documents"
+
+
+def cost(stats: Mapping[str, Any]) -> str:
+    """What an answer cost, in a sentence."""
+    read, reused = stats.get("tokens_read", 0), stats.get("tokens_reused", 0)
+    came = f"; {count(reused)} came from memory" if reused else ""
+    return f"Read {plural(read, 'new token')}{came}."
+
+
+def details(stats: Mapping[str, Any]) -> str:
+    """How long that took, and how the memory was kept: "1.4 s · 31 tokens/s · policy keep-all"."""
+    parts = [duration(stats["seconds"])] if stats.get("seconds") else []
+    if stats.get("tokens_per_s"):
+        parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    if stats.get("policy"):
+        parts.append(f"policy {stats['policy']}")
+    return " · ".join(parts + [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))])
+
+
+def told(stats: Mapping[str, Any]) -> str:
+    """All that is known of how an answer came about, in one line."""
+    return " ".join([cost(stats), *remarks(stats), details(stats)]).strip()
+
+
+def remarks(stats: Mapping[str, Any], loaded: str = "") -> list[str]:
+    """What the user should know of how an answer came about.
+
+    Args:
+        loaded: name of the loaded model; the answer of another one says whose it is.
+    """
+    ended = ending(stats.get("ended", ""), stats.get("new_tokens", 0))
+    longer = " Answer settings allow a longer one." if stats.get("ended") == "length" else ""
+    by = stats.get("model") if loaded and stats.get("model", loaded) != loaded else ""
+    seen = Sight.of(stats).words
+    lines = [
+        ended + longer,
+        "You stopped it." if stats.get("stopped") else "",
+        f"Answered by {by}." if by else "",
+        f"{seen[0].upper()}{seen[1:]}." if seen else "",
+        stats.get("note", ""),
+    ]
+    return [line for line in lines if line]
+
+
+def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage") -> str:
+    """A passage as a button: document, place, share of the attention.
+
+    Args:
+        do: what a click does, `passage` or `without`.
+    """
+    where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
+    hint = "Click to read it." if do == "passage" else "Click to answer without it."
+    title = f"{evidence.title}, {where}: {weight}, the {SHARE}. Not a measure of how sure the answer is. {hint}"
+    return (
+        f'<button type="button" class="lt-chip" data-do="{do}" data-id="{escape(evidence.id)}" '
+        f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'
+        f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
+        f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span></button>"
+    )
+
+
+def looked_at(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind], refused: bool) -> str:
+    """The passages; under a refusal they are folded away, for they support nothing."""
+    if not evidence:
+        return ""
+    chips = "".join(chip(item, kinds.get(item.document)) for item in evidence)
+    if refused:
+        summary = f"Looked at {plural(len(evidence), 'passage')} without finding an answer"
+        return f'<details class="lt-fold"><summary>{summary}</summary><div class="lt-chips">{chips}</div></details>'
+    label = f'<span class="lt-label" title="The percentages are the {SHARE}. Where the model looked is not a proof.">'
+    return f'<div class="lt-chips">{label}Looked at (share of attention)</span>{chips}</div>'
+
+
+def without(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind]) -> str:
+    """A button that offers to answer again without one of the passages."""
+    chips = "".join(chip(item, kinds.get(item.document), "without") for item in evidence)
+    return (
+        '<details class="lt-confirm"><summary class="lt-tool">Answer without …</summary><div class="lt-pop">'
+        "<p>Hide one passage from the model and ask again, to see what the answer rests on. Nothing is saved.</p>"
+        f"{chips}</div></details>"
+    )
+
+
+def branches(message: Message, question: str) -> str:
+    """Buttons to branch off after an answer and to ask its question differently."""
+    key = message.id
+    return (
+        f'<button type="button" class="lt-tool" data-do="fork" data-id="{key}" '
+        'title="A new chat that begins with everything up to here; nothing is read again">Fork</button>'
+        '<details class="lt-confirm"><summary class="lt-tool">Edit</summary>'
+        f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. The turns after it are dropped; '
+        f'fork first to keep them.</p><input name="text" value="{escape(question)}" required '
+        'aria-label="Another question"><button class="lt-button">Ask</button></form></details>'
+    )
+
+
+def foot(
+    message: Message, kinds: Mapping[str, DocumentKind], question: str = "", loaded: ModelState | None = None
+) -> str:
+    """All of it; the style sheet shows retry under the last answer only.
+
+    Args:
+        question: what was asked; without it nothing branches off.
+        loaded: the loaded model.
+    """
+    stats, name = message.stats, loaded.name if loaded else ""
+    refused = only_refuses(message.content)
+    said = remarks(stats, name)
+    if refused and loaded and loaded.demonstration and stats.get("model", name) in ("", name):
+        said.insert(0, MAY_SAY)
+    tools = (
+        f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
+        '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
+    )
+    tools += without(message.evidence, kinds) if message.evidence and not refused else ""
+    tools += branches(message, question) if question else ""
+    return (
+        f'<div class="lt-foot">{looked_at(message.evidence, kinds, refused)}'
+        f"{''.join(f'<p class=lt-remark>{escape(line)}</p>' for line in said)}"
+        f'<div class="lt-line">{_spent(stats)}<span class="lt-tools">{tools}</span></div></div>'
+    )
+
+
+def _spent(stats: Mapping[str, Any]) -> str:
+    """The cost, with what only some want to know folded away."""
+    if not stats:
+        return ""
+    return (
+        f'<details class="lt-fold lt-cost"><summary>{escape(cost(stats))}</summary>{escape(details(stats))}</details>'
+    )
