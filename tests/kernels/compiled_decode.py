@@ -93,7 +93,5 @@ if __name__ == "__main__":
     for arch in ARCHITECTURES:
         for width, codec in ((64, "raw"), (128, "raw"), (128, "int8"), (128, "int4")):
             bytes_of |= {f"sm_{arch} {width} {name}": x for name, x in decode(arch, width, codec).items()}
-        for number in ("bf16", "fp32"):
-            bytes_of |= {f"sm_{arch} {number} {name}": x for name, x in sums(arch, number).items()}
-        bytes_of |= {f"sm_{arch} bf16 {name}": x for name, x in packing(arch, "bf16").items()}
+        bytes_of |= {f"sm_{arch} {name}": x for name, x in {**sums(arch, "bf16"), **packing(arch, "bf16")}.items()}
     print(json.dumps(bytes_of))
