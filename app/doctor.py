@@ -110,14 +110,15 @@ def _torch(wanted: str) -> Iterator[Finding]:
 
 
 def _kernels(device: str) -> Finding:
-    from app.kernels.backend import backend
+    from app.kernels.backend import backend, flash_varlen
 
     try:
         found = backend(device)
     except ConfigError as error:
         return Finding("kernels", "problem", str(error))
     slower = device == "cuda" and found.kind == "reference"
-    return Finding("kernels", "note" if slower else "ok", f"{found.name}: {found.why}")
+    flash = "; flash-attn for groups in training" if device == "cuda" and flash_varlen() else ""
+    return Finding("kernels", "note" if slower else "ok", f"{found.name}: {found.why}{flash}")
 
 
 def _folder(folder: Path) -> Finding:
