@@ -42,7 +42,7 @@ ENDS = (262_144, 1_048_576, 4_194_304)  # of the readings
 DECODED, REPEATS = 16, 3
 DEPTHS = (0.001, 0.3, 0.7)
 FLAT_FROM = 65_536
-LEAST_ROOM = 65_536  # tokens; an engine refuses less than a segment and what it attends to
+MORE_ROOM = 65_536  # tokens, for questions: slots that exceed their limit are all copied
 ID_BYTES = 36  # of a token id in a list of Python's: the number and the place that holds it
 MOST_GROWTH, MOST_REST, LEAST_DECODE = 2.1, 1.05, 0.8
 
@@ -76,7 +76,7 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
     """One reading; half of its first row is timed as well, to be compared with."""
     ids, keys = _text_of(args, rows[-1])
     engine = harness.engine(args)
-    room = engine.shape.token_bytes * (max(len(ids), LEAST_ROOM) + 2 * engine.shape.attention.group_tokens)
+    room = engine.shape.token_bytes * (len(ids) + MORE_ROOM)
     engine = harness.engine(args, settings={"host_budget_gb": room / 1e9})
     group = engine.shape.attention.group_tokens
     engine.segment_tokens = engine.most_segment_tokens = args.segment  # else a faster moment would take more memory
