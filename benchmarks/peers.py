@@ -25,7 +25,7 @@ from app.errors import InputError
 from benchmarks import contender, decode, harness
 from benchmarks.harness import Benchmark, Part, Values
 
-SIZES, DECODE_SIZES = (8_192, 32_768, 131_072), (4_096, 32_768, 131_072, 1_048_576)
+SIZES, DECODE_SIZES = (8_192, 32_768, 65_536, 131_072), (4_096, 32_768, 131_072, 1_048_576)
 FLAT_SIZES, PIECE = (65_536, 131_072, 262_144, 1_048_576), 16_384
 BUDGET_SIZES, SHARES = (8_192, 32_768), (1.0, 0.5, 0.2)
 READ, ROUNDS, STEPS = 32_768, 3, 24
@@ -69,7 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     parts += [Part(f"budgets-{n}", 60, lambda n=n: _budgets(args, n)) for n in args.budget_sizes]
     settings = {
         name: getattr(args, name)
-        for name in ("file", "sizes", "decode_sizes", "flat_sizes", "budget_sizes", "rounds", "steps", "threads")
+        for name in (
+            "file",
+            "sizes",
+            "decode_sizes",
+            "flat_sizes",
+            "budget_sizes",
+            "dense",
+            "rounds",
+            "steps",
+            "threads",
+        )
     }
     return harness.main(Benchmark("peers", settings, parts, _table, _finish, lambda: _wrong(args)), args)
 
@@ -77,6 +87,7 @@ def main(argv: list[str] | None = None) -> int:
 def _groups(args: argparse.Namespace, tokens: int) -> dict[str, list[Peer]]:
     """Who takes turns at one length, by the name of a part."""
     there = [peer for peer in PEERS if peer.most >= tokens and (peer.kind != "llama.cpp" or args.llama)]
+    there = [peer for peer in there if peer.name == OURS or tokens <= args.dense]
     if tokens < ONCE_FROM:
         return {f"read-{tokens}": there}
     groups: dict[str, list[Peer]] = {}
@@ -293,12 +304,29 @@ def _finish(parts: Mapping[str, Values]) -> Values:
 
 
 def side_by_side(parts: Mapping[str, Values]) -> dict[int, dict[str, Values]]:
-    """What each contender measured, by length."""
+    """What each contender measured, by length; where ours alone read, what the shorter lengths of the peers foretell."""
     sides: dict[int, dict[str, Values]] = {}
     for part in parts.values():
         if "contenders" in part:
             sides.setdefault(part["tokens"], {}).update(part["contenders"])
+    for tokens, side in sides.items():
+        if list(side) == [OURS]:
+            two = sorted(n for n, other in sides.items() if n < tokens and len(other) > 1)[-2:]
+            names = [name for name in sides[two[-1]] if name != OURS] if len(two) == 2 else []
+            for name in (name for name in names if name in sides[two[0]]):
+                side[name] = _fitted(tokens, *((n, sides[n][name]) for n in two))
     return sides
+
+
+def _fitted(tokens: int, *two: tuple[int, Values]) -> Values:
+    """Reading as a N + b N^2, everything else as a + b N, through two lengths."""
+    (n, x), (m, y) = two
+    values: Values = {"fitted_from": [n, m]}
+    for name in ("read_processor_s", "step_processor_ms", "peak_bytes", "grown_bytes"):
+        power = int(name == "read_processor_s")
+        first, second = x[name] / n**power, y[name] / m**power
+        values[name] = round((first + (second - first) * (tokens - n) / (m - n)) * tokens**power, 4)
+    return values
 
 
 def _ratios(tokens: int, contenders: Mapping[str, Values]) -> Values:
@@ -338,6 +366,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
     parser.add_argument("--sizes", type=harness.numbers, default=SIZES, help="tokens that everybody reads")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each contender ({ROUNDS})")
+    parser.add_argument(
+        "--dense", type=int, default=SIZES[-1], help="longest text that the peers read; what longer ones take is fitted"
+    )
     parser.add_argument("--no-llama", dest="llama", action="store_false", help="leave llama.cpp out")
     args = parser.parse_args(argv)
     args.decode_sizes, args.flat_sizes, args.budget_sizes = DECODE_SIZES, FLAT_SIZES, BUDGET_SIZES

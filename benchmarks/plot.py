@@ -20,7 +20,7 @@ RESULT, PICTURE = ROOT / "benchmarks" / "results" / "peers.json", ROOT / "docs" 
 COLOURS = {OURS: "#0072B2", "transformers": "#D55E00", "llama.cpp": "#009E73"}  # Okabe and Ito: told apart by everyone
 MARKS = {OURS: "o", "transformers": "s", "llama.cpp": "^"}
 NAMES = {OURS: "Lectern"}
-Line = Sequence[tuple[int, float]]  # (tokens, seconds or tokens per second)
+Line = Sequence[tuple[int, float, bool]]  # (tokens, seconds or tokens per second, measured and not foretold)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,21 +38,22 @@ def lines(result: Mapping[str, Any]) -> tuple[dict[str, Line], dict[str, Line]]:
 
     Processor time, so that what else ran counts for nobody.
     """
-    reading: dict[str, list[tuple[int, float]]] = {kind: [] for kind in COLOURS}
-    decode: dict[str, list[tuple[int, float]]] = {kind: [] for kind in COLOURS}
+    reading: dict[str, list[tuple[int, float, bool]]] = {kind: [] for kind in COLOURS}
+    decode: dict[str, list[tuple[int, float, bool]]] = {kind: [] for kind in COLOURS}
     for tokens, contenders in side_by_side(result["parts"]).items():
         for kind in COLOURS:
             runs = [values for who, values in contenders.items() if who.startswith(kind)]
             if runs:
-                reading[kind].append((tokens, min(run["read_processor_s"] for run in runs)))
-                decode[kind].append((tokens, 1000 / min(run["step_processor_ms"] for run in runs)))
+                measured = not any("fitted_from" in run for run in runs)
+                reading[kind].append((tokens, min(run["read_processor_s"] for run in runs), measured))
+                decode[kind].append((tokens, 1000 / min(run["step_processor_ms"] for run in runs), measured))
     rows = result["parts"]["decode"]["rows"]
-    decode[OURS] = [(row["tokens"], 1000 / row["processor_ms"]) for row in rows]
+    decode[OURS] = [(row["tokens"], 1000 / row["processor_ms"], True) for row in rows]
     return ({k: sorted(v) for k, v in reading.items() if v}, {k: sorted(v) for k, v in decode.items() if v})
 
 
 def draw(reading: Mapping[str, Line], decode: Mapping[str, Line], path: Path) -> None:
-    """Two panels, log-log, as PNG."""
+    """Two panels, log-log, as PNG; what was not measured but foretold is dashed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -65,16 +66,15 @@ def draw(reading: Mapping[str, Line], decode: Mapping[str, Line], path: Path) ->
         (panels[1], decode, "Writing the answer", "tokens per second"),
     ):
         for kind, points in data.items():
-            axes.plot(
-                *zip(*points, strict=True),
-                color=COLOURS[kind],
-                marker=MARKS[kind],
-                linewidth=2,
-                label=NAMES.get(kind, kind),
-            )
+            measured = [point[:2] for point in points if point[2]]
+            foretold = [*measured[-1:], *(point[:2] for point in points if not point[2])]
+            style = {"color": COLOURS[kind], "marker": MARKS[kind], "linewidth": 2}
+            axes.plot(*zip(*measured, strict=True), label=NAMES.get(kind, kind), **style)
+            if len(foretold) > 1:
+                axes.plot(*zip(*foretold, strict=True), linestyle="--", markerfacecolor="white", zorder=1, **style)
         axes.set(title=title, xlabel="tokens read", ylabel=label, xscale="log", yscale="log")
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks := sorted({tokens for points in data.values() for tokens, _ in points}))
+        axes.set_xticks(ticks := sorted({tokens for points in data.values() for tokens, *_ in points}))
         axes.set_xticklabels([f"{n // 1024}K" if n < 1 << 20 else f"{n >> 20}M" for n in ticks])
         axes.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.grid(True, which="major", color="#dddddd", linewidth=0.8)

@@ -42,6 +42,21 @@ def test_verdicts_can_come_out_both_ways(read: float, peak: int, met: bool) -> N
     assert found["ratios"][0]["decode_times_faster"] == {"transformers bfloat16": 10, "llama.cpp": 2}
 
 
+def test_lengths_that_peers_did_not_read_are_foretold() -> None:
+    def side(tokens: int) -> dict:
+        dense = made(2e-3 * tokens + 1e-5 * tokens**2, 5 + 1e-3 * tokens, 100 + tokens)
+        return {
+            "tokens": tokens,
+            "contenders": {"lectern": made(1, 5, 100), "llama.cpp": dense | {"grown_bytes": tokens}},
+        }
+
+    parts = {f"read-{n}": side(n) for n in (1_000, 2_000, 4_000)}
+    del parts["read-4000"]["contenders"]["llama.cpp"]
+    found = peers.side_by_side(parts)[4_000]["llama.cpp"]
+    wanted = side(4_000)["contenders"]["llama.cpp"]
+    assert found.pop("fitted_from") == [1_000, 2_000] and found == pytest.approx(wanted)
+
+
 def test_the_picture_shows_the_fastest_of_each_kind(tmp_path: Path) -> None:
     side = {"lectern": made(1, 8, 1), "transformers bfloat16": made(2, 20, 1), "transformers float32": made(3, 10, 1)}
     parts = {
@@ -50,8 +65,9 @@ def test_the_picture_shows_the_fastest_of_each_kind(tmp_path: Path) -> None:
         "decode": {"rows": [{"tokens": 4_096, "processor_ms": 8.0}]},
     }
     reading, decode = plot.lines({"parts": parts})
-    assert reading == {"lectern": [(512, 0.1), (8_192, 1)], "transformers": [(8_192, 2)]}
-    assert decode == {"lectern": [(4_096, 125.0)], "transformers": [(8_192, 100.0)]}
+    assert reading == {"lectern": [(512, 0.1, True), (8_192, 1, True)], "transformers": [(8_192, 2, True)]}
+    assert decode == {"lectern": [(4_096, 125.0, True)], "transformers": [(8_192, 100.0, True)]}
+    reading["transformers"].append((32_768, 30.0, False))
     pytest.importorskip("matplotlib")
     plot.draw(reading, decode, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
