@@ -304,7 +304,7 @@ def _finish(parts: Mapping[str, Values]) -> Values:
 
 
 def side_by_side(parts: Mapping[str, Values]) -> dict[int, dict[str, Values]]:
-    """What each contender measured, by length; where ours alone read, what the shorter lengths of the peers foretell."""
+    """What each contender measured, by length; where ours alone read, what the peers' shorter lengths foretell."""
     sides: dict[int, dict[str, Values]] = {}
     for part in parts.values():
         if "contenders" in part:
