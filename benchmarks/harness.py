@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import lzma
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,9 @@ def prose(args: argparse.Namespace, files: Sequence[Path] | None) -> Path:
     args.work.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256("\n".join(map(str, files)).encode()).hexdigest()[:12]
     path = args.work / f"prose-{name}.txt.xz"
-    path.write_bytes(lzma.compress("\n".join(lines).encode(), preset=0))
+    new = path.with_suffix(f".{os.getpid()}.new")  # another benchmark may be reading it
+    new.write_bytes(lzma.compress("\n".join(lines).encode(), preset=0))
+    new.replace(path)
     return path
 
 

@@ -227,19 +227,18 @@ def _decode(args: argparse.Namespace) -> Values:
 
 def _rows(name: str, found: Mapping[Any, Sequence[tuple[float, float]]]) -> list[Values]:
     """A row for each case: milliseconds of a step, and the share of the first case's speed."""
-    ms = {case: decode.milliseconds(taken, 0) for case, taken in found.items()}
-    first = next(iter(ms.values()))
+    ms = {case: [1000 * statistics.median(x) for x in zip(*taken, strict=True)] for case, taken in found.items()}
+    first = next(iter(ms.values()))[0]
+    tenths = {case: statistics.quantiles((x[0] for x in taken * 2), n=10) for case, taken in found.items()}
     return [
         {
             name: case,
-            "processor_ms": ms[case],
-            "wall_ms": decode.milliseconds(taken, 1),
-            "spread_ms": [
-                round(1000 * x[0], 2) for x in (sorted(taken)[len(taken) // 10], sorted(taken)[-len(taken) // 10])
-            ],
-            "of_first": round(first / ms[case], 3),
+            "processor_ms": round(processor, 4),
+            "wall_ms": round(wall, 4),
+            "spread_ms": [round(1000 * tenths[case][i], 4) for i in (0, -1)],
+            "of_first": round(first / processor, 3),
         }
-        for case, taken in found.items()
+        for case, (processor, wall) in ms.items()
     ]
 
 
