@@ -309,10 +309,11 @@ def side_by_side(parts: Mapping[str, Values]) -> dict[int, dict[str, Values]]:
         if "contenders" in part:
             sides.setdefault(part["tokens"], {}).update(part["contenders"])
     for tokens, side in sides.items():
-        if list(side) == [OURS]:
-            two = sorted(n for n, other in sides.items() if n < tokens and len(other) > 1)[-2:]
-            names = [name for name in sides[two[-1]] if name != OURS] if len(two) == 2 else []
-            for name in (name for name in names if name in sides[two[0]]):
+        if list(side) != [OURS]:
+            continue
+        for name in sorted({name for n, other in sides.items() if n < tokens for name in other} - {OURS}):
+            two = sorted(n for n, other in sides.items() if n < tokens and "peak_bytes" in other.get(name, {}))[-2:]
+            if len(two) == 2 and two[-1] == max(n for n in sides if n < tokens):
                 side[name] = _fitted(tokens, *((n, sides[n][name]) for n in two))
     return sides
 
