@@ -57,7 +57,7 @@ def test_lengths_that_peers_did_not_read_are_foretold() -> None:
     assert found.pop("fitted_from") == [1_000, 2_000] and found == pytest.approx(wanted)
 
 
-def test_the_picture_shows_the_fastest_of_each_kind(tmp_path: Path) -> None:
+def test_the_picture_shows_one_variant_of_each_kind(tmp_path: Path) -> None:
     side = {"lectern": made(1, 8, 1), "transformers bfloat16": made(2, 20, 1), "transformers float32": made(3, 10, 1)}
     parts = {
         "read-8192": {"tokens": 8_192, "contenders": side},
@@ -66,7 +66,7 @@ def test_the_picture_shows_the_fastest_of_each_kind(tmp_path: Path) -> None:
     }
     reading, decode = plot.lines({"parts": parts})
     assert reading == {"lectern": [(512, 0.1, True), (8_192, 1, True)], "transformers": [(8_192, 2, True)]}
-    assert decode == {"lectern": [(4_096, 125.0, True)], "transformers": [(8_192, 100.0, True)]}
+    assert decode == {"lectern": [(4_096, 125.0, True)], "transformers": [(8_192, 50.0, True)]}
     reading["transformers"].append((32_768, 30.0, False))
     pytest.importorskip("matplotlib")
     plot.draw(reading, decode, tmp_path / "speed.png")
