@@ -372,6 +372,8 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
         pick(visit, "Black Beauty")
         visit.ask("What is the name of the horse's mother?", timeout_s=300)
         assert spent(visit)[0] >= tokens and spent(visit)[1] < 100
+        if (folded := page.get_by_text("without finding an answer").first).count():  # a small model refuses often
+            folded.click()
         page.locator(".lt-chip").first.click()
         expect(page.locator(".lt-mark").first).to_be_in_viewport()
         assert len(page.locator(".lt-mark").first.inner_text()) > 20
