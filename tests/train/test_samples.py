@@ -138,7 +138,9 @@ def test_what_is_not_in_the_text_is_nowhere_in_it(made):
 
 def test_code_gives_code_questions(code, tokenizer):
     made = make([code], tokenizer, SampleConfig(count=8, lengths=(1024,)))
-    assert set(made.kinds) <= {*CODE_KINDS, "several", "absent"} and len(made.kinds) >= 7
+    asked = [kind for kind in made.kinds if kind in CODE_KINDS]
+    assert len(asked) >= 5  # a stretch that is one long docstring is prose
+    assert sum(made.kinds[kind] for kind in (*asked, "several", "absent")) > 0.8 * sum(made.kinds.values())
     for sample in made.training:
         for q in sample.turns:
             if q.kind in CODE_KINDS:
