@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from app.answers import only_refuses
 from app.chat import citations, slots
 from app.chat.focus import Sight, look
 from app.chat.policies import check_model
@@ -21,6 +22,7 @@ TITLE_CHARS = 60
 CHANGED = (
     "the chat's documents changed; its earlier turns stay as they were, written beside the documents of that moment"
 )
+NO_DOCUMENT = "no document is attached to this chat, so there was no text to look in; choose one and ask again"
 
 
 @dataclass(frozen=True)
@@ -312,8 +314,9 @@ class Sessions:
         for piece in self.engine.stream_text(tokens(), generation.stop):
             pieces.append(piece)
             yield Delta(piece)
-        ended = time.monotonic()
+        ended, answer = time.monotonic(), "".join(pieces).strip()
         first_at = first_at or ended
+        no_text = NO_DOCUMENT if not session.documents and only_refuses(answer) else ""
         stats = AnswerStats(
             tokens_read=read + len(prompt),
             tokens_reused=reused,
@@ -324,7 +327,7 @@ class Sessions:
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
             ended=ended_by,
-            note="; ".join(filter(None, [session.note, self.reader.read_again_note(session.documents)])),
+            note="; ".join(filter(None, [session.note, self.reader.read_again_note(session.documents), no_text])),
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
@@ -334,7 +337,7 @@ class Sessions:
             codec=self.engine.shape.codec,
             **cache.counts(),
         )
-        yield Done("".join(pieces).strip(), session.chat, *self._looked(session, said, stats))
+        yield Done(answer, session.chat, *self._looked(session, said, stats))
 
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""

@@ -76,7 +76,7 @@ def _answered(session: Session, done: Done, demonstration: bool) -> None:
     }
     longer = "; --max-new-tokens allows a longer one" if stats.ended == "length" else ""
     ended = ending(stats.ended, stats.new_tokens).rstrip(".") + longer
-    may_say = MAY_SAY if refused and demonstration else ""
+    may_say = MAY_SAY if refused and demonstration and done.evidence else ""
     for remark in filter(None, (ended, may_say, stats.note, Sight.of(stats.as_dict()).words)):
         session.out.say(remark)
     if not session.out.json:

@@ -119,7 +119,7 @@ def foot(
     stats, name = message.stats, loaded.name if loaded else ""
     refused = only_refuses(message.content)
     said = remarks(stats, name)
-    if refused and loaded and loaded.demonstration and stats.get("model", name) in ("", name):
+    if refused and message.evidence and loaded and loaded.demonstration and stats.get("model", name) in ("", name):
         said.insert(0, MAY_SAY)
     tools = (
         f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'

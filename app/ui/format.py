@@ -154,8 +154,8 @@ def demonstration(state: ModelState) -> str:
     if not state.demonstration or state.state == "failed":
         return ""
     return (
-        '<p class="lt-demo"><b>Demonstration model.</b> It finds names, numbers, keys and short facts in the words of '
-        "the text; it cannot summarise or explain. Load a larger one in Models.</p>"
+        '<p class="lt-demo"><b>Demonstration model.</b> It finds keys, numbers and facts in the forms it was '
+        "trained on, and hardly understands prose; it cannot summarise or explain. Load a larger one in Models.</p>"
     )
 
 

@@ -15,6 +15,7 @@ from app.runtime.config import GenerationConfig
 from app.settings import Settings
 from tests import tiny
 
+NO_ANSWER = "The text does not say."
 SHORT = GenerationConfig(max_new_tokens=6)
 
 
@@ -81,6 +82,17 @@ def test_why_an_answer_ended_is_kept_with_it(open_chat, tmp_path, monkeypatch):
     assert "*Cut off at the longest answer, 6 tokens.*" in text
     assert "*Stopped because the answer repeated itself.*" in text
     finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
+
+
+def test_a_refusal_without_a_document_says_that_none_is_attached(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+    with_text, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    plain, _ = finish(chat.ask("who?", generation=SHORT))
+    monkeypatch.setattr("app.runtime.engine.Engine.stream_text", lambda self, tokens, stop: iter([NO_ANSWER]))
+    said, _ = finish(chat.ask("who?", generation=SHORT))
+    assert "no document is attached" in said.stats.note
+    assert "no document" not in plain.stats.note + finish(chat.ask("why?", chat=with_text.chat))[0].stats.note
 
 
 def test_after_a_restart_nothing_is_read_and_the_answer_is_the_same(open_chat, tmp_path):

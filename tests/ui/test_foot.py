@@ -90,6 +90,11 @@ def test_a_demonstration_model_owns_that_it_refuses_often(
     assert ("often says so although the text does say" in under(content, loaded, model=model)) == told
 
 
+def test_without_a_text_the_model_is_not_blamed() -> None:
+    html = foot.foot(Message(2, "assistant", NO_ANSWER, {"note": "no document is attached"}), {}, "", model_state())
+    assert "no document is attached" in html and "often says so" not in html
+
+
 def test_foreign_text_is_escaped() -> None:
     message = Message(2, "assistant", TRICK, {"note": TRICK}, (evidence(title=TRICK, label=TRICK, id=TRICK),))
     html = foot.foot(message, {"d1": "pdf"}, TRICK, model_state(name=TRICK))
