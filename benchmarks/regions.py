@@ -76,16 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _measure(args: argparse.Namespace, variant: Variant) -> Values:
     engine = harness.engine(args, variant.policy, dict(variant.settings), **variant.attention)
-    config = NeedlesConfig(
-        ("multi-key",),
-        (args.tokens,),
-        trials=args.questions,
-        per_reading=args.questions,
-        second=0,
-        filler_file=harness.prose(args, args.file),
-        seed=args.seed,
-    )
-    asked = needles.summary(list(needles.run(engine, config)))
+    asked = needles.summary(list(needles.run(engine, keys(args))))
     nats, started, read = [], time.perf_counter(), 0
     for file in args.file:
         ids = texts.encode(engine, "\n".join(texts.lines_of(file)) + "\n")
@@ -101,6 +92,19 @@ def _measure(args: argparse.Namespace, variant: Variant) -> Values:
         "perplexity": round(math.exp(math.fsum(nats) / len(nats)), 4),
         "tokens_per_s": round(read / seconds, 1),
     }
+
+
+def keys(args: argparse.Namespace) -> NeedlesConfig:
+    """Keys of one form in one text, each asked once."""
+    return NeedlesConfig(
+        ("multi-key",),
+        (args.tokens,),
+        trials=args.questions,
+        per_reading=args.questions,
+        second=0,
+        filler_file=harness.prose(args, args.file),
+        seed=args.seed,
+    )
 
 
 def _finish(parts: Mapping[str, Values]) -> Values:

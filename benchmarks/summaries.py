@@ -18,10 +18,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import needles
-from app.eval.needles import NeedlesConfig
 from app.settings import SHIPPED_MODEL
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
+from benchmarks.regions import keys
 
 BATCH = 2
 SHARES = {"text": 0.3, "passkey": 0.45, "pairs": 0.25}
@@ -61,16 +61,7 @@ def _measure(args: argparse.Namespace, arm: str) -> Values:
         engine = harness.engine(
             argparse.Namespace(**{**vars(args), "model": str(folder)}), budget_tokens=args.budget, **settings
         )
-        config = NeedlesConfig(
-            ("multi-key",),
-            (args.tokens,),
-            trials=args.questions,
-            per_reading=args.questions,
-            second=0,
-            filler_file=harness.prose(args, args.file),
-            seed=args.seed,
-        )
-        asked = needles.summary(list(needles.run(engine, config)))
+        asked = needles.summary(list(needles.run(engine, keys(args))))
         found[name] = {key: asked[key] for key in ("right", "trials", "lower_bound_95")}
     return {"arm": arm, "scores": found}
 

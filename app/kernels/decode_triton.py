@@ -92,15 +92,7 @@ def _keys(
     """Keys [L, C] float32 of a page that begins at `at`; tokens [L, 1], channels [1, C]. Packed by channel."""
     if CODEC == 0:
         return tl.load(data + at + token * DIM + channel, mask=mask, other=0.0).to(tl.float32)
-    if CODEC == 1:
-        codes = tl.load(data + at + channel * PAGE + token, mask=mask, other=0).to(tl.float32)
-        return codes * tl.load(halves + (at + DIM * PAGE) // 2 + channel, mask=mask, other=0.0).to(tl.float32)
-    GROUPS: tl.constexpr = (PAGE + GROUP - 1) // GROUP
-    pair = tl.load(data + at + channel * (GROUPS * GROUP // 2) + token // 2, mask=mask, other=0)
-    codes = ((pair.to(tl.int32) >> (token % 2 * 4).to(tl.int32)) & 15).to(tl.float32)
-    scales = (at + DIM * GROUPS * GROUP // 2) // 2 + channel * GROUPS + token // GROUP
-    scale = tl.load(halves + scales, mask=mask, other=0.0).to(tl.float32)
-    return codes * scale + tl.load(halves + scales + DIM * GROUPS, mask=mask, other=0.0).to(tl.float32)
+    return _unpacked(data, halves, at, channel, token, mask, DIM, PAGE, CODEC, GROUP)
 
 
 @triton.jit
@@ -111,15 +103,24 @@ def _values(
     """Values [L, C] float32, as `_keys`; packed by token."""
     if CODEC == 0:
         return tl.load(data + at + token * DIM + channel, mask=mask, other=0.0).to(tl.float32)
+    return _unpacked(data, halves, at, token, channel, mask, PAGE, DIM, CODEC, GROUP)
+
+
+@triton.jit
+def _unpacked(
+    data, halves, at, row, column, mask, ROWS: tl.constexpr, LENGTH: tl.constexpr, CODEC: tl.constexpr,
+    GROUP: tl.constexpr,
+):  # fmt: skip
+    """What `quantize` packed by rows of LENGTH values, float32 [L, C]: rows and columns broadcast to that."""
     if CODEC == 1:
-        codes = tl.load(data + at + token * DIM + channel, mask=mask, other=0).to(tl.float32)
-        return codes * tl.load(halves + (at + DIM * PAGE) // 2 + token, mask=mask, other=0.0).to(tl.float32)
-    GROUPS: tl.constexpr = (DIM + GROUP - 1) // GROUP
-    pair = tl.load(data + at + token * (GROUPS * GROUP // 2) + channel // 2, mask=mask, other=0)
-    codes = ((pair.to(tl.int32) >> (channel % 2 * 4)) & 15).to(tl.float32)
-    scales = (at + PAGE * GROUPS * GROUP // 2) // 2 + token * GROUPS + channel // GROUP
+        codes = tl.load(data + at + row * LENGTH + column, mask=mask, other=0).to(tl.float32)
+        return codes * tl.load(halves + (at + ROWS * LENGTH) // 2 + row, mask=mask, other=0.0).to(tl.float32)
+    GROUPS: tl.constexpr = (LENGTH + GROUP - 1) // GROUP
+    pair = tl.load(data + at + row * (GROUPS * GROUP // 2) + column // 2, mask=mask, other=0)
+    codes = ((pair.to(tl.int32) >> (column % 2 * 4).to(tl.int32)) & 15).to(tl.float32)
+    scales = (at + ROWS * GROUPS * GROUP // 2) // 2 + row * GROUPS + column // GROUP
     scale = tl.load(halves + scales, mask=mask, other=0.0).to(tl.float32)
-    return codes * scale + tl.load(halves + scales + PAGE * GROUPS, mask=mask, other=0.0).to(tl.float32)
+    return codes * scale + tl.load(halves + scales + ROWS * GROUPS, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
