@@ -185,19 +185,25 @@ def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
     return rows, PackedRows(kept_back, tokenizer, **options) if kept_back else None
 
 
-def sample_maker(data: Path, split: str, tokenizer, cache: Path, tasks: Collection[str] = ()):
+def sample_maker(data: Path, split: str, tokenizer, cache: Path, tasks: Collection[str] = (), *, quotes: bool = False):
     """What draws samples of `tasks` from the texts of one split; those for training hold no run of words of the others.
+
+    Args:
+        quotes: answers of the question sets are quotations.
 
     Raises:
         InputError: a file that is needed is missing or damaged.
     """
     from app.train import corpus
     from app.train.data import BookTokens, SampleMaker
+    from app.train.quoting import quoted
 
     training = split == "train"
     apart = corpus.held_back(data) if training else None
     archives = corpus.CODE_TO_LEARN if training else corpus.CODE_HELD_BACK
     passages = list(corpus.passages(data, split=split, without=apart))
+    if quotes:
+        passages = [passage for passage in map(quoted, passages) if passage.questions]
     if not passages:
         raise InputError(f"{data}/qa: no document with questions for the split {split}")
     return SampleMaker(
@@ -228,8 +234,8 @@ def _pretrain(args: argparse.Namespace) -> Path:
     run = args.run or Path("runs") / folder.name
     tokenizer = _tokenizer(folder, args.data)
     tasks = set(config.shares).union(*(stage.shares for stage in config.stages))
-    maker = sample_maker(args.data, "train", tokenizer, run / "cache", tasks)
-    held_back = sample_maker(args.data, "valid", tokenizer, run / "cache")
+    maker = sample_maker(args.data, "train", tokenizer, run / "cache", tasks, quotes=config.quoted)
+    held_back = sample_maker(args.data, "valid", tokenizer, run / "cache", quotes=config.quoted)
     probes = Probes(held_back, held_back.passages, config.trained_tokens, config.probe_steps, run / "best")
     pretrain(config, maker, tokenizer, run, [probes])
     model = LlamaForCausalLM.from_pretrained(probes.folder, dtype=torch.float32)

@@ -17,6 +17,7 @@ from app.train import corpus
 from app.train import questions as text_questions
 from app.train.corpus import NO_ANSWER, Passage, Question
 from app.train.overlap import Seen
+from app.train.quoting import inverse_cloze
 from app.train.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 
 TASKS = (
@@ -30,6 +31,7 @@ TASKS = (
     "records",
     "recall",
     "questions",
+    "inverse_cloze",
     "missing",
     "lookup",
     "code",
@@ -194,7 +196,7 @@ class SampleMaker:
     def _needles(
         self, rng: random.Random, tokens: int, planted: Sequence[needles.Needle], *, together: bool = False
     ) -> tuple[list[int], list[float]]:
-        asked = [(n.question, n.answer) for n in rng.sample(planted, min(len(planted), MAX_TURNS))]
+        asked = [(n.question, n.answer) for n in rng.sample(planted, min(len(planted), 2 * MAX_TURNS))]
         facts = [self.encode(sentence + "\n") for needle in planted for sentence in needle.sentences]
         if together:
             facts = [[token for fact in facts for token in fact]]
@@ -232,7 +234,8 @@ class SampleMaker:
 
     def questions(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Questions about several passages, alone or inside a book, which answer them."""
-        return self._about(rng, tokens, rng.sample(self.passages, min(rng.randrange(1, 9), len(self.passages))), [])
+        count = min(rng.choice((1, 4, 16, 16)), len(self.passages))
+        return self._about(rng, tokens, rng.sample(self.passages, count), [])
 
     def missing(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """The same, and one question that the text does not answer: about a passage that is not there, or is."""
@@ -252,7 +255,7 @@ class SampleMaker:
         room = tokens - 2 - self._turn_tokens(asked)
         for passage in passages:
             answered = [(q.question, q.answer) for q in passage.questions if q.answer != NO_ANSWER]
-            turns = rng.sample(answered, min(len(answered), MAX_TURNS))
+            turns = rng.sample(answered, min(len(answered), 2 * MAX_TURNS))
             text = self.encode(passage.text.strip() + "\n")
             while turns and len(text) + self._turn_tokens(turns) > room:
                 turns = turns[:-1]
@@ -271,6 +274,11 @@ class SampleMaker:
         made.sort(key=lambda question: question.kind in COMMON_LOOKUPS)
         return self._lookups(rng, tokens, text, made)
 
+    def inverse_cloze(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
+        """Some words of a sentence ask for others, in a stretch of a book (app/train/quoting.py)."""
+        text = self.decode(self.books.excerpt(rng, rng.randrange(tokens // 8, tokens * 3 // 4)).tolist())
+        return self._lookups(rng, tokens, text, list(inverse_cloze(text, rng)), most=4 * MAX_TURNS)
+
     def code(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """The same of a stretch of a source file: where names are defined, arguments, values, what follows."""
         text = self._more["code"][rng.randrange(len(self._more["code"]))]
@@ -280,11 +288,16 @@ class SampleMaker:
         return self._lookups(rng, tokens, text, text_questions.questions(text, rng, most=4))
 
     def _lookups(
-        self, rng: random.Random, tokens: int, text: str, made: Sequence[text_questions.TextQuestion]
+        self,
+        rng: random.Random,
+        tokens: int,
+        text: str,
+        made: Sequence[text_questions.TextQuestion | Question],
+        most: int = 2 * MAX_TURNS,
     ) -> tuple[list[int], list[float]]:
         fact, asked = self.encode(text), []
         room = tokens - 2 - len(fact)
-        for question in made[: 2 * MAX_TURNS]:
+        for question in made[:most]:
             turn = (question.question, question.answer)
             if (size := self._turn_tokens([turn])) <= min(room, LONGEST_TURN):
                 asked.append(turn)

@@ -67,6 +67,9 @@ class PretrainConfig:
         compile: compile the model before it is trained (torch.compile); takes a minute, and pays on a GPU.
         workers: processes that make samples beside the training; a GPU is faster than one can.
         probe_steps: steps between probes (app/train/probes.py).
+        quoted: answers of the question sets are learnt as quotations (app/train/quoting.py), not in their own words.
+        text_share: share of the tokens outside answers whose prediction is learnt, drawn anew each time and weighing
+            the more: the logits of a large vocabulary cost a small model half of its time.
         budget_tokens: with `ms`, tokens that one query may attend to; less than a stage's length, or nothing is chosen.
     """
 
@@ -83,6 +86,8 @@ class PretrainConfig:
     compile: bool = False
     workers: int = 0
     probe_steps: int = 250
+    quoted: bool = False
+    text_share: float = 1.0
     learning_rate: float = 1.5e-3
     warmup_steps: int = 100
     decay_share: float = 0.4
@@ -97,6 +102,8 @@ class PretrainConfig:
             raise ConfigError(
                 f"workers = {self.workers}, probe_steps = {self.probe_steps}: must be at least 0 and at least 1"
             )
+        if not 0 < self.text_share <= 1:
+            raise ConfigError(f"text_share = {self.text_share}: must lie above 0 and be at most 1")
         if self.attention not in ("dense", "ms"):
             raise ConfigError(f"attention = {self.attention}: not known; choose dense or ms")
         if self.attention == "ms" and any(stage.region_loss for stage in self.stages):
@@ -144,6 +151,18 @@ class StagedSamples(IterableDataset):
         }
 
 
+def thinned(weights: Tensor, share: float) -> Tensor:
+    """Weights of which, outside answers, only a random share is left, with the same sum on average.
+
+    Args:
+        weights: [B, T] weight of predicting each token; answers weigh more than 1.
+    """
+    if share == 1:
+        return weights
+    kept = torch.rand_like(weights) < share
+    return torch.where(weights > 1, weights, kept * weights / share)
+
+
 def weighted_losses(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Tensor) -> Tensor:
     """Weighted next-token cross entropy of each row, a few places at a time.
 
@@ -170,9 +189,9 @@ def weighted_losses(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Te
 class WeightedTrainer(Trainer):
     """Trainer with the weighted loss; the model's own head is asked for the last place alone."""
 
-    def __init__(self, *args, probe: RegionProbe | None = None, **kwargs) -> None:
+    def __init__(self, *args, probe: RegionProbe | None = None, text_share: float = 1.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        self.probe = probe
+        self.probe, self.text_share = probe, text_share
         self.told: dict[str, list[tuple[float, float]]] = {}  # (nats, weight) of each task, and of the regions
 
     def get_train_dataloader(self) -> DataLoader:
@@ -189,7 +208,7 @@ class WeightedTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        ids, weights = inputs["input_ids"], inputs["weights"]
+        ids, weights = inputs["input_ids"], thinned(inputs["weights"], self.text_share)
         share = inputs["region_loss"] if self.probe else 0.0
         if self.probe:
             self.probe.start(probed_rows(weights) if share else None)
@@ -333,6 +352,7 @@ def pretrain(
     trainer = WeightedTrainer(
         model=model,
         probe=attention.probe,
+        text_share=config.text_share,
         args=args,
         train_dataset=StagedSamples(maker, config, first_step, args.process_index, args.world_size),
         callbacks=[Report(config), *callbacks],

@@ -133,6 +133,15 @@ def test_lookups_are_answered_by_the_text(maker):
     assert len(kinds) > 2
 
 
+def test_an_inverse_cloze_is_answered_by_the_text(maker):
+    asked_in_all = 0
+    for seed in SEEDS:
+        document, asked = turns(maker, draw(maker, "inverse_cloze", 512, seed))
+        asked_in_all += len(asked)
+        assert all(answer in " ".join(document.split()) for _, answer, _ in asked)
+    assert asked_in_all > len(SEEDS)
+
+
 def test_a_story_gives_a_passage_for_each_choice_of_sections(data):
     entry = {
         "text": "One.\nTwo.\nThree.",

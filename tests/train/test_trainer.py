@@ -16,6 +16,7 @@ from app.train.trainer import (
     last_checkpoint,
     new_model,
     pretrain,
+    thinned,
     weighted_losses,
 )
 
@@ -129,6 +130,12 @@ def test_numbers_that_make_no_sense_are_refused(wrong):
         config(**wrong)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_of_the_text_that_makes_no_sense_is_refused(share):
+    with pytest.raises(ConfigError, match=f"text_share = {share}: must lie above 0"):
+        config(text_share=share)
+
+
 def test_a_stage_may_have_shares_of_its_own(maker):
     stages = (Stage(tokens=64, batch=2, steps=1), Stage(tokens=64, batch=2, steps=1, shares={"copying": 1.0}))
     first, second = StagedSamples(maker, config(stages=stages, shares={"text": 1.0}), 0)
@@ -191,3 +198,13 @@ def test_ms_attention_trains_through_its_selection(maker, tokenizer, tmp_path):
 def test_attention_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ConfigError, match="attention ="):
         config(**wrong)
+
+
+def test_thinned_text_weighs_the_same_and_answers_stay():
+    torch.manual_seed(0)
+    weights = torch.cat([torch.full((2, 4000), 0.3), torch.full((2, 50), 8.0), torch.zeros(2, 50)], dim=1)
+    left = thinned(weights, 0.25)
+    assert torch.equal(left[:, 4000:], weights[:, 4000:])
+    assert (left[:, :4000] > 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert left[:, :4000].sum().item() == pytest.approx(weights[:, :4000].sum().item(), rel=0.1)
+    assert thinned(weights, 1.0) is weights
