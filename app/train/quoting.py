@@ -1,8 +1,8 @@
 """Answers as quotations: the words of a text in which an answer stands, from what the question names to its end.
 
-A small model cannot put an answer into words of its own, but it can copy. So it learns to answer with the passage's own
-words: it finds a word of the question in the text and goes on from there. Questions without a question set come from any
-text: some words of a sentence ask for the others (the inverse cloze task of Lee et al. 2019, arXiv 1906.00300).
+A small model cannot put an answer into words of its own, but it can copy. So it learns to answer with the passage's
+own words: it finds a word of the question in the text and goes on from there. Questions without a question set come
+from any text: some words of a sentence ask for the others (the inverse cloze task of Lee et al. 2019, arXiv 1906.00300).
 """
 
 import random
@@ -18,10 +18,11 @@ _WORD = re.compile(r"\w+")
 _ENDING = re.compile(r"(?:ing|ed|es|s|ly|d|e)$")
 _SENTENCE = re.compile(r"[^\n]+?(?:[.!?]+[\"”’')\]]*(?=\s|$)|(?=\n)|$)")
 _COMMON = frozenset(
-    "a an the of in on at to for and or but nor so as if by with from into than then that this these those it its is are was "
-    "were be been being am do does did done have has had having not no yes who whom whose what which when where why how he she "
-    "they we you i his her hers their them him me my our us your there here about after before because can could will would "
-    "shall should may might must up down out over all any some one very too also only".split()
+    "a an the of in on at to for and or but nor so as if by with from into than then that this these those it its "
+    "is are was were be been being am do does did done have has had having not no yes who whom whose what which "
+    "when where why how he she they we you i his her hers their them him me my our us your there here about after "
+    "before because can could will would shall should may might must up down out over all any some one very too "
+    "also only".split()
 )
 _ASKING = ("Who", "What", "Where", "When", "Why", "How", "Which", "What did", "Who was", "How did", "What was")
 
@@ -44,8 +45,9 @@ def quotation(text: str, start: int, end: int, sentence_start: int, asked: Colle
 def quoted(passage: Passage) -> Passage:
     """The passage with its answers as quotations from its text; without the questions that no sentence answers.
 
-    Refusals and yes or no stay as they are. Of several places that hold an answer, the one whose sentence shares most words with the
-    question is taken; an answer in other words is the sentence that shares most with both, from a word asked for on.
+    Refusals and yes or no stay as they are. Of several places that hold an answer, the one whose sentence shares most
+    words with the question is taken; an answer in other words is the sentence that shares most with both, from a word
+    asked for on.
     """
     sentences = [(m.start(), m.end()) for m in _SENTENCE.finditer(passage.text)]
     stems = [{_stem(word) for word in _WORD.findall(passage.text[start:end])} for start, end in sentences]

@@ -24,7 +24,11 @@ def answers(*asked: tuple[str, str]) -> list[str]:
     [
         ("What did the king give to his daughter?", "a golden ring", "king gave his youngest daughter a golden ring"),
         ("Who gave a ring?", "the old king", "the old king"),  # nothing asked stands before it
-        ("Where did the ring go?", "the sea", "ring was lost in the sea"),  # of two seas that of the sentence asked about
+        (
+            "Where did the ring go?",
+            "the sea",
+            "ring was lost in the sea",
+        ),  # of two seas the one asked about
         ("Where did the sister walk?", "down to the cold sea", "sister of the king had walked down to the cold sea"),
         ("Where does Harker live?", "DUNWICH", "Harker lived in Dunwich"),
     ],
