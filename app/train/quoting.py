@@ -2,7 +2,7 @@
 
 A small model cannot put an answer into words of its own, but it can copy. So it learns to answer with the passage's
 own words: it finds a word of the question in the text and goes on from there. Questions without a question set come
-from any text: some words of a sentence ask for the others (the inverse cloze task of Lee et al. 2019, arXiv 1906.00300).
+from any text: some words of a sentence ask for the others, the inverse cloze task (Lee et al. 2019, arXiv 1906.00300).
 """
 
 import random
