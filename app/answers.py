@@ -54,6 +54,13 @@ def exact(answer: str, gold: str) -> float:
     return float(normalise(answer) == normalise(gold))
 
 
+def holds(answer: str, gold: str) -> float:
+    """Whether the answer has the gold one's words in it, side by side (as Liu et al. 2023, Lost in the Middle)."""
+    said, wanted = normalise(answer), normalise(gold)
+    starts = range(len(said) - len(wanted) + 1)
+    return float(bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in starts))
+
+
 def is_refusal(answer: str) -> bool:
     """Whether the answer says that the text holds none; an empty answer says nothing."""
     plain = " ".join(answer.lower().replace("\u2019", "'").split())

@@ -31,7 +31,7 @@ def bars(middle: int, longest: int, values: Values) -> list[Values]:
         (f"retention at {middle:,} tokens", values["retention"].get(str(middle)), ">=", 0.95),
         ("refusal F1 in the paragraph", alone["refusal_f1"], ">=", 70),
         ("points that refusing costs", alone["refusal_cost"], "<=", 3),
-        ("evidence in the top 3, share of exact answers", shown, ">=", 0.9),
+        ("evidence in the top 3, share of right answers", shown, ">=", 0.9),
         ("keys in 4M tokens, share right", elsewhere["keys_in_4m"], ">=", 1.0),
         ("perplexity varies, percent", elsewhere["perplexity_varies_percent"], "<=", 3),
         ("sinks and window worse on far evidence, nats", elsewhere["streaming_over_ours_nats"], ">", 0),

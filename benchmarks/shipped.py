@@ -23,11 +23,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from app.answers import f1
 from app.errors import ConfigError, LecternError
 from app.eval import needles, qa, report, texts
 from app.eval.needles import Asked, NeedlesConfig, Planted
 from app.eval.qa import Answered, QaConfig, Question
 from app.process import peak_bytes
+from app.train.quoting import asked_words, sentence_places
 from benchmarks import bars, harness
 from benchmarks.bars import FIND
 from benchmarks.harness import Benchmark, Part, Values
@@ -238,6 +240,7 @@ def _finish(args: argparse.Namespace, questions: list[Question], parts: Mapping[
         "effective_tokens": found["effective_tokens"],
         "pairs": pairs["rows"][0] | {"planted": parts["pairs"]["planted"]},
         "questions": scores,
+        "f1_of_word_search": word_search_f1(questions),
         "retention": {p: retention(scores["alone"]["f1"], s["f1"]) for p, s in scores.items() if p != "alone"},
         "by_set": {p: _by_set(here) for p, here in answered.items()},
         "refused_by_kind": {p: _refused(here) for p, here in answered.items()},
@@ -247,6 +250,17 @@ def _finish(args: argparse.Namespace, questions: list[Question], parts: Mapping[
         "misses": (found["misses"] + pairs["misses"])[: args.misses],
     }
     return values | {"bars": bars.bars(args.middle, args.longest, values)}
+
+
+def word_search_f1(questions: Iterable[Question]) -> float:
+    """F1, 0 to 100, of answering with the sentence that shares most words with the question: what needs no model."""
+    found = []
+    for question in (q for q in questions if q.answers):
+        asked = asked_words(question.question)
+        sentences = [question.text[start:end] for start, end in sentence_places(question.text)]
+        said = max(sentences, key=lambda sentence: len(asked & asked_words(sentence)))
+        found.append(max(f1(said, gold) for gold in question.answers))
+    return round(100 * sum(found) / max(1, len(found)), 2)
 
 
 def retention(near: float | None, far: float | None) -> float | None:

@@ -233,13 +233,13 @@ def questions(session: Session, args: argparse.Namespace) -> None:
 
 
 def _scores(values: dict[str, Any]) -> str:
-    names = {"f1": "F1", "exact": "exact", "refusal_f1": "refusal F1"}
+    names = {"f1": "F1", "exact": "exact", "holds": "holding the answer", "refusal_f1": "refusal F1"}
     scores = [f"{name} {values[key]:.1f}" for key, name in names.items() if values[key] is not None]
     text = f"{', '.join(scores)} over {values['answerable']} answerable of {values['n']} questions"
     if values["refusal_cost"]:
         text += f"\nRefused answers cost at most {values['refusal_cost']:.1f} points of F1"
     if (seen := values["evidence"])["right"]:
-        text += f"\nOf {seen['right']} exact answers, {seen['top_3']} had their place among the first 3 looked at"
+        text += f"\nOf {seen['right']} right answers, {seen['top_3']} had their place among the first 3 looked at"
     return f"{text}\nSecond questions: {_scores(values['second'])}" if values.get("second") else text
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.answers import exact, f1, is_refusal
+from app.answers import exact, f1, holds, is_refusal
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.passages import passage_of
@@ -92,6 +92,11 @@ class Answered:
     @property
     def exact(self) -> float:
         return 0.0 if self.refused else max(exact(self.answer, gold) for gold in self.question.answers)
+
+    @property
+    def holds(self) -> float:
+        """Whether a reference answer stands in what was said, word for word, as in a quotation."""
+        return 0.0 if self.refused else max(holds(self.answer, gold) for gold in self.question.answers)
 
 
 def load(path: Path) -> tuple[list[Question], int]:
@@ -251,6 +256,7 @@ def _scores(answered: Sequence[Answered]) -> dict[str, Any]:
     return {
         "f1": _mean([a.f1 for a in answerable]),
         "exact": _mean([a.exact for a in answerable]),
+        "holds": _mean([a.holds for a in answerable]),
         "refusal_f1": round(200 * rightly / (refused + unanswerable), 2) if refused + unanswerable else None,
         "refusal_cost": round(_mean([a.f1 for a in kept]) * (1 - len(kept) / len(answerable)), 2) if kept else None,
         "n": len(answered),
@@ -262,8 +268,8 @@ def _scores(answered: Sequence[Answered]) -> dict[str, Any]:
 
 
 def _evidence(answered: Sequence[Answered]) -> dict[str, Any]:
-    """Of the exact answers whose words stand in the passage: how many of those regions were among the first three."""
-    ranks = [a.rank for a in answered if a.question.answers and a.rank != 0 and a.exact]
+    """Of the answers that hold one of the passage's: how many of those regions were among the first three looked at."""
+    ranks = [a.rank for a in answered if a.question.answers and a.rank != 0 and a.holds]
     shown = sum(rank is not None and rank <= SHOWN for rank in ranks)
     return {
         "right": len(ranks),

@@ -31,6 +31,11 @@ def _stem(word: str) -> str:
     return _ENDING.sub("", word.lower())
 
 
+def sentence_places(text: str) -> list[tuple[int, int]]:
+    """(start, end) of the sentences and lines of a text."""
+    return [m.span() for m in _SENTENCE.finditer(text)]
+
+
 def asked_words(question: str) -> frozenset[str]:
     """The stems of the words of a question that say what it is about."""
     return frozenset(_stem(word) for word in _WORD.findall(question) if word.lower() not in _COMMON)
@@ -49,7 +54,7 @@ def quoted(passage: Passage) -> Passage:
     words with the question is taken; an answer in other words is the sentence that shares most with both, from a word
     asked for on.
     """
-    sentences = [(m.start(), m.end()) for m in _SENTENCE.finditer(passage.text)]
+    sentences = sentence_places(passage.text)
     stems = [{_stem(word) for word in _WORD.findall(passage.text[start:end])} for start, end in sentences]
     questions = []
     for question in passage.questions:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.answers import REFUSALS, is_refusal, only_refuses
+from app.answers import REFUSALS, holds, is_refusal, only_refuses
 from app.errors import ConfigError, InputError
 from app.eval import qa, texts
 from app.eval.qa import Answered, QaConfig, Question
@@ -67,6 +67,15 @@ def test_f1(answer: str, gold: str, score: float) -> None:
 def test_exact_ignores_case_articles_and_punctuation() -> None:
     assert qa.exact("the  Old-Town.", "an oldtown") == 1
     assert qa.exact("old town", "oldtown") == 0
+
+
+def test_a_quotation_holds_the_answer_word_for_word() -> None:
+    assert holds("The king gave a golden ring.", "the golden Ring") == 1
+    assert holds("golden, then a ring", "golden ring") == 0
+    assert holds("ring", "") == 0
+    found = Answered(question("1066", "in 1067"), "it fell in 1067", 9)
+    assert found.holds == 1 and found.exact == 0
+    assert qa.summary([found, Answered(question("red"), "a red one", 9, 1, 1)])["holds"] == 100
 
 
 def test_best_gold_counts_and_a_refusal_scores_nothing() -> None:
