@@ -298,7 +298,7 @@ class SampleMaker:
         fact, asked = self.encode(text), []
         room = tokens - 2 - len(fact)
         for question in made[:most]:
-            turn = (question.question, question.answer)
+            turn = (question.question, " " + question.answer.lstrip())  # as a quotation: app/train/quoting.py
             if (size := self._turn_tokens([turn])) <= min(room, LONGEST_TURN):
                 asked.append(turn)
                 room -= size

@@ -3,6 +3,9 @@
 A small model cannot put an answer into words of its own, but it can copy. So it learns to answer with the passage's
 own words: it finds a word of the question in the text and goes on from there. Questions without a question set come
 from any text: some words of a sentence ask for the others, the inverse cloze task (Lee et al. 2019, arXiv 1906.00300).
+
+A quotation begins with a blank. A word without one has other tokens ("C", "an", "ada" for " Canada"), and what attention
+finds in a text could not be copied.
 """
 
 import random
@@ -61,7 +64,7 @@ def quoted(passage: Passage) -> Passage:
         if question.answer == NO_ANSWER or question.answer.lower().rstrip(".") in ("yes", "no"):
             questions.append(question)
         elif span := _place(passage.text, question, sentences, stems):
-            answer = taken_apart.flat(passage.text[slice(*span)])
+            answer = " " + taken_apart.flat(passage.text[slice(*span)])
             questions.append(Question(question.question, answer, question.answers or (question.answer,)))
     return Passage(passage.text, tuple(questions), passage.name)
 
@@ -107,7 +110,7 @@ def inverse_cloze(text: str, rng: random.Random) -> Iterator[Question]:
         if rng.random() < 0.3:
             rng.shuffle(kept)
         span = quotation(text, words[first].start(), words[last].end(), sentence.start, asked)
-        yield Question(f"{rng.choice(_ASKING)} {' '.join(kept)}?", taken_apart.flat(text[slice(*span)]))
+        yield Question(f"{rng.choice(_ASKING)} {' '.join(kept)}?", " " + taken_apart.flat(text[slice(*span)]))
 
 
 def _asked_as(word: str, rng: random.Random) -> str:
