@@ -312,9 +312,10 @@ class Sessions:
                 yield token
 
         for piece in self.engine.stream_text(tokens(), generation.stop):
-            pieces.append(piece)
-            yield Delta(piece)
-        ended, answer = time.monotonic(), "".join(pieces).strip()
+            if piece := piece if pieces else piece.lstrip():  # quotations begin with a blank
+                pieces.append(piece)
+                yield Delta(piece)
+        ended, answer = time.monotonic(), "".join(pieces).rstrip()
         first_at = first_at or ended
         no_text = NO_DOCUMENT if not session.documents and only_refuses(answer) else ""
         stats = AnswerStats(

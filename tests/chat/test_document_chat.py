@@ -84,6 +84,14 @@ def test_why_an_answer_ended_is_kept_with_it(open_chat, tmp_path, monkeypatch):
     finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
 
 
+def test_the_blank_that_begins_a_quotation_is_not_shown(open_chat, monkeypatch):
+    said = iter([" ", " the ", "old king "])
+    monkeypatch.setattr("app.runtime.engine.Engine.stream_text", lambda self, tokens, stop: said)
+    *shown, done = open_chat().ask("who?", generation=SHORT)
+    assert "".join(event.text for event in shown if isinstance(event, Delta)) == "the old king "
+    assert done.answer == "the old king"
+
+
 def test_a_refusal_without_a_document_says_that_none_is_attached(open_chat, tmp_path, monkeypatch):
     chat = open_chat()
     document = chat.add_document(write(tmp_path))
