@@ -1,9 +1,11 @@
 """Decode speed against length, side by side: the lengths take turns, so that other work on the machine slows all alike.
 
     python benchmarks/decode.py --lengths 4096,32768,131072,524288
+    python benchmarks/decode.py --reselect 1,4,8
 
 One text is read. Its keys and values, again and again with a little noise, make the longer memories: what a step costs
-depends on how many there are and how like each other, not on what they say.
+depends on how many there are and how like each other, not on what they say. With `--reselect` so many tokens share a
+choice of regions, in turns too. A step's time is the mean of an answer's, of these the median.
 """
 
 import argparse
@@ -31,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     """Measure; the exit code is 1 when the model disagrees with transformers on a short text."""
     args = _arguments(argv)
     if args.estimate:
-        seconds = harness.reading_s(args.read) + args.rounds * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
+        seconds = (
+            harness.reading_s(args.read)
+            + args.rounds * len(args.reselect) * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
+        )
         print(report.table(["part", "minutes"], [["all", round(seconds / 60 + sum(args.lengths) / 3e6, 1)]]))
         return 0
     wrong = harness.same_as_transformers(args)
@@ -42,29 +47,31 @@ def main(argv: list[str] | None = None) -> int:
     read = engine.read(text_of(engine, harness.prose(args, args.file), args.read))
     memories = {tokens: filled(engine, read, tokens, seed=args.seed) for tokens in args.lengths}
     firsts = {tokens: _first_step(engine, memory) for tokens, memory in memories.items()}
-    times: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in memories}
+    times: dict[tuple[int, int], list[tuple[float, float]]] = {
+        (every, tokens): [] for every in args.reselect for tokens in memories
+    }
     for _ in range(args.rounds):
-        for tokens, memory in memories.items():
-            times[tokens] += steps(engine, memory)
-    shortest = milliseconds(times[args.lengths[0]], 0)
+        for (engine.reselect_every, tokens), taken in times.items():
+            taken.append(per_token(steps(engine, memories[tokens])))
     rows = [
         {
+            "reselect_every": every,
             "tokens": tokens,
             "processor_ms": milliseconds(taken, 0),
             "wall_ms": milliseconds(taken, 1),
             "tokens_per_processor_s": round(1000 / milliseconds(taken, 0), 1),
-            "of_shortest": round(shortest / milliseconds(taken, 0), 3),
+            "of_shortest": round(milliseconds(times[every, args.lengths[0]], 0) / milliseconds(taken, 0), 3),
             "first_step_ms": round(1000 * firsts[tokens], 1),
             "index_bytes_per_token": round(memories[tokens].index.size_bytes / memories[tokens].capacity, 1),
         }
-        for tokens, taken in times.items()
+        for (every, tokens), taken in times.items()
     ]
     print(report.table(list(rows[0]), [list(row.values()) for row in rows]))
     result = {
         "benchmark": "decode",
         "model": Path(args.model).name,
         "weights": harness.weights(args.model),
-        "settings": {"lengths": args.lengths, "read": args.read, "rounds": args.rounds, "threads": args.threads},
+        "settings": {name: getattr(args, name) for name in ("lengths", "reselect", "read", "rounds", "threads")},
         "rows": rows,
         **machine.describe(),
     }
@@ -135,8 +142,13 @@ def steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
     return taken
 
 
+def per_token(taken: list[tuple[float, float]]) -> tuple[float, float]:
+    """The means of an answer: of tokens that share a choice, one pays for it."""
+    return tuple(statistics.fmean(pair[which] for pair in taken) for which in range(2))
+
+
 def milliseconds(taken: list[tuple[float, float]], which: int) -> float:
-    """The median: a token that another process disturbed does not count more than one that none did."""
+    """The median: an answer that another process disturbed does not count more than one that none did."""
     return round(1000 * statistics.median(pair[which] for pair in taken), 2)
 
 
@@ -144,11 +156,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "decode")
     parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
     parser.add_argument("--lengths", type=harness.numbers, default=LENGTHS, help="tokens, ascending")
+    parser.add_argument(
+        "--reselect", type=harness.numbers, default=(1,), help="tokens that share a choice of regions, in turns (1)"
+    )
     parser.add_argument("--read", type=int, default=READ_TOKENS, help=f"tokens that are really read ({READ_TOKENS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each length is measured ({ROUNDS})")
     args = parser.parse_args(argv)
     if args.quick:
-        args.lengths, args.read, args.rounds = (2_048, 8_192), 2_048, 1
+        args.lengths, args.read, args.rounds, args.reselect = (2_048, 8_192), 2_048, 1, (1, 4)
     return args
 
 

@@ -40,6 +40,8 @@ TASKS = (
     "talk",
 )
 MAX_TURNS = 4
+ANSWER_WEIGHT = 8.0  # of each token
+FINDING_WEIGHT = 24.0  # of a quotation's first token: where it begins has to be found, the rest is copying
 LONGEST_TURN = 96  # tokens of a question and its answer
 COMMON_LOOKUPS = ("cloze", "continue", "next_sentence", "quote")  # any text has many of them
 LOOKUPS = (*COMMON_LOOKUPS, "who_said", "who_did", "who_is", "named", "fact", "number", "definition", "chapter_title")
@@ -354,7 +356,8 @@ class SampleMaker:
             q = [self.user, *self.encode(question), self.assistant]
             a = [*self.encode(answer), self.end]
             turns += q + a
-            weights += [0.2] * (len(q) - 1) + [0.0] + [8.0] * len(a)
+            finding = FINDING_WEIGHT if answer.startswith(" ") else ANSWER_WEIGHT
+            weights += [0.2] * (len(q) - 1) + [0.0, finding] + [ANSWER_WEIGHT] * (len(a) - 1)
         room = max(0, tokens - 1 - sum(map(len, facts)) - len(turns))
         if prose:
             filler = self.books.excerpt(rng, room).tolist() if room else []

@@ -11,5 +11,7 @@ BOOK = Path(__file__).resolve().parents[1] / "data" / "book.txt"
 def test_each_length_has_a_row(quick: list[str]) -> None:
     assert decode.main([*quick, "--file", str(BOOK)]) == 0
     values = json.loads(Path(quick[quick.index("--output") + 1]).read_text(encoding="utf-8"))
-    assert [row["tokens"] for row in values["rows"]] == [2_048, 8_192]
-    assert values["rows"][0]["of_shortest"] == 1 and all(row["processor_ms"] > 0 for row in values["rows"])
+    rows = [(row["reselect_every"], row["tokens"]) for row in values["rows"]]
+    assert rows == [(1, 2_048), (1, 8_192), (4, 2_048), (4, 8_192)]
+    assert values["rows"][0]["of_shortest"] == values["rows"][2]["of_shortest"] == 1
+    assert all(row["processor_ms"] > 0 for row in values["rows"])
