@@ -32,6 +32,7 @@ VALIDATION_QA = ("fairytaleqa_valid",)  # held back whole
 HELD_BACK_ONE_IN = 16  # documents of the other sets
 CODE_TO_LEARN, CODE_HELD_BACK = "*.zip", "*.tar.gz"
 NO_ANSWER = "The text does not say."
+SAID = (NO_ANSWER, "yes", "no", "Yes", "No")  # answers that are not in the words of a text
 
 Split = Literal["train", "valid"]
 

@@ -41,7 +41,7 @@ TASKS = (
 )
 MAX_TURNS = 4
 ANSWER_WEIGHT = 8.0  # of each token
-FINDING_WEIGHT = 24.0  # of a quotation's first token: where it begins has to be found, the rest is copying
+FINDING_WEIGHT = 24.0  # of the first token of what is taken from the text: it has to be found, the rest is copying
 LONGEST_TURN = 96  # tokens of a question and its answer
 COMMON_LOOKUPS = ("cloze", "continue", "next_sentence", "quote")  # any text has many of them
 LOOKUPS = (*COMMON_LOOKUPS, "who_said", "who_did", "who_is", "named", "fact", "number", "definition", "chapter_title")
@@ -98,6 +98,14 @@ def _repeating(rng: random.Random, count: int) -> list[str]:
         if number[0] != "0":
             found.add(number)
     return sorted(found, key=lambda _: rng.random())
+
+
+def as_in_text(answer: str) -> str:
+    """An answer with the tokens that it has in a text, where a blank stands before it.
+
+    Without one " Canada" is "C", "an" and "ada", and what attention finds in the text cannot be copied.
+    """
+    return answer if answer in corpus.SAID else f" {answer}"
 
 
 class SampleMaker:
@@ -256,7 +264,7 @@ class SampleMaker:
         asked, facts = list(asked), []
         room = tokens - 2 - self._turn_tokens(asked)
         for passage in passages:
-            answered = [(q.question, q.answer) for q in passage.questions if q.answer != NO_ANSWER]
+            answered = [(q.question, as_in_text(q.answer)) for q in passage.questions if q.answer != NO_ANSWER]
             turns = rng.sample(answered, min(len(answered), 2 * MAX_TURNS))
             text = self.encode(passage.text.strip() + "\n")
             while turns and len(text) + self._turn_tokens(turns) > room:
@@ -300,7 +308,7 @@ class SampleMaker:
         fact, asked = self.encode(text), []
         room = tokens - 2 - len(fact)
         for question in made[:most]:
-            turn = (question.question, " " + question.answer.lstrip())  # as a quotation: app/train/quoting.py
+            turn = (question.question, as_in_text(question.answer))
             if (size := self._turn_tokens([turn])) <= min(room, LONGEST_TURN):
                 asked.append(turn)
                 room -= size

@@ -3,16 +3,13 @@
 A small model cannot put an answer into words of its own, but it can copy. So it learns to answer with the passage's
 own words: it finds a word of the question in the text and goes on from there. Questions without a question set come
 from any text: some words of a sentence ask for the others, the inverse cloze task (Lee et al. 2019, arXiv 1906.00300).
-
-A quotation begins with a blank. A word without one has other tokens ("C", "an", "ada" for " Canada"), and what attention
-finds in a text could not be copied.
 """
 
 import random
 import re
 from collections.abc import Collection, Iterator
 
-from app.train.corpus import NO_ANSWER, Passage, Question
+from app.train.corpus import SAID, Passage, Question
 from app.train.questions import passage as taken_apart
 
 REACH = 8  # words before the answer in which a word of the question is looked for
@@ -53,7 +50,7 @@ def quotation(text: str, start: int, end: int, sentence_start: int, asked: Colle
 def quoted(passage: Passage) -> Passage:
     """The passage with its answers as quotations from its text; without the questions that no sentence answers.
 
-    Refusals and yes or no stay as they are. Of several places that hold an answer, the one whose sentence shares most
+    What no text says stays as it is. Of several places that hold an answer, the one whose sentence shares most
     words with the question is taken; an answer in other words is the sentence that shares most with both, from a word
     asked for on.
     """
@@ -61,10 +58,10 @@ def quoted(passage: Passage) -> Passage:
     stems = [{_stem(word) for word in _WORD.findall(passage.text[start:end])} for start, end in sentences]
     questions = []
     for question in passage.questions:
-        if question.answer == NO_ANSWER or question.answer.lower().rstrip(".") in ("yes", "no"):
+        if question.answer in SAID:
             questions.append(question)
         elif span := _place(passage.text, question, sentences, stems):
-            answer = " " + taken_apart.flat(passage.text[slice(*span)])
+            answer = taken_apart.flat(passage.text[slice(*span)])
             questions.append(Question(question.question, answer, question.answers or (question.answer,)))
     return Passage(passage.text, tuple(questions), passage.name)
 
@@ -110,7 +107,7 @@ def inverse_cloze(text: str, rng: random.Random) -> Iterator[Question]:
         if rng.random() < 0.3:
             rng.shuffle(kept)
         span = quotation(text, words[first].start(), words[last].end(), sentence.start, asked)
-        yield Question(f"{rng.choice(_ASKING)} {' '.join(kept)}?", " " + taken_apart.flat(text[slice(*span)]))
+        yield Question(f"{rng.choice(_ASKING)} {' '.join(kept)}?", taken_apart.flat(text[slice(*span)]))
 
 
 def _asked_as(word: str, rng: random.Random) -> str:

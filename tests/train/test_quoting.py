@@ -16,8 +16,7 @@ The ring was lost in the sea; nobody found the golden ring again."""
 
 def answers(*asked: tuple[str, str]) -> list[str]:
     made = quoted(Passage(TEXT, tuple(Question(q, a, (a, "another")) for q, a in asked)))
-    assert all(q.answer[0] == " " for q in made.questions if q.answer not in ("Yes", NO_ANSWER))
-    return [question.answer.lstrip() for question in made.questions]
+    return [question.answer for question in made.questions]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +57,6 @@ def test_questions_made_from_a_text_quote_its_words():
     flat = " ".join(TEXT.split())
     assert len(made) > 40
     for question in made:
-        assert question.answer[0] == " " and question.answer.lstrip() in flat
+        assert question.answer in flat
         assert len(asked_words(question.question)) >= 2
     assert len({q.question for q in made}) > 40
