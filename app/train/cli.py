@@ -74,20 +74,22 @@ def _tokenizer(folder: Path, data: Path):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def export(model, tokenizer, config, attention, folder: Path) -> None:
-    """Write a plain checkpoint in bfloat16, and `lectern.json` beside it."""
+def export(model, tokenizer, config, attention, folder: Path, steps: int) -> None:
+    """Write a plain checkpoint in bfloat16 after so many steps, and `lectern.json` beside it."""
     import torch
 
     model.to(torch.bfloat16).save_pretrained(folder)
     before = json.loads((Path(config.start) / "lectern.json").read_text())["training"] if config.start else {}
-    tokens = sum(stage.tokens * stage.batch * stage.steps for stage in config.stages) + before.get("tokens", 0)
     recipe = {
         "format": 1,
         "demonstration": True,
         "trained_tokens": config.trained_tokens,
         "attention": asdict(attention),
         "rope": {"type": "default", "theta": model.config.rope_parameters["rope_theta"]},
-        "training": {"steps": config.steps + before.get("steps", 0), "tokens": tokens},
+        "training": {
+            "steps": steps + before.get("steps", 0),
+            "tokens": config.tokens_after(steps) + before.get("tokens", 0),
+        },
     }
     (folder / "lectern.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
@@ -239,7 +241,7 @@ def _pretrain(args: argparse.Namespace) -> Path:
     probes = Probes(held_back, held_back.passages, config.trained_tokens, config.probe_steps, run / "best")
     pretrain(config, maker, tokenizer, run, [probes])
     model = LlamaForCausalLM.from_pretrained(probes.folder, dtype=torch.float32)
-    export(model, tokenizer, config, attention, folder)
+    export(model, tokenizer, config, attention, folder, probes.best_step)
     return folder
 
 

@@ -33,7 +33,7 @@ class Probes(TrainerCallback):
         maker: draws from what is held back.
         passages: of which questions are answered greedily.
         tokens: length of the probes.
-        folder: where the best checkpoint is kept.
+        folder: where the best checkpoint is kept; `best_step` is when it was reached.
     """
 
     def __init__(self, maker: SampleMaker, passages: Sequence[Passage], tokens: int, every: int, folder: Path) -> None:
@@ -42,7 +42,8 @@ class Probes(TrainerCallback):
         asked = [(p.text, q) for p in passages for q in p.questions if q.answer != NO_ANSWER]
         self.asked = rng.sample(asked, min(ASKED, len(asked)))
         told = folder / TOLD
-        self.best = json.loads(told.read_text())["answer_nats"] if told.exists() else float("inf")
+        best = json.loads(told.read_text()) if told.exists() else {"answer_nats": float("inf"), "step": 0}
+        self.best, self.best_step = best["answer_nats"], best["step"]
 
     def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps or not state.is_world_process_zero:
@@ -50,7 +51,7 @@ class Probes(TrainerCallback):
         found = self.measure(model)
         log.info("step %d: %s", state.global_step, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
         if found["answer_nats"] < self.best:
-            self.best = found["answer_nats"]
+            self.best, self.best_step = found["answer_nats"], state.global_step
             model.save_pretrained(self.folder)
             (self.folder / TOLD).write_text(json.dumps({"step": state.global_step, **found}, indent=1) + "\n")
 

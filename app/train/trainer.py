@@ -113,6 +113,14 @@ class PretrainConfig:
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+    def tokens_after(self, steps: int) -> int:
+        """Tokens that the first steps train on."""
+        tokens = 0
+        for stage in self.stages:
+            tokens += stage.tokens * stage.batch * min(steps, stage.steps)
+            steps = max(0, steps - stage.steps)
+        return tokens
+
     @property
     def trained_tokens(self) -> int:
         return max(stage.tokens for stage in self.stages)
