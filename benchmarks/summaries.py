@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace, arm: str) -> Path:
     model = pretrain(
         config, sample_maker(args.data, "train", tokenizer, args.work / "cache"), tokenizer, folder / "run"
     )
-    export(model, tokenizer, config, AttentionConfig(budget_tokens=args.budget), folder)
+    export(model, tokenizer, config, AttentionConfig(budget_tokens=args.budget), folder, config.steps)
     tokenizer.save_pretrained(folder)
     return folder
 
