@@ -155,7 +155,8 @@ def demonstration(state: ModelState) -> str:
         return ""
     return (
         '<p class="lt-demo"><b>Demonstration model.</b> It finds keys, numbers and facts in the forms it was '
-        "trained on, and hardly understands prose; it cannot summarise or explain. Load a larger one in Models.</p>"
+        "trained on. Other questions it answers with a few words of the text, often the wrong ones; it cannot "
+        "summarise or explain. Load a larger one in Models.</p>"
     )
 
 
