@@ -107,7 +107,11 @@ def test_failed_model_says_why() -> None:
 
 def test_demonstration_model_says_so() -> None:
     said = format.demonstration(model_state())
-    assert "keys, numbers and facts" in said and "words of the text, often the wrong ones" in said and "cannot summarise" in said
+    assert (
+        "keys, numbers and facts" in said
+        and "words of the text, often the wrong ones" in said
+        and "cannot summarise" in said
+    )
     assert format.demonstration(model_state(demonstration=False)) == ""
 
 
