@@ -16,7 +16,7 @@ from playwright.sync_api import expect  # noqa: E402
 
 from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
 
-QUESTION = "What did Parkins find in the ruins?"
+QUESTION = "What did the boy see at the window?"
 MINUTES_MS = 20 * 60_000
 
 
