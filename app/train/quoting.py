@@ -41,7 +41,7 @@ def asked_words(question: str) -> frozenset[str]:
     return frozenset(_stem(word) for word in _WORD.findall(question) if word.lower() not in _COMMON)
 
 
-def quotation(text: str, start: int, end: int, sentence_start: int, asked: Collection[str]) -> tuple[int, int]:
+def _quotation(text: str, start: int, end: int, sentence_start: int, asked: Collection[str]) -> tuple[int, int]:
     """The span from the farthest asked word in reach before the answer, if there is one, to the answer's end."""
     before = list(_WORD.finditer(text, sentence_start, start))[-REACH:]
     return next((m.start() for m in before if _stem(m[0]) in asked), start), end
@@ -66,18 +66,21 @@ def quoted(passage: Passage) -> Passage:
     return Passage(passage.text, tuple(questions), passage.name)
 
 
-def _place(text: str, question: Question, sentences: list, stems: list) -> tuple[int, int] | None:
+def _place(
+    text: str, question: Question, sentences: list[tuple[int, int]], stems: list[set[str]]
+) -> tuple[int, int] | None:
+    """The quotation that answers a question; `stems` are those of each sentence's words. None where none does."""
     asked, answered = asked_words(question.question), asked_words(question.answer)
     places = list(re.finditer(rf"(?<!\w){re.escape(question.answer)}(?!\w)", text, re.IGNORECASE))
     found = [(len(asked & stems[i]), -m.start(), i) for m in places for i in _holding(sentences, m.start())]
     if found:
         _, start, i = max(found)
-        return quotation(text, -start, -start + len(question.answer), sentences[i][0], asked)
+        return _quotation(text, -start, -start + len(question.answer), sentences[i][0], asked)
     worth = [len(asked & held) + 2 * len(answered & held) for held in stems]
     if not worth or max(worth) < 2:
         return None
     start, end = sentences[worth.index(max(worth))]
-    words = [m for m in re.finditer(r"\S+", text) if start <= m.start() < end]
+    words = list(re.compile(r"\S+").finditer(text, start, end))
     first = next((n for n, m in enumerate(words) if asked & {_stem(w) for w in _WORD.findall(m[0])}), 0)
     part = words[first : first + LONGEST]
     return part[0].start(), part[-1].end()
@@ -106,7 +109,7 @@ def inverse_cloze(text: str, rng: random.Random) -> Iterator[Question]:
             continue
         if rng.random() < 0.3:
             rng.shuffle(kept)
-        span = quotation(text, words[first].start(), words[last].end(), sentence.start, asked)
+        span = _quotation(text, words[first].start(), words[last].end(), sentence.start, asked)
         yield Question(f"{rng.choice(_ASKING)} {' '.join(kept)}?", taken_apart.flat(text[slice(*span)]))
 
 

@@ -29,7 +29,7 @@ GENERAL = {
 def examples(chat: "DocumentChat", documents: Sequence[str]) -> tuple[str, ...]:
     """At most `SHOWN` questions about the first picked document; none when nothing is picked.
 
-    A demonstration model gets facts alone, for it answers nothing else; others get general questions too.
+    A demonstration model gets facts alone, which it answers best; others get general questions too.
     """
     document = next((document for document in chat.documents() if document.id in documents), None)
     if document is None:

@@ -84,15 +84,15 @@ def test_under_a_refusal_the_passages_support_nothing() -> None:
         ("In Rye.", model_state(), "lectern-small", False),
     ],
 )
-def test_a_demonstration_model_owns_that_it_refuses_often(
+def test_a_demonstration_model_owns_that_it_may_refuse_wrongly(
     content: str, loaded: ModelState, model: str, told: bool
 ) -> None:
-    assert ("often says so although the text does say" in under(content, loaded, model=model)) == told
+    assert ("may say so although the text does say" in under(content, loaded, model=model)) == told
 
 
 def test_without_a_text_the_model_is_not_blamed() -> None:
     html = foot.foot(Message(2, "assistant", NO_ANSWER, {"note": "no document is attached"}), {}, "", model_state())
-    assert "no document is attached" in html and "often says so" not in html
+    assert "no document is attached" in html and "may say so" not in html
 
 
 def test_foreign_text_is_escaped() -> None:
