@@ -30,8 +30,7 @@ REFUSALS = (
 )
 REFUSAL_WORDS = 20
 MAY_SAY = (
-    "A demonstration model may say so although the text does say. "
-    "Ask in the words of the text, or load a larger model."
+    "A demonstration model may say so although the text does say. Ask in the words of the text, or load a larger model."
 )
 
 

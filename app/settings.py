@@ -43,7 +43,8 @@ class Settings:
         memory_cap_mb: what the memory of one text may take under policy bounded; None means 1,024.
         budget_tokens: tokens one query may attend to; None means what the model's recipe says.
         kv_codec: how what was read is kept: `raw`, or smaller as `int8` or `int4`.
-        reselect_every: tokens of an answer that share one choice of regions; 1 chooses for each.
+        reselect_every: tokens of an answer that share one choice of regions; 1 chooses for each, None means what the
+            model's recipe says.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.
@@ -61,7 +62,7 @@ class Settings:
     memory_cap_mb: int | None = None
     budget_tokens: int | None = None
     kv_codec: str = "raw"
-    reselect_every: int = 1
+    reselect_every: int | None = None
     device: str = "auto"
     threads: int | None = None
     host_budget_gb: float | None = None
@@ -83,7 +84,7 @@ class Settings:
             raise ConfigError(f"budget_tokens = {self.budget_tokens}: must be positive")
         if self.kv_codec not in KV_CODECS:
             raise ConfigError(f"--kv-codec {self.kv_codec}: not known; choose one of {', '.join(KV_CODECS)}")
-        if self.reselect_every < 1:
+        if self.reselect_every is not None and self.reselect_every < 1:
             raise ConfigError(f"reselect_every = {self.reselect_every}: must be at least 1")
         for name in ("host_budget_gb", "device_budget_gb", "disk_budget_gb"):
             value = getattr(self, name)

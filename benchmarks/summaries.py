@@ -70,7 +70,7 @@ def _train(args: argparse.Namespace, arm: str) -> Path:
     """Go on from the start by one arm; a folder with a plain checkpoint."""
     from transformers import AutoTokenizer
 
-    from app.runtime.config import AttentionConfig
+    from app.runtime.config import AttentionConfig, DecodeConfig
     from app.train.cli import export, sample_maker
     from app.train.trainer import PretrainConfig, Stage, pretrain
 
@@ -90,7 +90,7 @@ def _train(args: argparse.Namespace, arm: str) -> Path:
     model = pretrain(
         config, sample_maker(args.data, "train", tokenizer, args.work / "cache"), tokenizer, folder / "run"
     )
-    export(model, tokenizer, config, AttentionConfig(budget_tokens=args.budget), folder, config.steps)
+    export(model, tokenizer, config, AttentionConfig(budget_tokens=args.budget), DecodeConfig(), folder, config.steps)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -15,6 +15,7 @@ from app.kernels.backend import use_triton
 MOST = 127
 LEAST_AXES = 32
 BLOCK = 256  # regions whose codes lie together
+TOGETHER = 16  # blocks whose products are made at once: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,13 @@ class TextCodes:
 
     def scan_reference(self, asked: Tensor, units: Tensor, stop: int) -> Tensor:
         """The same in plain PyTorch, of encoded queries."""
-        blocks = -(-stop // BLOCK)
         best = []
-        for q, codes in zip(asked, self.codes[:, :blocks], strict=True):
-            found = products(q, codes.view(-1, codes.shape[-1])).view(len(q), blocks, -1, BLOCK)
-            best.append(found.amax(2).view(len(q), -1)[:, :stop])
+        for q, text in zip(asked, self.codes[:, : -(-stop // BLOCK)], strict=True):
+            parts = [
+                products(q, codes.view(-1, codes.shape[-1])).view(len(q), len(codes), -1, BLOCK).amax(2).flatten(1)
+                for codes in text.split(TOGETHER)
+            ]
+            best.append(torch.cat(parts, dim=-1)[:, :stop])
         return torch.stack(best) * (self.scales[:, None, :stop] * units)
 
     def tensors(self) -> tuple[Tensor, ...]:

@@ -4,6 +4,8 @@ Reading takes whole query groups, a chat's turn takes what there is, decode take
 (app/kernels/ms_attn.py is the oracle).
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -219,7 +221,8 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
         regions = torch.arange(len(starts), device=q.device).expand(1, kv_heads, -1)
     else:
         first = (end - 1) // a.region_tokens + cache.base_regions
-        regions = select_one(spec, cache, layer, q, first, lengths)
+        choose = partial(select_one, spec, cache, layer, q, first, lengths)
+        regions = choose() if cache.choices is None else cache.choices.of(layer, first, choose)
     first_near = None if fits else spec.first_near(first)
     places = _decode_places(a.positions, starts, lengths, regions[0], cache.base_tokens + end - 1, first_near)
     longest = cache.base_tokens + end if a.positions == "original" else regions.shape[-1] * a.region_tokens

@@ -19,6 +19,7 @@ from app.runtime.shape import MemoryShape
 if TYPE_CHECKING:
     from app.kernels.decode import Places
     from app.runtime.held import Held
+    from app.runtime.single import SharedChoices
 
 SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
 
@@ -76,6 +77,7 @@ class RegionCache(Cache):
         allowed: [regions of the memories] bool, False for those muted or left out; None when all may be seen.
         evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
         held: the steps that run now keep their selection; None when they choose.
+        choices: those that the tokens of the answer share; None when each chooses for itself.
         chosen: regions [Hkv, K] of the last single query of each layer, and what was valid of them where.
     """
 
@@ -91,6 +93,7 @@ class RegionCache(Cache):
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
         self.held: Held | None = None
+        self.choices: SharedChoices | None = None
         self.chosen: dict[int, tuple[Tensor, Places]] = {}
         region = shape.attention.region_tokens
         starts, lengths = [], []
@@ -153,8 +156,9 @@ class RegionCache(Cache):
         for book, places, old in reversed(self._counted or ()):
             book[places] = old
         self._counted = None if self._counted is None else []
-        if self.evidence is not None:
-            self.evidence.forget()
+        for part in (self.evidence, self.choices):
+            if part is not None:
+                part.forget()
         self.tail.truncate(tokens)
 
     def remember(self, layer: int, places: Tensor | None = None) -> None:

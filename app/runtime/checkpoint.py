@@ -10,12 +10,12 @@ import torch
 from app.errors import ConfigError, ModelError
 from app.runtime import stretch
 from app.runtime.adapter import read_adapter
-from app.runtime.config import AttentionConfig
+from app.runtime.config import AttentionConfig, DecodeConfig
 from app.runtime.folder import first_line, read_json, stored_weights
 from app.runtime.merging import merge_into
 from app.settings import Settings
 
-RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "rope", "training", "system_prompt"}
+RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "decode", "rope", "training", "system_prompt"}
 RECIPE_KEYS |= {"base", "merged_from", "tuning", "versions"}  # how it was made; reading does not need them
 DEFAULT_BUDGET = 4096
 
@@ -33,6 +33,7 @@ class Recipe:
     demonstration: bool = False
     system_prompt: str = ""
     rope: dict[str, Any] | None = None
+    decode: DecodeConfig = DecodeConfig()
 
 
 def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Recipe:
@@ -47,13 +48,13 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
     tuned = _read_adapter_recipe(settings.adapter)
     _check_rope(path, recipe.get("rope", {}), config)
     recipe = {**recipe, **tuned}
-    attention = recipe.get("attention", {})
-    if not isinstance(attention, dict):
-        raise ModelError(f"{path}: attention is not a table; copy or download it again")
-    known = {f.name for f in fields(AttentionConfig)}
-    unknown = sorted((set(recipe) - RECIPE_KEYS) | (set(attention) - known))
+    attention, decode = (_table(path, recipe, name) for name in ("attention", "decode"))
+    unknown = set(recipe) - RECIPE_KEYS
+    for table, kind in ((attention, AttentionConfig), (decode, DecodeConfig)):
+        unknown |= set(table) - {f.name for f in fields(kind)}
     if unknown or recipe.get("format", 1) != 1:
-        raise ModelError(f"{path}: {', '.join(unknown) or 'format'} is not known to this version; update Lectern")
+        names = ", ".join(sorted(unknown)) or "format"
+        raise ModelError(f"{path}: {names} is not known to this version; update Lectern")
     trained = recipe.get("trained_tokens", config.get("max_position_embeddings", 2048))
     kinds = {f.name: type(f.default) for f in fields(AttentionConfig)}
     for name, value in {"trained_tokens": trained, **attention}.items():
@@ -77,7 +78,27 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
         demonstration=bool(recipe.get("demonstration", False)),
         system_prompt=str(recipe.get("system_prompt", "")),
         rope=stretch.applied(rope, config) if "rope" in tuned else None,
+        decode=_decode(path, decode, config),
     )
+
+
+def _table(path: Path, recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    table = recipe.get(name, {})
+    if not isinstance(table, dict):
+        raise ModelError(f"{path}: {name} is not a table; copy or download it again")
+    return table
+
+
+def _decode(path: Path, table: dict[str, Any], config: dict[str, Any]) -> DecodeConfig:
+    try:
+        decode = DecodeConfig(**table)
+    except ConfigError as error:
+        raise ModelError(f"{path}: {error}; copy or download it again") from error
+    every, layers = decode.reselect_every, config.get("num_hidden_layers", 0)
+    if isinstance(every, tuple) and len(every) != layers:
+        named = f"reselect_every = {list(every)}: has {len(every)} numbers, the model {layers} layers"
+        raise ModelError(f"{path}: {named}; copy or download it again")
+    return decode
 
 
 def _check_rope(path: Path, entry: Any, config: dict[str, Any] | None) -> None:

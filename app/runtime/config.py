@@ -38,6 +38,25 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True)
+class DecodeConfig:
+    """How the tokens of an answer choose regions, saved in `lectern.json` too; memories do not depend on it.
+
+    Attributes:
+        reselect_every: tokens that share one choice, the same in all layers, or one number for each; 1 chooses for each.
+    """
+
+    reselect_every: int | tuple[int, ...] = 1
+
+    def __post_init__(self) -> None:
+        every = self.reselect_every
+        numbers = every if isinstance(every, list | tuple) else [every]
+        if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+            raise ConfigError(f"reselect_every = {every!r}: must be a whole number from 1 on, or one for each layer")
+        if numbers is every:
+            object.__setattr__(self, "reselect_every", tuple(every))
+
+
+@dataclass(frozen=True)
 class AttentionConfig(SelectionOptions):
     """The attention recipe, saved in `lectern.json`: MSA-1 with its options, and how the runtime finds regions.
 

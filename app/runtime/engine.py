@@ -27,6 +27,7 @@ from app.runtime.policies import Policy
 from app.runtime.sampling import Repetition, Sampler
 from app.runtime.shape import MemoryShape
 from app.runtime.seams import install
+from app.runtime.single import SharedChoices
 from app.runtime.spec import AttentionSpec
 from app.runtime.stored import restore
 from app.runtime.tiers import Tiers
@@ -47,7 +48,8 @@ class Engine(ChatText):
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
         tokens_per_s: how fast it read last; 0 until it has.
-        reselect_every: tokens of an answer that share one selection; 1 chooses for each.
+        reselect_every: tokens of an answer that share one choice of regions, in all layers or by layer; 1 chooses for
+            each.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Engine(ChatText):
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.tokens_per_s = 0.0
-        self.reselect_every = 1
+        self.reselect_every = recipe.decode.reselect_every
         self.lock = threading.Lock()
 
     def _check_room(self) -> None:
@@ -329,7 +331,7 @@ class Engine(ChatText):
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return ""
-            evidence, held = cache.watch(), self._held(cache)
+            evidence, held, cache.choices = cache.watch(), self._held(cache), self._choices(cache)
             try:
                 last = self._step(cache, token_ids[-1], held)
                 for _ in range(config.max_new_tokens):
@@ -345,7 +347,13 @@ class Engine(ChatText):
                         return ending
                 return "length"
             finally:
+                cache.choices = None
                 held.release()
+
+    def _choices(self, cache: RegionCache) -> SharedChoices | None:
+        """Choices that the tokens of one answer share, where layers differ in how long."""
+        drops = self.shape.compaction or any(memory.dropped for memory in cache.memories)
+        return None if isinstance(self.reselect_every, int) or drops else SharedChoices(self.reselect_every)
 
     def _held(self, cache: RegionCache) -> Held:
         """Steps that keep a selection, of one answer."""
@@ -353,7 +361,7 @@ class Engine(ChatText):
         def forward(token: Tensor) -> Tensor:
             return self.model.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
 
-        return Held(self.spec, cache, self.reselect_every, forward)
+        return Held(self.spec, cache, self.reselect_every if isinstance(self.reselect_every, int) else 1, forward)
 
     @torch.no_grad()
     def _step(self, cache: RegionCache, token: int, held: Held) -> Tensor:

@@ -87,7 +87,8 @@ def load_engine(
         codec=settings.kv_codec,
         tiers=_tiers(settings, device),
     )
-    engine.reselect_every = settings.reselect_every
+    if settings.reselect_every is not None:
+        engine.reselect_every = settings.reselect_every
     return engine
 
 

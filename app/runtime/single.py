@@ -4,6 +4,8 @@ Many regions are scored roughly first, all of them from the int8 sketch of the i
 best are scored again with their means. The softmax of the votes runs over all that was scored, not over those alone.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,34 @@ NOT_SEEN = -1e30  # below every score, and no trouble in a softmax
 LEAST = 1e-7  # share of the softmax that the regions left out have at least: float32 does not tell it from none
 
 Scored = tuple[Tensor, Tensor, Tensor]  # regions [Hkv, C], their scores and the log of all regions' sum [Hkv, heads]
+
+
+class SharedChoices:
+    """Choices of one answer that several of its tokens share, in each layer as many as it can afford.
+
+    In some models few layers find what is asked for and the others go on with what was found: there, choosing for each
+    token in those alone loses next to nothing (docs/experiments.md).
+    """
+
+    def __init__(self, every: Sequence[int]) -> None:
+        """
+        Args:
+            every: by layer, tokens that share a choice; it ends with the region that grows, too.
+        """
+        self.every = every
+        self._kept: dict[int, tuple[int, int, Tensor]] = {}  # by layer: the region that grew, tokens left, the choice
+
+    def of(self, layer: int, first: int, choose: Callable[[], Tensor]) -> Tensor:
+        """The regions [1, Hkv, K] of a query that stands in region `first`, kept or as `choose` finds them."""
+        grew, left, regions = self._kept.get(layer, (first, 0, None))
+        if regions is None or grew != first or not left:
+            left, regions = self.every[layer], choose()
+        self._kept[layer] = first, left - 1, regions
+        return regions
+
+    def forget(self) -> None:
+        """Let every layer choose next."""
+        self._kept.clear()
 
 
 def select_one(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, first: int, lengths: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ def read_recipe(path: Path):
     """Read a recipe file.
 
     Returns:
-        (PretrainConfig, AttentionConfig).
+        (PretrainConfig, AttentionConfig, DecodeConfig).
 
     Raises:
         ConfigError: the file is missing, not TOML, or has unknown keys.
     """
-    from app.runtime.config import AttentionConfig
+    from app.runtime.config import AttentionConfig, DecodeConfig
     from app.train.trainer import PretrainConfig, Stage
 
     recipe = read_toml(path)
@@ -51,7 +51,7 @@ def read_recipe(path: Path):
             f"{path}: [attention] budget_tokens = {attention.budget_tokens} is beyond the longest stage, "
             f"{config.trained_tokens} tokens; make it smaller or train longer texts"
         )
-    return config, attention
+    return config, attention, _table(DecodeConfig, dict(recipe.get("decode", {})), f"{path} [decode]")
 
 
 def _tokenizer(folder: Path, data: Path):
@@ -74,7 +74,7 @@ def _tokenizer(folder: Path, data: Path):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def export(model, tokenizer, config, attention, folder: Path, steps: int) -> None:
+def export(model, tokenizer, config, attention, decode, folder: Path, steps: int) -> None:
     """Write a plain checkpoint in bfloat16 after so many steps, and `lectern.json` beside it."""
     import torch
 
@@ -85,6 +85,7 @@ def export(model, tokenizer, config, attention, folder: Path, steps: int) -> Non
         "demonstration": True,
         "trained_tokens": config.trained_tokens,
         "attention": asdict(attention),
+        "decode": asdict(decode),
         "rope": {"type": "default", "theta": model.config.rope_parameters["rope_theta"]},
         "training": {
             "steps": steps + before.get("steps", 0),
@@ -221,7 +222,7 @@ def sample_maker(data: Path, split: str, tokenizer, cache: Path, tasks: Collecti
 def _pretrain(args: argparse.Namespace) -> Path:
     if args.data is None or not (args.data / "books" / "index.tsv").exists():
         raise InputError(f"{args.data}: no books/index.tsv there; give the data folder with --data")
-    config, attention = read_recipe(args.recipe)
+    config, attention, decode = read_recipe(args.recipe)
     if config.start and not (Path(config.start) / "lectern.json").exists():
         raise ConfigError(f"{args.recipe} [pretrain] start = {config.start}: no checkpoint of ours; train it first")
 
@@ -241,7 +242,7 @@ def _pretrain(args: argparse.Namespace) -> Path:
     probes = Probes(held_back, held_back.passages, config.trained_tokens, config.probe_steps, run / "best")
     pretrain(config, maker, tokenizer, run, [probes])
     model = LlamaForCausalLM.from_pretrained(probes.folder, dtype=torch.float32)
-    export(model, tokenizer, config, attention, folder, probes.best_step)
+    export(model, tokenizer, config, attention, decode, folder, probes.best_step)
     return folder
 
 

@@ -145,6 +145,16 @@ def test_lectern_json_says_how_to_read(llama):
     assert load(llama, budget_tokens=320).budget_tokens == 320
 
 
+def test_lectern_json_says_how_an_answer_chooses(llama):
+    assert load(llama).reselect_every == 1
+    first = load(llama).recipe
+    layers = json.loads((llama / "config.json").read_text())["num_hidden_layers"]
+    rewrite(llama / "lectern.json", decode={"reselect_every": [8] * layers})
+    made = load(llama)
+    assert made.reselect_every == (8,) * layers and made.recipe == first  # what was read stays read
+    assert load(llama, reselect_every=1).reselect_every == 1
+
+
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
     monkeypatch.setattr(opening, "find_folder", lambda model, download: llama)
     assert load("ORG/Some-Model-1B").name == "Some-Model-1B"
@@ -206,6 +216,18 @@ DAMAGES = {
     "no number": (
         lambda f: rewrite(f / "lectern.json", attention={"merge": "2"}),
         "lectern.json: merge = '2': must be a whole number",
+    ),
+    "no number of tokens": (
+        lambda f: rewrite(f / "lectern.json", decode={"reselect_every": "4"}),
+        "lectern.json: reselect_every = '4': must be a whole number",
+    ),
+    "a layer too many": (
+        lambda f: rewrite(f / "lectern.json", decode={"reselect_every": [1] * 99}),
+        r"lectern.json: reselect_every = \[1, .*\]: has 99 numbers, the model \d layers",
+    ),
+    "unknown way to decode": (
+        lambda f: rewrite(f / "lectern.json", decode={"every": 4}),
+        "lectern.json: every is not known to this version",
     ),
     "no table": (lambda f: rewrite(f / "lectern.json", attention=[1]), "lectern.json: attention is not a table"),
     "broken lectern.json": (lambda f: (f / "lectern.json").write_text("{"), "lectern.json: cannot be read as JSON"),

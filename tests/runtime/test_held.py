@@ -1,5 +1,6 @@
 """Steps that keep a selection: where all is attended they change nothing, else they attend to what was chosen."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from app.runtime import attention, held
 from app.runtime.config import GenerationConfig
 from app.runtime.graphs import Captured
+from app.runtime.single import SharedChoices
 from tests import tiny
 
 GREEDY = GenerationConfig(max_new_tokens=40)
@@ -71,12 +73,56 @@ def test_it_attends_to_what_was_chosen(positions, texts, monkeypatch):
     same(plain, kept)
 
 
-def test_memories_that_drop_tokens_choose_each_time():
+@pytest.mark.parametrize("every", [8, (8, 1)])
+def test_memories_that_drop_tokens_choose_each_time(every, monkeypatch):
     from app.kernels.h2o import H2OOptions
     from app.runtime.policies import H2O
 
+    counted = choices_by_layer(monkeypatch)
     engine = tiny.engine().under(H2O(H2OOptions(sinks=2, recent=8, block=4)))
-    assert answer(engine, 8, 150)[2] == 0
+    assert answer(engine, every, 150)[2] == 0 and len(set(counted.values())) == 1
+
+
+def choices_by_layer(monkeypatch):
+    """How often each layer chose, filled while an answer is made."""
+    choose, counted = attention.select_one, Counter()
+
+    def counting(spec, cache, layer, *rest):
+        counted[layer] += 1
+        return choose(spec, cache, layer, *rest)
+
+    monkeypatch.setattr(attention, "select_one", counting)
+    return counted
+
+
+def test_each_layer_shares_its_choices_as_long_as_it_says(monkeypatch):
+    counted = choices_by_layer(monkeypatch)
+    tokens, cache, held_steps = answer(tiny.engine(), (4, 1), 150)
+    assert held_steps == 0 and cache.choices is None
+    assert counted[1] == len(tokens) + 1  # the turn's last token predicts the first
+    assert counted[1] / 4 <= counted[0] <= counted[1] / 2  # a region that begins ends a choice
+
+
+@pytest.mark.parametrize("every", [(8, 1), (1, 8), (3, 20)])
+def test_choices_for_whole_regions_are_the_same_kept_by_some_layers(every, monkeypatch):
+    choose, fixed = attention.select_one, {}
+
+    def chosen(spec, cache, layer, q, first, lengths):
+        key = id(cache), layer, first
+        fixed[key] = fixed.get(key, choose(spec, cache, layer, q, first, lengths))
+        return fixed[key]
+
+    monkeypatch.setattr(attention, "select_one", chosen)
+    plain, kept = (answer(tiny.engine(), n, 150) for n in (1, every))
+    assert plain[0] == kept[0]
+    same(plain, kept)
+
+
+def test_a_step_that_is_repeated_chooses_anew():
+    choices, made = SharedChoices((8,)), iter(range(9))
+    assert [choices.of(0, 3, lambda: next(made)) for _ in range(3)] == [0, 0, 0]
+    choices.forget()
+    assert choices.of(0, 3, lambda: next(made)) == 1 and choices.of(0, 4, lambda: next(made)) == 2
 
 
 def test_what_does_not_fit_into_hot_slots_is_chosen_each_time():

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.errors import ConfigError, InputError
-from app.runtime.config import AttentionConfig, GenerationConfig
+from app.runtime.config import AttentionConfig, DecodeConfig, GenerationConfig
 from app.runtime.opening import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
@@ -58,8 +58,8 @@ def recipe(tmp_path):
 @pytest.mark.parametrize("name", ["recipe-1.toml", "recipe-gpu.toml"])
 def test_the_recipes_from_nothing_can_be_read(name, tokenizer):
     """At most 2 KiB of bfloat16 keys and values per token, and 20 MB of weights."""
-    config, attention = read_recipe(FROZEN / name)
-    last, _ = read_recipe(FROZEN / "recipe.toml")
+    config, attention, _ = read_recipe(FROZEN / name)
+    last, _, _ = read_recipe(FROZEN / "recipe.toml")
     assert config.trained_tokens == last.trained_tokens >= 2048 and attention.budget_tokens <= config.trained_tokens
     bytes_per_token = 2 * 2 * config.layers * config.kv_heads * config.hidden // config.heads
     assert bytes_per_token <= 2048 and config.kv_heads < config.heads
@@ -114,12 +114,13 @@ def test_an_exported_model_is_a_plain_checkpoint(recipe, tokenizer):
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16().float()
     expected = model(torch.tensor([ids])).logits.detach()
-    export(model, tokenizer, config, attention, folder, config.steps)
+    export(model, tokenizer, config, attention, DecodeConfig((4,)), folder, config.steps)
     torch.testing.assert_close(stock_logits(folder, ids), expected, atol=1e-5, rtol=1e-5)
     written = json.loads((folder / "config.json").read_text())
     assert written["architectures"] == ["LlamaForCausalLM"] and written["dtype"] == "bfloat16"
     lectern = json.loads((folder / "lectern.json").read_text())
     assert lectern["trained_tokens"] == 512 and lectern["attention"]["budget_tokens"] == 384
+    assert lectern["decode"] == {"reselect_every": [4]}
     assert lectern["training"] == {"steps": 7, "tokens": 3 * 1024 + 4 * 128}
 
 
