@@ -74,6 +74,8 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 
 def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
     """One reading; half of its first row is timed as well, to be compared with."""
+    from app.runtime.memory import RegionMemory
+
     ids, keys = _text_of(args, rows[-1])
     engine = harness.engine(args)
     room = engine.shape.token_bytes * (len(ids) + MORE_ROOM)
@@ -82,16 +84,15 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
     engine.segment_tokens = engine.most_segment_tokens = args.segment  # else a faster moment would take more memory
     gc.collect()
     forget_peak()
-    found, memory, seconds = [], None, 0.0
+    found, seconds = [], 0.0
+    memory = RegionMemory(engine.shape, len(ids))  # no row pays for growth, which one reading does not have
     for length in [rows[0] // 2, *rows]:
         end = len(ids) if length == rows[-1] else length // group * group
         started, spent = time.perf_counter(), time.process_time()
-        done = 0 if memory is None else memory.tokens
+        done = memory.tokens
         memory = engine.read(ids[:end], resume=memory)
         elapsed, cpu = time.perf_counter() - started, time.process_time() - spent
         seconds += cpu
-        if memory.capacity < len(ids):
-            memory.reserve(len(ids))  # later rows must not pay for a copy that one reading would not make
         row = {"tokens": end, "cpu_seconds": round(seconds, 3)} | _speeds(end - done, elapsed, cpu)
         if length in rows:
             row |= _bytes(memory) | _asked(engine, memory, keys, end / len(ids))

@@ -49,7 +49,7 @@ def _arms(args: argparse.Namespace, layers: int) -> dict[str, int | tuple[int, .
     most, arms = args.every[-1], {f"{every} tokens": every for every in (1, *args.every)}
     arms |= {f"{most} but in layer {n}": tuple(1 if m == n else most for m in range(layers)) for n in range(layers)}
     arms |= {f"{most} in layer {n}": tuple(most if m == n else 1 for m in range(layers)) for n in range(layers)}
-    return arms | {f"by layer {every}": tuple(every) for every in args.by_layer}
+    return arms | {f"by layer {', '.join(map(str, every))}": tuple(every) for every in args.by_layer}
 
 
 def _measure(args: argparse.Namespace, number: int) -> Values:

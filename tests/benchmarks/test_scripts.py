@@ -11,7 +11,7 @@ import pytest
 from app.eval import needles, texts
 from app.runtime.config import AttentionConfig
 from app.settings import Settings
-from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions
+from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions, reselect
 from benchmarks import needles as table
 from benchmarks import store
 from tests import tiny
@@ -102,6 +102,21 @@ def test_attached_tells_a_loss() -> None:
     assert all(sum(found) == 6 for found in scores.values())
     values = {"scores": {"together": [1.0] * 6, "attached": [1.0] * 5 + [0.0], "other_order": [1.0] * 6}}
     assert not attached._finish({"pair-0": values})["same"]
+
+
+def test_reselect(quick: list[str]) -> None:
+    values = result(reselect, quick, "--by-layer", "2,1")
+    names = [
+        "1 tokens",
+        "4 tokens",
+        "4 but in layer 0",
+        "4 but in layer 1",
+        "4 in layer 0",
+        "4 in layer 1",
+        "by layer 2, 1",
+    ]
+    assert [row["choices"] for row in values["rows"]] == names and values["keys"] == 4
+    assert all(row["seconds_per_answer"] > 0 and 0 <= row["right"] <= 4 for row in values["rows"])
 
 
 def test_evidence(quick: list[str]) -> None:
