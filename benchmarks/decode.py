@@ -4,8 +4,8 @@
     python benchmarks/decode.py --reselect 1,4,8
 
 One text is read. Its keys and values, again and again with a little noise, make the longer memories: what a step costs
-depends on how many there are and how like each other, not on what they say. With `--reselect` so many tokens share a
-choice of regions, in turns too. A step's time is the mean of an answer's, of these the median.
+depends on how many there are and how like each other, not on what they say. Tokens share choices of regions as
+the recipe says; with `--reselect` as many as that too, in turns. A step's time is the mean of an answer's, of these the median.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.estimate:
         seconds = (
             harness.reading_s(args.read)
-            + args.rounds * len(args.reselect) * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
+            + args.rounds * (1 + len(args.reselect)) * len(args.lengths) * (DECODED + WARM) * harness.STEP_S
         )
         print(report.table(["part", "minutes"], [["all", round(seconds / 60 + sum(args.lengths) / 3e6, 1)]]))
         return 0
@@ -47,8 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     read = engine.read(text_of(engine, harness.prose(args, args.file), args.read))
     memories = {tokens: filled(engine, read, tokens, seed=args.seed) for tokens in args.lengths}
     firsts = {tokens: _first_step(engine, memory) for tokens, memory in memories.items()}
-    times: dict[tuple[int, int], list[tuple[float, float]]] = {
-        (every, tokens): [] for every in args.reselect for tokens in memories
+    arms = dict.fromkeys((engine.reselect_every, *args.reselect))
+    times: dict[tuple[int | tuple[int, ...], int], list[tuple[float, float]]] = {
+        (every, tokens): [] for every in arms for tokens in memories
     }
     for _ in range(args.rounds):
         for (engine.reselect_every, tokens), taken in times.items():
@@ -157,7 +158,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
     parser.add_argument("--lengths", type=harness.numbers, default=LENGTHS, help="tokens, ascending")
     parser.add_argument(
-        "--reselect", type=harness.numbers, default=(1,), help="tokens that share a choice of regions, in turns (1)"
+        "--reselect",
+        type=harness.numbers,
+        default=(),
+        help="tokens that share a choice, beside what the recipe says",
     )
     parser.add_argument("--read", type=int, default=READ_TOKENS, help=f"tokens that are really read ({READ_TOKENS})")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each length is measured ({ROUNDS})")
