@@ -4,8 +4,9 @@
     python benchmarks/decode.py --reselect 1,4,8
 
 One text is read. Its keys and values, again and again with a little noise, make the longer memories: what a step costs
-depends on how many there are and how like each other, not on what they say. Tokens share choices of regions as
-the recipe says; with `--reselect` as many as that too, in turns. A step's time is the mean of an answer's, of these the median.
+depends on how many there are and how like each other, not on what they say. Tokens share choices of regions as the
+recipe says; with `--reselect` as many as that too, in turns. A step's time is the mean of an answer's, of these the
+median.
 """
 
 import argparse
