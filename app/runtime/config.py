@@ -42,7 +42,7 @@ class DecodeConfig:
     """How the tokens of an answer choose regions, saved in `lectern.json` too; memories do not depend on it.
 
     Attributes:
-        reselect_every: tokens that share one choice, the same in all layers, or one number for each; 1 chooses for each.
+        reselect_every: tokens that share one choice, in all layers or by layer; 1 chooses for each token.
     """
 
     reselect_every: int | tuple[int, ...] = 1
