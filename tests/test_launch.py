@@ -16,7 +16,7 @@ import pytest
 
 import launch
 from app import commands
-from app.setup import SetupError, builds, install, lock, state
+from app.setup import SetupError, builds, install, lock, runner, state
 
 ROOT = Path(launch.__file__).resolve().parent
 PYTHON = getattr(sys, "_base_executable", None) or sys.executable
@@ -368,6 +368,14 @@ class TestTrouble:
         code, _, err = ready.run("serve")
         assert code == 7 and "did not finish; continuing" in err
         assert not ready.target.unfinished.exists()
+
+    def test_what_a_child_says_after_the_end_is_left_out(self, tmp_path):
+        """A child's child can hold the pipe for a while after a stop; the thread that reads it goes on."""
+        made = runner.Runner(runner.Console(), tmp_path / "log", 0, None)
+        made.note("before")
+        made.close()
+        made.note("after")
+        assert (tmp_path / "log").read_text() == "before\n"
 
     @posix
     def test_a_child_that_outlives_a_killed_setup_keeps_the_lock(self, ready):

@@ -112,16 +112,20 @@ class Runner:
         self.console = console
         self._path = log
         self._log = log.open("w", encoding="utf-8", errors="replace")
+        self._writing = threading.Lock()
         self._lock = lock
         self._size = size
 
     def close(self) -> None:
-        self._log.close()
+        with self._writing:
+            self._log.close()
 
     def note(self, text: str) -> None:
-        """Write a line to the log alone."""
-        self._log.write(text + "\n")
-        self._log.flush()
+        """Write a line to the log alone; what a child that was stopped says after the end is left out."""
+        with self._writing:
+            if not self._log.closed:
+                self._log.write(text + "\n")
+                self._log.flush()
 
     def run(self, command: Sequence[str], environment: dict[str, str]) -> list[str]:
         """Run a command to its end, showing what it does.
