@@ -1,4 +1,4 @@
-"""Which regions a single query attends to, in decode: MSA-1 with one query, at a cost that hardly grows with the text.
+"""Which regions a single query attends to, in decode: MSA-1 with one query, at a cost that grows slowly with the text.
 
 Many regions are scored roughly first, all of them from the int8 sketch of the index or those that a tree finds; the
 best are scored again with their means. The softmax of the votes runs over all that was scored, not over those alone.

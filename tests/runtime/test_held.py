@@ -55,10 +55,8 @@ def test_where_all_is_attended_nothing_changes(every, texts):
     same(plain, kept)
 
 
-@pytest.mark.parametrize("positions", ["compact", "original", "one_distance"])
-@pytest.mark.parametrize("texts", [1, 2])
-def test_it_attends_to_what_was_chosen(positions, texts, monkeypatch):
-    """With choices that stand for whole regions of the tail, keeping one for a while is the same as making it again."""
+def choose_by_region(monkeypatch):
+    """Let choices stand for whole regions of the tail, whoever asks."""
     choose, fixed = attention.select_one, {}
 
     def chosen(spec, cache, layer, q, first, lengths):
@@ -67,6 +65,13 @@ def test_it_attends_to_what_was_chosen(positions, texts, monkeypatch):
         return fixed[key]
 
     monkeypatch.setattr(attention, "select_one", chosen)
+
+
+@pytest.mark.parametrize("positions", ["compact", "original", "one_distance"])
+@pytest.mark.parametrize("texts", [1, 2])
+def test_it_attends_to_what_was_chosen(positions, texts, monkeypatch):
+    """With choices that stand for whole regions of the tail, keeping one for a while is the same as making it again."""
+    choose_by_region(monkeypatch)
     selection = replace(tiny.SMALL, positions=positions)
     plain, kept = (answer(tiny.engine(selection), n, 150, texts=texts) for n in (1, 8))
     assert plain[2] == 0 and kept[2] > 20 and plain[0] == kept[0]
@@ -105,14 +110,7 @@ def test_each_layer_shares_its_choices_as_long_as_it_says(monkeypatch):
 
 @pytest.mark.parametrize("every", [(8, 1), (1, 8), (3, 20)])
 def test_choices_for_whole_regions_are_the_same_kept_by_some_layers(every, monkeypatch):
-    choose, fixed = attention.select_one, {}
-
-    def chosen(spec, cache, layer, q, first, lengths):
-        key = id(cache), layer, first
-        fixed[key] = fixed.get(key, choose(spec, cache, layer, q, first, lengths))
-        return fixed[key]
-
-    monkeypatch.setattr(attention, "select_one", chosen)
+    choose_by_region(monkeypatch)
     plain, kept = (answer(tiny.engine(), n, 150) for n in (1, every))
     assert plain[0] == kept[0]
     same(plain, kept)
