@@ -1,5 +1,6 @@
 """DocumentChat: add, read, ask, save, resume. The one object behind UI, CLI and tests."""
 
+import gc
 import logging
 import threading
 import time
@@ -93,6 +94,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self._one.acquire(timeout=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
         self.store.close()
         self.lock.release()
+        gc.unfreeze()  # what `swap.settle` set aside
 
     # --- one at a time
 

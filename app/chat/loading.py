@@ -60,10 +60,12 @@ class Loading:
 
     def _loaded(self, settings: Settings, say: Callable[[str], None] | None = None) -> "Engine":
         """A new engine; its fingerprint is noted, so that it need not be computed again."""
+        from app.runtime import swap
         from app.runtime.opening import load_engine
 
         known = KnownModels(settings.folder)
         engine = load_engine(settings, known.digests, say)
+        swap.settle()
         self._note(known, settings, engine)
         return engine
 

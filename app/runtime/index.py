@@ -213,7 +213,7 @@ class RegionIndex:
             places = (torch.tensor(plain) + first).to(s.device)
             for layer in range(s.layers):
                 for name, sub in self.subs.items():
-                    part = next(parts).contiguous().view(s.dtype).view(len(plain), s.kv_heads, size // sub, -1)
+                    part = next(parts).view(s.dtype).unflatten(1, (s.kv_heads, size // sub, -1))
                     target = self.means[name][layer][:, : (first + len(rows)) * size // sub]
                     target.unflatten(1, (-1, size // sub)).index_copy_(1, places, part.transpose(0, 1).to(s.device))
         for group in sorted(set(range(len(rows))) - set(plain)):

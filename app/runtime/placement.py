@@ -3,11 +3,11 @@
 There it is pinned, and the device reads it where it lies: the same numbers, so the same choices, only slower.
 """
 
+import mmap
 from collections.abc import Mapping
 from math import prod
 from weakref import WeakKeyDictionary
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -52,14 +52,23 @@ class Share:
 
 def zeros(*size: int, dtype: torch.dtype, device: torch.device, host: bool = False) -> Tensor:
     """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, only what is touched takes memory."""
-    if device.type == "cpu" and 0 not in size:  # torch writes its zeros, numpy leaves them to the system
-        return _shaped(torch.from_numpy(numpy.zeros(prod(size) * dtype.itemsize, numpy.uint8)), size, dtype)
+    if device.type == "cpu" and 0 not in size:
+        return _shaped(_untouched(prod(size) * dtype.itemsize), size, dtype)
     if device.type != "cuda" or not host or 0 in size:
         return torch.zeros(*size, dtype=dtype, device=device)
     pinned = torch.zeros(*size, dtype=dtype, pin_memory=True)
     seen = torch.as_tensor(_Mapped(pinned), device=device)
     assert seen.data_ptr() == pinned.data_ptr(), "pinned memory has one address for host and device"
     return _shaped(seen, size, dtype)
+
+
+def _untouched(size: int) -> Tensor:
+    """Bytes that the system sets to zero when they are touched, page by page: torch would write its zeros.
+
+    Numpy asks for huge pages, so that each of some hundred parts would take up to 2 MiB more than it holds.
+    """
+    private = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # Windows knows no other
+    return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=torch.uint8)
 
 
 def _shaped(data: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,7 @@
 """Which regions each query group attends to (MSA-1 steps 1 to 4), and their keys and values."""
 
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,33 @@ from app.runtime.memory import RegionMemory
 from app.runtime.spec import AttentionSpec
 
 FOUND_PER_CANDIDATE = 4  # fine means that the tree is asked for: several may lie in one region
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """Which regions groups may choose. A table of all has the size of the text for each group, so none is kept.
+
+    Attributes:
+        first: the regions before it are attended anyway.
+        ends: [G], the first region of each group that is attended for being near.
+        lengths: [R] tokens of the regions that any group may choose, 0 for muted ones.
+    """
+
+    first: int
+    ends: Tensor
+    lengths: Tensor
+
+    @property
+    def regions(self) -> int:
+        return len(self.lengths)
+
+    def part(self, groups: slice) -> "Eligible":
+        """The same for some of the groups."""
+        return replace(self, ends=self.ends[groups])
+
+    def of(self, regions: Tensor) -> Tensor:
+        """Which of these regions [N] each group may choose, [G, N]."""
+        return (regions >= self.first) & (regions < self.ends[:, None]) & (self.lengths[regions] > 0)
 
 
 def select(
@@ -36,18 +65,16 @@ def select(
     forced = torch.cat([torch.arange(sinks, device=q.device).expand(len(firsts), -1), local.clamp(min=0)], dim=1)
     total = int(firsts_near[-1])  # regions that any group may choose from
     count = min(max(0, a.budget_regions - forced.shape[1]), total)
-    index = torch.arange(total, device=q.device)
-    eligible = (index >= sinks) & (index < firsts_near[:, None]) & (lengths[:total] > 0)  # [G, R]
-    votes = spec.policy.votes(eligible, kv_heads)
-    if votes is not None:
-        picked = best_regions(votes, count)
+    eligible = Eligible(sinks, firsts_near, lengths[:total])
+    if not spec.policy.scores:
+        picked = best_regions(spec.policy.votes(eligible.of(torch.arange(total, device=q.device)), kv_heads), count)
     else:
         # Each group by its own place, whatever the others of its segment do.
         far = (firsts_near - cache.base_regions) * a.region_tokens >= _tree_from(a, q)
         near = len(firsts) - int(far.sum())
         picked = torch.cat(
             [
-                _best_scored(spec, cache, layer, q[part], eligible[part], count, part.start == near)
+                _best_scored(spec, cache, layer, q[part], eligible.part(part), count, part.start == near)
                 for part in (slice(0, near), slice(near, len(firsts)))
                 if part.start < part.stop
             ]
@@ -57,16 +84,17 @@ def select(
 
 
 def _best_scored(
-    spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, eligible: Tensor, count: int, far: bool
+    spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, eligible: Eligible, count: int, far: bool
 ) -> Tensor:
     """The `count` best regions [G, Hkv, count]: candidates first, then fine scores of those in float32."""
-    a, total = spec.attention, eligible.shape[-1]
+    a, total = spec.attention, eligible.regions
     means = query_means(spec, q)  # [G, Hkv, heads, Q, D]
     searched = searched_by_tree(cache, far, _tree_from(a, q))
     if total <= a.candidates and not any(searched):
         fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
         scores = region_scores(means.flatten(2, 3), fine.float())
-        return best_regions(_totals(a, scores, eligible[:, None], means.shape[2:4]), count)
+        allowed = eligible.of(torch.arange(total, device=q.device))
+        return best_regions(_totals(a, scores, allowed[:, None], means.shape[2:4]), count)
     parts = [] if all(searched) else [_coarse_candidates(cache, layer, means, eligible, count, searched)]
     for tree, store in zip(searched, cache.stores(), strict=True):
         if tree:
@@ -119,20 +147,23 @@ def searched_by_tree(cache: RegionCache, far: bool, tree_from: int) -> list[bool
 
 
 def _coarse_candidates(
-    cache: RegionCache, layer: int, means: Tensor, eligible: Tensor, count: int, searched: list[bool]
+    cache: RegionCache, layer: int, means: Tensor, eligible: Eligible, count: int, searched: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Candidates from the memories without a tree: all regions when they are few, else the best by coarse means.
 
     Returns:
         (regions [G, Hkv, C], valid [G, Hkv, C]).
     """
-    a, total = cache.shape.attention, eligible.shape[-1]
+    a, total = cache.shape.attention, eligible.regions
     groups, kv_heads = means.shape[:2]
-    kept = torch.ones(total, dtype=torch.bool, device=means.device)
-    for tree, (offset, end, _) in zip(searched, cache.stores(), strict=True):
-        kept[offset : min(end, total)] &= not tree
-    index = kept.nonzero()[:, 0]
-    allowed = eligible[:, index]
+    index = torch.cat(
+        [
+            torch.arange(offset, max(offset, min(end, total)), device=means.device)
+            for tree, (offset, end, _) in zip(searched, cache.stores(), strict=True)
+            if not tree
+        ]
+    )
+    allowed = eligible.of(index)
     if len(index) <= a.candidates:
         shape = (groups, kv_heads, len(index))
         return index.expand(shape), allowed[:, None].expand(shape)
@@ -151,7 +182,7 @@ def _tree_candidates(
     cache: RegionCache,
     layer: int,
     means: Tensor,
-    eligible: Tensor,
+    eligible: Eligible,
     count: int,
     store: tuple[int, int, RegionMemory],
 ) -> tuple[Tensor, Tensor]:
@@ -162,9 +193,7 @@ def _tree_candidates(
     """
     a, (offset, end, memory) = cache.shape.attention, store
     per_region = a.region_tokens // a.key_sub
-    index = torch.arange(eligible.shape[-1], device=means.device)
-    here = (index >= offset) & (index < end) & eligible
-    last = torch.where(here, index, -1).amax(-1) - offset + 1  # [G]
+    last = eligible.ends.clamp(max=end) - offset  # [G]; nothing is muted here
     limits = (last - count).clamp(min=0)
     skip = max(0, a.sink_regions - offset) if a.forced == "all" else 0
     fine, levels = memory.index.tree(layer)

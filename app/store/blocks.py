@@ -7,9 +7,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -154,16 +155,31 @@ class BlockStore:
         return stored.index
 
     def get_indexes(self, keys: Sequence[str], token_groups: Sequence[Sequence[int]]) -> Iterator[bytes]:
-        """Index bytes of many blocks, in the order of `keys`, without their K/V rows; raises like `get`."""
-        for start in range(0, len(keys), INDEXES):
-            batch = keys[start : start + INDEXES]
-            with self._file.read() as db:
-                blocks = block_rows.fetch(db, batch, with_kv=False)
-            self._touch((stored.id, stored.last_used) for stored in blocks.values())
-            for key, token_ids in zip(batch, token_groups[start : start + INDEXES], strict=True):
-                stored = self._found(key, blocks)
-                self._refuse(key, stored.index_fault(pack(token_ids)))
-                yield stored.index
+        """Index bytes of many blocks, in the order of `keys`, without their K/V rows; raises like `get`.
+
+        While the caller takes some, the next ones are fetched and checked.
+        """
+        batches = [slice(start, start + INDEXES) for start in range(0, len(keys), INDEXES)]
+        with ThreadPoolExecutor(1, "indexes") as ahead:
+            coming = [ahead.submit(self._checked, keys[batch], token_groups[batch]) for batch in batches[:1]]
+            for batch, following in zip_longest(batches, batches[1:]):
+                blocks, faults = coming.pop().result()
+                if following:
+                    coming.append(ahead.submit(self._checked, keys[following], token_groups[following]))
+                for key in keys[batch]:
+                    stored = self._found(key, blocks)
+                    self._refuse(key, faults[key])
+                    yield stored.index
+
+    def _checked(
+        self, keys: Sequence[str], token_groups: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, StoredBlock], dict[str, str | None]]:
+        """Those of the blocks that are there, without their K/V rows, and what is wrong with them."""
+        with self._file.read() as db:
+            blocks = block_rows.fetch(db, keys, with_kv=False)
+        self._touch((stored.id, stored.last_used) for stored in blocks.values())
+        found = [(key, ids) for key, ids in zip(keys, token_groups, strict=True) if key in blocks]
+        return blocks, {key: blocks[key].index_fault(pack(ids)) for key, ids in found}
 
     def read_rows(self, key: str, rows: Sequence[int]) -> list[bytes]:
         """Some K/V rows of a block, in the order of `rows`; see `read_many_rows`."""

@@ -1,5 +1,6 @@
 """Models on this computer: what is found, and the exchange of the loaded one."""
 
+import gc
 import json
 import shutil
 import weakref
@@ -290,6 +291,15 @@ def test_fingerprints_are_kept_over_a_restart(home: Path, monkeypatch: pytest.Mo
     chat = DocumentChat.open(settings, load=False)
     assert chat.engine().recipe == recipe
     chat.close()
+
+
+def test_a_loaded_model_is_spared_the_collector_until_the_chat_is_closed(home: Path) -> None:
+    gc.unfreeze()
+    chat = DocumentChat.open(Settings(home=home, model=str(home / "models" / "alpha"), device="cpu"), load=False)
+    chat.engine()
+    assert gc.get_freeze_count() > 100_000
+    chat.close()
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_first_try_measures_the_speed() -> None:
