@@ -7,7 +7,10 @@ the last groups of the text, and those of the questions about planted facts, wor
 recipe says, which depends on the length; `rough` scores every region by coarse means (a group) or, on a CPU, int8 codes
 (one query); a number behind `similar` is the beam. Told are
 
-- mass: attention that falls on the regions chosen by score, as a share of what falls on the exactly chosen ones;
+- recall: of the attention that falls on what the exact choice attends to, the text's beginning and what is near
+  included, the share on regions that were found as well;
+- mass: attention that falls on the regions chosen by score alone, as a share of what falls on the exactly chosen ones; it
+  can exceed 1, as regions that score best are not those that receive most;
 - overlap: the share of the exactly chosen regions that were chosen;
 - needles: of all choices (layer, KV head, word of the answer) that exactly include a fact's region, the share that do;
 - ms: processor time of one choice, a layer, for a group of queries and for a single one.
@@ -54,10 +57,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "adjacent": {"tree": "adjacent", "tree_from_tokens": 1, "decode_tree_from_tokens": 1},
     "similar": {"tree": "similar", "tree_from_tokens": 1, "decode_tree_from_tokens": 1},
 }
-FIGURES = ("mass", "overlap", "needles", "ms")
+FIGURES = ("recall", "mass", "overlap", "needles", "ms")
 PIECE_TOKENS = 8192
 CHOICE_S, CHOICES = 0.02, 60  # of one word under one way in all layers and heads, and words
-MOST_MASS_LOST = 0.01
+MOST_LOST = 0.01
 
 
 @dataclass
@@ -131,13 +134,13 @@ def _table(parts: Mapping[str, Values]) -> tuple[list[str], list[list[Any]]]:
 
 
 def _finish(parts: Mapping[str, Values]) -> Values:
-    """The least mass of each way over all lengths, and whether that of the shipped one is near enough to all."""
+    """The least recall of each way over all lengths, and whether that of the shipped one is near enough to all."""
     least: dict[str, dict[str, float]] = {}
     for row in _rows(parts):
-        if row["mass"] is not None:
+        if row["recall"] is not None:
             kinds = least.setdefault(row["way"], {})
-            kinds[row["queries"]] = min(row["mass"], kinds.get(row["queries"], math.inf))
-    return {"least_mass": least, "met": all(mass >= 1 - MOST_MASS_LOST for mass in least["shipped"].values())}
+            kinds[row["queries"]] = min(row["recall"], kinds.get(row["queries"], math.inf))
+    return {"least_recall": least, "met": all(recall >= 1 - MOST_LOST for recall in least["shipped"].values())}
 
 
 class _Recorder:
@@ -281,7 +284,7 @@ def _choose(engine: "Engine", cache: RegionCache, asked: Asked) -> Tensor:
 def _recall(
     engine: "Engine", cache: RegionCache, asked: list[Asked], exact: list[Tensor], chosen: list[Tensor]
 ) -> dict[str, float | None]:
-    mass, overlap, needle = [0.0, 0.0], [0, 0], [0, 0]
+    recall, mass, overlap, needle = [0.0, 0.0], [0.0, 0.0], [0, 0], [0, 0]
     a = engine.spec.attention
     for item, right, found in zip(asked, exact, chosen, strict=True):
         forced = {
@@ -294,7 +297,9 @@ def _recall(
             needle = [needle[0] + bool(one & item.needle), needle[1] + bool(one & two & item.needle)]
             shares = _mass(engine, cache, item, head, sorted(one | two | forced))
             mass = [mass[i] + sum(shares[r] for r in x) for i, x in enumerate((one, two))]
+            recall = [recall[i] + sum(shares[r] for r in x | forced) for i, x in enumerate((one, one & two))]
     return {
+        "recall": round(recall[1] / recall[0], 4) if recall[0] else None,
         "mass": round(mass[1] / mass[0], 4) if mass[0] else None,
         "overlap": round(overlap[1] / overlap[0], 4) if overlap[0] else None,
         "needles": round(needle[1] / needle[0], 4) if needle[0] else None,

@@ -18,18 +18,18 @@ def test_every_way_is_compared_with_the_exact_one(quick: list[str]) -> None:
     assert set(ways) == {(n, q, w) for n in (1024, 4096) for q in ("group", "word") for w in WAYS}
     for (_, _, way), row in ways.items():
         if way == "exact":
-            assert row["mass"] == row["overlap"] == 1 and row["needles"] in (None, 1)
-        assert row["overlap"] is None or 0 <= row["overlap"] <= 1
+            assert row["recall"] == row["mass"] == row["overlap"] == 1 and row["needles"] in (None, 1)
+        assert all(row[name] is None or 0 <= row[name] <= 1 for name in ("recall", "overlap"))
     assert any(row["overlap"] < 1 for row in rows)
     assert any(row["needles"] is not None for row in rows if row["queries"] == "word")
     assert values["parts"]["4096"]["index_bytes_per_token"]["similar"] > 0
-    assert values["least_mass"]["exact"] == {"group": 1, "word": 1}
+    assert values["least_recall"]["exact"] == {"group": 1, "word": 1}
 
 
 def test_the_shipped_way_decides() -> None:
-    def parts(mass: float) -> dict:
-        exact = {"way": "exact", "queries": "word", "mass": 1.0}
-        return {"1024": {"rows": [exact, {"way": "shipped", "queries": "word", "mass": mass}]}}
+    def parts(recall: float) -> dict:
+        exact = {"way": "exact", "queries": "word", "recall": 1.0}
+        return {"1024": {"rows": [exact, {"way": "shipped", "queries": "word", "recall": recall}]}}
 
     assert tree._finish(parts(0.99))["met"] and not tree._finish(parts(0.989))["met"]
 
