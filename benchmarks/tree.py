@@ -9,8 +9,8 @@ recipe says, which depends on the length; `rough` scores every region by coarse 
 
 - recall: of the attention that falls on what the exact choice attends to, the text's beginning and what is near
   included, the share on regions that were found as well;
-- mass: attention that falls on the regions chosen by score alone, as a share of what falls on the exactly chosen ones; it
-  can exceed 1, as regions that score best are not those that receive most;
+- mass: attention that falls on the regions chosen by score alone, as a share of what falls on the exactly chosen ones;
+  it can exceed 1, as regions that score best are not those that receive most;
 - overlap: the share of the exactly chosen regions that were chosen;
 - needles: of all choices (layer, KV head, word of the answer) that exactly include a fact's region, the share that do;
 - ms: processor time of one choice, a layer, for a group of queries and for a single one.

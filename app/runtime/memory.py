@@ -144,14 +144,16 @@ class RegionMemory:
 
     def keep(self, layer: int, slots: Tensor) -> None:
         """Keep only these slots of each KV head, [Hkv, S], ascending."""
-        count = slots.shape[1]
+        count, group = slots.shape[1], self.shape.attention.group_tokens
         if count == self.filled[layer]:
             return
-        self.pages.keep(layer, slots)
+        moved = (slots != torch.arange(count, device=slots.device)).any(0).nonzero()[:1]
+        first = int(moved.sum()) // group * group
+        self.pages.keep(layer, slots, first)
         for layers in self._books():
             layers[layer][:, :count] = layers[layer].gather(1, slots)
             layers[layer][:, count:] = 0
-        self.index.update(layer, 0, self.pages.rows(layer, 0, count)[0])
+        self.index.update(layer, first, self.pages.rows(layer, first, count)[0])
         self.filled[layer] = count
 
     def fade(self, layer: int, steps: int, groups: int = 1) -> Tensor | None:

@@ -205,20 +205,24 @@ class KVPages(GroupSlots):
             out[:, here] = pick(table.slots[groups[here]], here)
         return out[0], out[1]
 
-    def keep(self, layer: int, slots: Tensor) -> None:
-        """Keep only the given slots of each KV head, [Hkv, S], moved to the front in this order."""
+    def keep(self, layer: int, slots: Tensor, first: int) -> None:
+        """Keep only the given slots of each KV head, [Hkv, S], moved to the front in this order.
+
+        Args:
+            first: multiple of `group_tokens`; the slots before it stay where they are.
+        """
         bundle, place = divmod(layer, self.shape.bundle_layers)
-        size, count = self.group_tokens, slots.shape[1]
-        self._hot_pools[bundle].land(self._hot[bundle])
-        held = self._hot[bundle].held().cpu()
-        self._hot_pools[bundle].loose[self._hot[bundle].slots[held]] = False
+        size, count, pool, table = self.group_tokens, slots.shape[1], self._hot_pools[bundle], self._hot[bundle]
+        pool.land(table)
+        held = table.held().cpu()
+        held = held[held >= first // size]
+        pool.loose[table.slots[held]] = False
         self._unpacked(bundle, held)
-        index = slots[..., None].expand(-1, -1, self.shape.head_dim)
-        pair = self.rows(layer, 0, (int(held[-1]) + 1) * size if len(held) else 0)
-        data = self._hot_pools[bundle].data
+        index = (slots[:, first:] - first)[..., None].expand(-1, -1, self.shape.head_dim)
+        pair = self.rows(layer, first, (int(held[-1]) + 1) * size if len(held) else first)
         for i, x in enumerate(pair):
             kept = torch.nn.functional.pad(x.gather(1, index), (0, 0, 0, -count % size)).unflatten(1, (-1, size))
-            data[self._hot[bundle].slots[: kept.shape[1]], place, i] = kept.transpose(0, 1)
+            pool.data[table.slots[first // size :][: kept.shape[1]], place, i] = kept.transpose(0, 1)
 
     def export_rows(self, start: int, end: int) -> list[bytes]:
         """Stored rows of at most 1 MiB: each holds K, then V, of a bundle of layers, or a piece of one larger layer.

@@ -177,6 +177,10 @@ def test_bounded_merges_again_and_again():
     assert max(memory.levels) >= 3 and memory.size_bytes <= CAP_BYTES
     assert counts["tokens_compressed"] > 0 and counts["tokens_evicted"] == 3000 - memory.slots
     assert len(memory.token_ids) == 3000
+    before = state(memory)
+    for layer in range(memory.shape.layers):
+        memory.index.update(layer, 0, memory.pages.rows(layer, 0, memory.slots)[0])
+    assert state(memory.freeze()) == before
 
 
 def test_which_regions_are_merged():

@@ -226,14 +226,16 @@ def test_a_lost_group_is_named(codec):
     assert lost.value.groups == [3, 4] and lost.value.pages is pages
 
 
-def test_kept_slots_move_to_the_front():
+@pytest.mark.parametrize("first", [0, 2 * GROUP])
+def test_kept_slots_move_to_the_front_behind_those_that_stay(first):
     kv, pages = text(100), KVPages(shape())
     fill(pages, kv)
-    slots = torch.stack([torch.arange(0, 100, 2), torch.arange(1, 100, 2)])
+    moved = torch.stack([torch.arange(first, 100, 2), torch.arange(first + 1, 100, 2)])
+    slots = torch.cat([torch.arange(first).expand(2, -1), moved], dim=1)
     for layer in range(3):
-        pages.keep(layer, slots)
-        k, v = pages.rows(layer, 0, 50)
-        assert torch.equal(k[1], kv[layer, 0, 1, 1::2]) and torch.equal(v[0], kv[layer, 1, 0, ::2])
+        pages.keep(layer, slots, first)
+        k, v = pages.rows(layer, 0, slots.shape[1])
+        assert torch.equal(k[1], kv[layer, 0, 1, slots[1]]) and torch.equal(v[0], kv[layer, 1, 0, slots[0]])
 
 
 def test_a_budget_that_is_too_small_is_not_copied_for_every_group():
