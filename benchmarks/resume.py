@@ -11,6 +11,7 @@ sees what the store holds.
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -65,6 +66,8 @@ def _measure(args: argparse.Namespace, tokens: int, codec: str) -> tuple[dict[st
         text.write_text(_text(args.file or [BOOK], int(tokens * TOKEN_BYTES)), encoding="utf-8")
         first, chat, expected = _first_run(settings, text, args.max_new_tokens)
         disk = sum(path.stat().st_size for path in settings.folder.glob("kv.db*"))
+        if hasattr(os, "sync"):
+            os.sync()  # else the system still writes gigabytes while the chat is opened
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
             opened = fresh.submit(_resume, settings, chat, args.max_new_tokens).result()
     reading = first["reading"]
