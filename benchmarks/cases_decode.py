@@ -33,12 +33,9 @@ def _pages(shape: Shape, kv: Tensor, regions: Tensor, codec: str) -> Pages:
     if codec == "raw":
         keys = ((page * 2 * kv_heads + heads) * PAGE + inside) * dim
         return Pages(kv, keys, keys + kv_heads * PAGE * dim, REGION)
-    parts = [(kv[:, 0], "channel"), (kv[:, 1], "token")]
-    packed = [quantize(x.flatten(0, 1), codec, axis).view(len(kv), -1) for x, axis in parts]
-    data = torch.cat(packed, dim=1)
-    sizes = [packed_bytes(codec, axis, PAGE, dim) for _, axis in parts]
-    keys = page * data.shape[1] + heads * sizes[0]
-    values = page * data.shape[1] + kv_heads * sizes[0] + heads * sizes[1]
+    data, size = quantize(kv.flatten(0, 2), codec).view(len(kv), -1), packed_bytes(codec, PAGE, dim)
+    keys = page * data.shape[1] + heads * size
+    values = keys + kv_heads * size
     return Pages(data, keys, values, REGION, codec, PAGE, inside)
 
 
@@ -98,33 +95,27 @@ def _sums(shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
 
 def _pack(codec: str, shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
     """Keys and values of whole pages to bytes."""
-    kv = _keys_and_values(shape, tokens, dtype, device)
-    parts = [(kv[:, 0].flatten(0, 1), "channel"), (kv[:, 1].flatten(0, 1), "token")]
-    packed = sum(packed_bytes(codec, axis, PAGE, shape.dim) * len(x) for x, axis in parts)
-
-    def run(function: Callable) -> Outputs:
-        return tuple(function(x, codec, axis) for x, axis in parts)
-
+    kv = _keys_and_values(shape, tokens, dtype, device).flatten(0, 2)
     return Case(
-        kernel=lambda: run(quantize),
-        exact=lambda: tuple(x.double() for x in run(quantize_reference)),
-        bytes=float(kv.numel() * kv.itemsize + packed),
-        peers={"PyTorch": Way(lambda: run(quantize_reference))} if device == "cuda" else {},
+        kernel=lambda: (quantize(kv, codec),),
+        exact=lambda: (quantize_reference(kv, codec).double(),),
+        bytes=float(kv.numel() * kv.itemsize + packed_bytes(codec, PAGE, shape.dim) * len(kv)),
+        peers={"PyTorch": Way(lambda: quantize_reference(kv, codec))} if device == "cuda" else {},
     )
 
 
 def _unpack(codec: str, shape: Shape, tokens: int, dtype: torch.dtype, device: str) -> Case:
     """Bytes of whole pages to keys and values in float32."""
-    kv = _keys_and_values(shape, tokens, dtype, device)
-    parts = [(quantize(kv[:, i].flatten(0, 1), codec, axis), axis) for i, axis in enumerate(("channel", "token"))]
+    kv = _keys_and_values(shape, tokens, dtype, device).flatten(0, 2)
+    packed = quantize(kv, codec)
 
-    def run(function: Callable) -> Outputs:
-        return tuple(function(x, codec, axis, PAGE, shape.dim) for x, axis in parts)
+    def run(function: Callable) -> Tensor:
+        return function(packed, codec, PAGE, shape.dim)
 
     return Case(
-        kernel=lambda: run(dequantize),
-        exact=lambda: tuple(x.double() for x in run(dequantize_reference)),
-        bytes=sum(x.numel() for x, _ in parts) + 4.0 * kv.numel(),
+        kernel=lambda: (run(dequantize),),
+        exact=lambda: (run(dequantize_reference).double(),),
+        bytes=packed.numel() + 4.0 * kv.numel(),
         peers={"PyTorch": Way(lambda: run(dequantize_reference))} if device == "cuda" else {},
     )
 

@@ -22,7 +22,7 @@ UNTURNED = -1  # position of keys that are not rotated
 class Pages:
     """Where the chosen regions of each KV head lie.
 
-    Raw, or parts of pages that `quantize` packed, one KV head each: keys by channel, values by token.
+    Raw, or parts of pages that `quantize` packed, keys or values of one KV head each.
 
     Attributes:
         data: contiguous; floating elements, or bytes (uint8).
@@ -135,8 +135,8 @@ def _gathered(pages: Pages, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
         return tuple(x.view(shape).to(dtype) for x in pair)
     pair, size = [], pages.page_tokens
     inside = pages.firsts.flatten()[:, None] + torch.arange(length, device=pages.data.device)
-    for offsets, axis in ((pages.keys, "channel"), (pages.values, "token")):
-        packed = pages.data.view(-1).unfold(0, packed_bytes(pages.codec, axis, size, dim), 1)[offsets.flatten()]
-        whole = dequantize(packed, pages.codec, axis, size, dim)
+    packed = pages.data.view(-1).unfold(0, packed_bytes(pages.codec, size, dim), 1)
+    for offsets in (pages.keys, pages.values):
+        whole = dequantize(packed[offsets.flatten()], pages.codec, size, dim)
         pair.append(whole.gather(1, inside[..., None].expand(-1, -1, dim)).view(shape).to(dtype))
     return pair[0], pair[1]

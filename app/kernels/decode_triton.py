@@ -85,42 +85,22 @@ def decode(
 
 
 @triton.jit
-def _keys(
+def _rows(
     data, halves, at, token, channel, mask, DIM: tl.constexpr, PAGE: tl.constexpr, CODEC: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Keys [L, C] float32 of a page that begins at `at`; tokens [L, 1], channels [1, C]. Packed by channel."""
+    """Keys or values [L, C] float32 of a page that begins at `at`, packed or raw; tokens [L, 1], channels [1, C]."""
     if CODEC == 0:
         return tl.load(data + at + token * DIM + channel, mask=mask, other=0.0).to(tl.float32)
-    return _unpacked(data, halves, at, channel, token, mask, DIM, PAGE, CODEC, GROUP)
-
-
-@triton.jit
-def _values(
-    data, halves, at, token, channel, mask, DIM: tl.constexpr, PAGE: tl.constexpr, CODEC: tl.constexpr,
-    GROUP: tl.constexpr,
-):  # fmt: skip
-    """Values [L, C] float32, as `_keys`; packed by token."""
-    if CODEC == 0:
-        return tl.load(data + at + token * DIM + channel, mask=mask, other=0.0).to(tl.float32)
-    return _unpacked(data, halves, at, token, channel, mask, PAGE, DIM, CODEC, GROUP)
-
-
-@triton.jit
-def _unpacked(
-    data, halves, at, row, column, mask, ROWS: tl.constexpr, LENGTH: tl.constexpr, CODEC: tl.constexpr,
-    GROUP: tl.constexpr,
-):  # fmt: skip
-    """What `quantize` packed by rows of LENGTH values, float32 [L, C]: rows and columns broadcast to that."""
     if CODEC == 1:
-        codes = tl.load(data + at + row * LENGTH + column, mask=mask, other=0).to(tl.float32)
-        return codes * tl.load(halves + (at + ROWS * LENGTH) // 2 + row, mask=mask, other=0.0).to(tl.float32)
-    GROUPS: tl.constexpr = (LENGTH + GROUP - 1) // GROUP
-    pair = tl.load(data + at + row * (GROUPS * GROUP // 2) + column // 2, mask=mask, other=0)
-    codes = ((pair.to(tl.int32) >> (column % 2 * 4).to(tl.int32)) & 15).to(tl.float32)
-    scales = (at + ROWS * GROUPS * GROUP // 2) // 2 + row * GROUPS + column // GROUP
+        codes = tl.load(data + at + channel * PAGE + token, mask=mask, other=0).to(tl.float32)
+        return codes * tl.load(halves + (at + DIM * PAGE) // 2 + channel, mask=mask, other=0.0).to(tl.float32)
+    GROUPS: tl.constexpr = (PAGE + GROUP - 1) // GROUP
+    pair = tl.load(data + at + channel * (GROUPS * GROUP // 2) + token // 2, mask=mask, other=0)
+    codes = ((pair.to(tl.int32) >> (token % 2 * 4).to(tl.int32)) & 15).to(tl.float32)
+    scales = (at + DIM * GROUPS * GROUP // 2) // 2 + channel * GROUPS + token // GROUP
     scale = tl.load(halves + scales, mask=mask, other=0.0).to(tl.float32)
-    return codes * scale + tl.load(halves + scales + ROWS * GROUPS, mask=mask, other=0.0).to(tl.float32)
+    return codes * scale + tl.load(halves + scales + DIM * GROUPS, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -158,8 +138,8 @@ def _regions_kernel(
             inside += tl.load(first_at + at)
         in_k = seen[:, None] & (h < HALF)[None]
         key = tl.load(key_at + at)
-        k1 = _keys(data, halves, key, inside, h[None], in_k, DIM, PAGE, CODEC, GROUP)  # [L, H]
-        k2 = _keys(data, halves, key, inside, HALF + h[None], in_k, DIM, PAGE, CODEC, GROUP)
+        k1 = _rows(data, halves, key, inside, h[None], in_k, DIM, PAGE, CODEC, GROUP)  # [L, H]
+        k2 = _rows(data, halves, key, inside, HALF + h[None], in_k, DIM, PAGE, CODEC, GROUP)
         start = tl.load(start_at + at)
         turned = start >= 0
         position = tl.where(turned, start + token, 0)[:, None] * DIM + h[None]
@@ -175,7 +155,7 @@ def _regions_kernel(
         base = tl.where(new == float("-inf"), 0.0, new)
         p, fade = tl.exp(x - base[:, None]), tl.exp(top - base)
         in_v = seen[:, None] & (d < DIM)[None]
-        v = _values(data, halves, tl.load(value_at + at), inside, d[None], in_v, DIM, PAGE, CODEC, GROUP)
+        v = _rows(data, halves, tl.load(value_at + at), inside, d[None], in_v, DIM, PAGE, CODEC, GROUP)
         acc = acc * fade[:, None] + tl.dot(p.to(dtype), v.to(dtype), input_precision="ieee")  # [M, D]
         total, top = total * fade + tl.sum(p, 1), new
     some = total > 0

@@ -17,29 +17,29 @@ HALF_LARGEST = torch.finfo(torch.float16).max
 HALF_EVEN = 12582912.0
 
 
-def pack(x: Tensor, codec: str, axis: str) -> Tensor:
+def pack(x: Tensor, codec: str) -> Tensor:
     """`quantize` without its checks."""
     x = x.float() if x.dtype == torch.float64 else x
     count, tokens, dim = x.shape
-    rows, length, codes = _layout(codec, axis, tokens, dim)
-    out = torch.empty(count, packed_bytes(codec, axis, tokens, dim), dtype=torch.uint8, device=x.device)
+    codes = _code_bytes(codec, tokens, dim)
+    out = torch.empty(count, packed_bytes(codec, tokens, dim), dtype=torch.uint8, device=x.device)
     halves = torch.empty(count, (out.shape[1] - codes) // 2, dtype=torch.float16, device=x.device)
-    strides = (x.stride(2), x.stride(1)) if axis == "channel" else (x.stride(1), x.stride(2))
-    (_pack_int8 if codec == "int8" else _pack_int4)[(count, triton.cdiv(rows, ROWS))](
+    (_pack_int8 if codec == "int8" else _pack_int4)[(count, triton.cdiv(dim, ROWS))](
         x,
         out.view(torch.int8) if codec == "int8" else out,
         halves,
         x.stride(0),
-        *strides,
+        x.stride(2),
+        x.stride(1),
         out.stride(0),
         halves.stride(0),
-        rows,
-        length,
+        dim,
+        tokens,
         LARGEST=LARGEST,
         HALF_LARGEST=HALF_LARGEST,
         HALF_EVEN=HALF_EVEN,
         BLOCK_R=ROWS,
-        BLOCK_C=triton.next_power_of_2(length) if codec == "int8" else GROUP // 2,
+        BLOCK_C=triton.next_power_of_2(tokens) if codec == "int8" else GROUP // 2,
         num_warps=4,
         enable_fp_fusion=False,
     )
@@ -47,22 +47,23 @@ def pack(x: Tensor, codec: str, axis: str) -> Tensor:
     return out
 
 
-def unpack(data: Tensor, codec: str, axis: str, tokens: int, dim: int) -> Tensor:
+def unpack(data: Tensor, codec: str, tokens: int, dim: int) -> Tensor:
     """`dequantize` without its checks."""
     data = data if data.stride(1) == 1 else data.contiguous()
-    rows, length, codes = _layout(codec, axis, tokens, dim)
+    codes = _code_bytes(codec, tokens, dim)
     halves = data[:, codes:].contiguous().view(torch.float16)
     out = torch.empty(len(data), tokens, dim, dtype=torch.float32, device=data.device)
-    _unpack[(len(data), triton.cdiv(rows, ROWS), triton.cdiv(length, GROUP))](
+    _unpack[(len(data), triton.cdiv(dim, ROWS), triton.cdiv(tokens, GROUP))](
         data.view(torch.int8) if codec == "int8" else data,
         halves,
         out,
         data.stride(0),
         halves.stride(0),
-        *((1, dim) if axis == "channel" else (dim, 1)),
+        1,
+        dim,
         tokens * dim,
-        rows,
-        length,
+        dim,
+        tokens,
         INT4=codec == "int4",
         BLOCK_R=ROWS,
         BLOCK_C=GROUP,
@@ -72,10 +73,8 @@ def unpack(data: Tensor, codec: str, axis: str, tokens: int, dim: int) -> Tensor
     return out
 
 
-def _layout(codec: str, axis: str, tokens: int, dim: int) -> tuple[int, int, int]:
-    """(rows, their length, bytes of the codes)."""
-    rows, length = (dim, tokens) if axis == "channel" else (tokens, dim)
-    return rows, length, rows * length if codec == "int8" else rows * -(-length // GROUP) * GROUP // 2
+def _code_bytes(codec: str, tokens: int, dim: int) -> int:
+    return dim * tokens if codec == "int8" else dim * -(-tokens // GROUP) * GROUP // 2
 
 
 @triton.jit

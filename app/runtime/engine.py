@@ -23,6 +23,7 @@ from app.runtime.config import GenerationConfig
 from app.runtime.held import Held
 from app.runtime.memory import RegionMemory
 from app.runtime.groups import PagesLost
+from app.runtime.packing import LAYOUTS
 from app.runtime.policies import Policy
 from app.runtime.sampling import Repetition, Sampler
 from app.runtime.shape import MemoryShape
@@ -122,7 +123,7 @@ class Engine(ChatText):
             "policy": self.spec.policy.recipe(),
             "rope": [round(float(f), 12) for f in self.spec.inv_freq] + [self.spec.rope_scaling],
             "dtype": [str(self.model.dtype), str(self.shape.dtype)],
-            "codec": self.shape.codec,
+            "codec": LAYOUTS[self.shape.codec],
         }
 
     def under(self, policy: Policy) -> "Engine":

@@ -3,17 +3,17 @@
 import torch
 from torch import Tensor
 
-from app.kernels.quant import dequantize, packed_bytes, quantize
+from app.kernels.quant import dequantize, quantize
 from app.runtime.shape import MemoryShape
+
+LAYOUTS = {"raw": "raw", "int8": "int8 by channel", "int4": "int4 by channel"}  # named in recipes, by codec
 
 
 def pack(shape: MemoryShape, kv: Tensor) -> Tensor:
     """[n, 2, Hkv, T, D] -> [n, packed_layer_bytes] uint8."""
     if shape.codec == "raw":
         return kv.contiguous().view(len(kv), -1).view(torch.uint8)
-    k, v = (kv[:, i].flatten(0, 1) for i in range(2))
-    packed = quantize(k, shape.codec, "channel"), quantize(v, shape.codec, "token")
-    return torch.cat([x.view(len(kv), -1) for x in packed], dim=1)
+    return quantize(kv.flatten(0, 2), shape.codec).view(len(kv), -1)
 
 
 def unpack(shape: MemoryShape, data: Tensor) -> Tensor:
@@ -21,7 +21,5 @@ def unpack(shape: MemoryShape, data: Tensor) -> Tensor:
     s, size = shape, shape.attention.group_tokens
     if s.codec == "raw":
         return data.contiguous().view(s.dtype).view(len(data), 2, s.kv_heads, size, s.head_dim)
-    keys = s.kv_heads * packed_bytes(s.codec, "channel", size, s.head_dim)
-    parts = ((data[:, :keys], "channel"), (data[:, keys:], "token"))
-    pair = [dequantize(x.reshape(len(data) * s.kv_heads, -1), s.codec, axis, size, s.head_dim) for x, axis in parts]
-    return torch.stack([x.unflatten(0, (len(data), s.kv_heads)) for x in pair], dim=1).to(s.dtype)
+    whole = dequantize(data.reshape(len(data) * 2 * s.kv_heads, -1), s.codec, size, s.head_dim)
+    return whole.unflatten(0, (len(data), 2, s.kv_heads)).to(s.dtype)

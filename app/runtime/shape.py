@@ -62,7 +62,7 @@ class MemoryShape:
         group, dim = self.attention.group_tokens, self.head_dim
         if self.codec == "raw":
             return self.token_bytes // self.layers * group
-        head = packed_bytes(self.codec, "channel", group, dim) + packed_bytes(self.codec, "token", group, dim)
+        head = 2 * packed_bytes(self.codec, group, dim)
         return self.kv_heads * head
 
 

@@ -39,14 +39,10 @@ class Query:
             keys, values = rows * dim, (rows + kv_heads * page) * dim
             self.pages = Pages(data, keys, values, region)
         else:
-            sizes = [packed_bytes(codec, axis, page, dim) for axis in ("channel", "token")]
-            k, v = (
-                quantize(kv[:, i].flatten(0, 1), codec, axis).view(count, -1)
-                for i, axis in enumerate(("channel", "token"))
-            )
-            data = torch.cat([k, v], dim=1)
-            keys = numbers * data.shape[1] + head * sizes[0]
-            values = numbers * data.shape[1] + kv_heads * sizes[0] + head * sizes[1]
+            size = packed_bytes(codec, page, dim)
+            data = quantize(kv.flatten(0, 2), codec).view(count, -1)
+            keys = numbers * data.shape[1] + head * size
+            values = keys + kv_heads * size
             self.pages = Pages(data, keys, values, region, codec, page, inside * region)
         starts = lengths.cumsum(-1) - lengths
         starts[0, 0] = -1  # of the first head one region is not rotated
