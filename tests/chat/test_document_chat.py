@@ -448,7 +448,7 @@ def test_another_recipe_reads_again_and_says_so(open_chat, tmp_path):
     chat = restart(chat, open_chat, codec="int8")
     assert chat.document(document.id).state == "new"
     again, _ = finish(chat.ask("who?", chat=done.chat, generation=SHORT))
-    assert "the chat's memory was made with codec raw (now int8)" in again.stats.note
+    assert "the chat's memory was made with codec raw (now int8 by channel)" in again.stats.note
     assert "the memory of book was made with codec raw" in again.stats.note
     assert again.stats.tokens_read > chat.document(document.id).tokens
 
