@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+MAPPED_BYTES = 1 << 20  # a larger part has a mapping of its own, of which a process may have some 65,000
 INDEX_SHARE = 4  # of the device's budget one part in so many is for this, the rest for keys and values
 
 
@@ -51,9 +52,9 @@ class Share:
 
 
 def zeros(*size: int, dtype: torch.dtype, device: torch.device, host: bool = False) -> Tensor:
-    """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, only what is touched takes memory."""
-    if device.type == "cpu" and 0 not in size:
-        return _shaped(_untouched(prod(size) * dtype.itemsize), size, dtype)
+    """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, large ones take it when used."""
+    if device.type == "cpu" and (count := prod(size) * dtype.itemsize) >= MAPPED_BYTES:
+        return _shaped(_untouched(count), size, dtype)
     if device.type != "cuda" or not host or 0 in size:
         return torch.zeros(*size, dtype=dtype, device=device)
     pinned = torch.zeros(*size, dtype=dtype, pin_memory=True)

@@ -126,6 +126,16 @@ def test_room_on_a_cpu_takes_no_memory_until_it_is_used():
     assert int(grown) < 16 << 20 and float(total) == 1 << 16  # of 262 MB; huge pages would be 84
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the platform does not tell")
+def test_many_small_parts_need_no_mappings_of_their_own():
+    def mappings() -> int:
+        return len(Path("/proc/self/maps").read_text().splitlines())
+
+    before = mappings()
+    parts = [zeros(2, 64, 64, dtype=torch.float32, device=torch.device("cpu")) for _ in range(2000)]
+    assert len(parts) == 2000 and mappings() - before < 200
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_device_reads_and_writes_what_lies_on_the_host():
