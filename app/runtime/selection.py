@@ -20,7 +20,7 @@ FOUND_PER_CANDIDATE = 4  # fine means that the tree is asked for: several may li
 
 @dataclass(frozen=True)
 class Eligible:
-    """Which regions groups may choose. A table of all has the size of the text for each group, so none is kept.
+    """Which regions groups may choose; a table of all is made only where no tree is searched: it grows with the text.
 
     Attributes:
         first: the regions before it are attended anyway.
@@ -43,6 +43,10 @@ class Eligible:
     def of(self, regions: Tensor) -> Tensor:
         """Which of these regions [N] each group may choose, [G, N]."""
         return (regions >= self.first) & (regions < self.ends[:, None]) & (self.lengths[regions] > 0)
+
+    def table(self) -> Tensor:
+        """The same of all regions, [G, R]."""
+        return self.of(torch.arange(self.regions, device=self.lengths.device))
 
 
 def select(
@@ -67,7 +71,7 @@ def select(
     count = min(max(0, a.budget_regions - forced.shape[1]), total)
     eligible = Eligible(sinks, firsts_near, lengths[:total])
     if not spec.policy.scores:
-        picked = best_regions(spec.policy.votes(eligible.of(torch.arange(total, device=q.device)), kv_heads), count)
+        picked = best_regions(spec.policy.votes(eligible.table(), kv_heads), count)
     else:
         # Each group by its own place, whatever the others of its segment do.
         far = (firsts_near - cache.base_regions) * a.region_tokens >= _tree_from(a, q)
@@ -93,8 +97,7 @@ def _best_scored(
     if total <= a.candidates and not any(searched):
         fine = torch.cat(_summaries(cache, layer, "fine", total, searched), dim=1)
         scores = region_scores(means.flatten(2, 3), fine.float())
-        allowed = eligible.of(torch.arange(total, device=q.device))
-        return best_regions(_totals(a, scores, allowed[:, None], means.shape[2:4]), count)
+        return best_regions(_totals(a, scores, eligible.table()[:, None], means.shape[2:4]), count)
     parts = [] if all(searched) else [_coarse_candidates(cache, layer, means, eligible, count, searched)]
     for tree, store in zip(searched, cache.stores(), strict=True):
         if tree:

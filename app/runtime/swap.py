@@ -13,6 +13,8 @@ SHORT_TOKENS, LONG_TOKENS = 32, 256
 SLOW_S = 1.0  # a model that takes so long for the short piece is measured by it
 TEXT = "The lighthouse stood where the road ended, and nobody who came there by day had ever seen its lamp. "
 
+atexit.register(gc.unfreeze)  # what is left at the end must be seen, or libraries complain of leaks
+
 
 def settle() -> None:
     """Spare the model and all else that is there now the garbage collector's rounds: one takes a fifth of a second.
@@ -21,7 +23,6 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
-    atexit.register(gc.unfreeze)  # what is left at the end must be seen, or libraries complain of leaks
 
 
 def give_back() -> None:
