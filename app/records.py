@@ -215,6 +215,7 @@ class AnswerStats(TokenCounts):
         note: what the user should know ("the chat's memory belongs to another model; its turns were read again").
         focus, mute: places of the documents that alone could be seen, or could not be seen.
         without: id of a passage that could not be seen.
+        second_look: regions of the documents that the answer saw after a draft of it; 0: no draft, it saw all.
         saved: False when the library had no room for the turn: the next question knows nothing of it.
         policy: what it was read and answered under; "" in answers of older releases.
         model: name of the model that answered; `weights` is its fingerprint; both "" in answers of older releases.
@@ -233,6 +234,7 @@ class AnswerStats(TokenCounts):
     focus: tuple[str, ...] = ()
     mute: tuple[str, ...] = ()
     without: str = ""
+    second_look: int = 0
     saved: bool = True
     policy: str = ""
     model: str = ""

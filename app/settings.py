@@ -45,6 +45,8 @@ class Settings:
         kv_codec: how what was read is kept: `raw`, or smaller as `int8` or `int4`.
         reselect_every: tokens of an answer that share one choice of regions; 1 chooses for each, None means what the
             model's recipe says.
+        draft_tokens: tokens of the draft that tells which regions of long texts an answer sees; 0 answers at once, None
+            means what the model's recipe says.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.
@@ -63,6 +65,7 @@ class Settings:
     budget_tokens: int | None = None
     kv_codec: str = "raw"
     reselect_every: int | None = None
+    draft_tokens: int | None = None
     device: str = "auto"
     threads: int | None = None
     host_budget_gb: float | None = None
@@ -86,6 +89,8 @@ class Settings:
             raise ConfigError(f"--kv-codec {self.kv_codec}: not known; choose one of {', '.join(KV_CODECS)}")
         if self.reselect_every is not None and self.reselect_every < 1:
             raise ConfigError(f"reselect_every = {self.reselect_every}: must be at least 1")
+        if self.draft_tokens is not None and self.draft_tokens < 0:
+            raise ConfigError(f"draft_tokens = {self.draft_tokens}: must be 0 or more")
         for name in ("host_budget_gb", "device_budget_gb", "disk_budget_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # nan too

@@ -225,13 +225,13 @@ def _questions(
     regions = frozenset(range(place[0] // size, (place[1] - 1) // size + 1))
     _use(engine, replace(recipe, **WAYS["exact"]))
     cache = RegionCache(engine.shape, [memory])
-    engine._forward(cache, engine.encode_turn([{"role": "user", "content": fact.question}]))
+    engine.forward(cache, engine.encode_turn([{"role": "user", "content": fact.question}]))
     answer = engine.text_tokenizer.encode(fact.answer, add_special_tokens=False).ids
 
     def wanted(layer: int, query: Tensor, end: int) -> list[Asked]:
         return [Asked(layer, query.clone(), cache.base_tokens, regions)]
 
-    asked = recorder.during(wanted, lambda: [engine._forward(cache, [token]) for token in answer])
+    asked = recorder.during(wanted, lambda: [engine.forward(cache, [token]) for token in answer])
     _use(engine, recipe)
     return asked
 

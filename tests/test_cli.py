@@ -146,6 +146,7 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "focus",
         "mute",
         "without",
+        "second_look",
         "tokens_kept",
         "tokens_compressed",
         "tokens_evicted",

@@ -332,6 +332,7 @@ class Sessions:
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
+            second_look=(cache.evidence and cache.evidence.among) or 0,
             policy=self.engine.policy,
             model=self.engine.name,
             weights=self.engine.recipe_parts["weights"],

@@ -130,6 +130,7 @@ def answer_values(done: Done) -> dict[str, Any]:
         "focus": list(stats.focus),
         "mute": list(stats.mute),
         "without": stats.without or None,
+        "second_look": stats.second_look or None,
         **{name: getattr(stats, name) for name in (*MEMORY, *TIERS)},
         "codec": stats.codec,
     }

@@ -81,9 +81,10 @@ def _answered(session: Session, done: Done, demonstration: bool) -> None:
         session.out.say(remark)
     if not session.out.json:
         _looked(session, done, refused)
+        looked_again = f"second look at {stats.second_look} regions; " if stats.second_look else ""
         session.out.say(
             f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
-            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; "
+            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; {looked_again}"
             f"policy {stats.policy}; chat {done.chat}"
         )
     session.out.result(values)

@@ -89,6 +89,7 @@ class RegionCache(Cache):
         self.tail = RegionMemory(shape) if tail is None else tail
         self.allowed: Tensor | None = None
         self._sight: Tensor | None = None
+        self._narrowed: Tensor | None = None
         self._table: tuple[int, Tensor, Tensor] | None = None
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
@@ -117,6 +118,11 @@ class RegionCache(Cache):
         self._sight = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
         self.look()
 
+    def narrow(self, regions: Tensor | None) -> None:
+        """Of what may be seen of the memories, see no more than these regions [N]; None lifts it."""
+        self._narrowed = regions
+        self.look()
+
     def look(self) -> None:
         """See what may be seen now, and no region that a memory has to leave out."""
         a, there = self.shape.attention, torch.ones_like(self._lengths, dtype=torch.bool)
@@ -127,6 +133,8 @@ class RegionCache(Cache):
         self._sinks = (self._lengths * there)[:1].clamp(max=SINK_TOKENS)
         if self._sight is not None:
             there &= self._sight
+        if self._narrowed is not None:
+            there &= torch.zeros_like(there).index_fill_(0, self._narrowed.to(there.device), True)
         self.allowed = None if there.all() and self._sight is None else there
         self._table = None
 
@@ -138,6 +146,7 @@ class RegionCache(Cache):
         self._text_firsts = [0, *accumulate(map(len, starts))]  # of each text, in regions
         firsts = [first for first, start in zip(self._text_firsts, starts, strict=False) if len(start)]
         self.evidence = AnswerEvidence(torch.cat([self._lengths[:0], *lengths]), firsts, SINK_TOKENS)
+        self.evidence.among = None if self._narrowed is None else len(self._narrowed)
         return self.evidence
 
     def fork(self) -> "RegionCache":

@@ -43,9 +43,12 @@ class DecodeConfig:
 
     Attributes:
         reselect_every: tokens that share one choice, in all layers or by layer; 1 chooses for each token.
+        draft_tokens: tokens of a draft; of texts beyond the budget the answer then sees what the draft looked at. 0
+            answers at once.
     """
 
     reselect_every: int | tuple[int, ...] = 1
+    draft_tokens: int = 0
 
     def __post_init__(self) -> None:
         every = self.reselect_every
@@ -54,6 +57,8 @@ class DecodeConfig:
             raise ConfigError(f"reselect_every = {every!r}: must be a whole number from 1 on, or one for each layer")
         if numbers is every:
             object.__setattr__(self, "reselect_every", tuple(every))
+        if type(self.draft_tokens) is not int or self.draft_tokens < 0:
+            raise ConfigError(f"draft_tokens = {self.draft_tokens!r}: must be a whole number, 0 for none")
 
 
 @dataclass(frozen=True)

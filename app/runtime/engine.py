@@ -17,18 +17,16 @@ from app.errors import CancelledError, ConfigError, ModelError
 from app.kernels.backend import backend_name
 from app.records import Ending
 from app.runtime import policies
+from app.runtime.answering import answer, second_look
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
-from app.runtime.held import Held
 from app.runtime.memory import RegionMemory
 from app.runtime.groups import PagesLost
 from app.runtime.packing import LAYOUTS
 from app.runtime.policies import Policy
-from app.runtime.sampling import Repetition, Sampler
 from app.runtime.shape import MemoryShape
 from app.runtime.seams import install
-from app.runtime.single import SharedChoices
 from app.runtime.spec import AttentionSpec
 from app.runtime.stored import restore
 from app.runtime.tiers import Tiers
@@ -51,6 +49,7 @@ class Engine(ChatText):
         tokens_per_s: how fast it read last; 0 until it has.
         reselect_every: tokens of an answer that share one choice of regions, in all layers or by layer; 1 chooses for
             each.
+        draft_tokens: tokens of the draft that tells which regions of long texts an answer sees; 0 drafts nothing.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class Engine(ChatText):
         self.most_segment_tokens = MOST_SEGMENT_TOKENS
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.tokens_per_s = 0.0
-        self.reselect_every = recipe.decode.reselect_every
+        self.reselect_every, self.draft_tokens = recipe.decode.reselect_every, recipe.decode.draft_tokens
         self.lock = threading.Lock()
 
     def _check_room(self) -> None:
@@ -176,7 +175,7 @@ class Engine(ChatText):
             yield
 
     @torch.no_grad()
-    def _forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
+    def forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
         before, hidden, tried = cache.tail.tokens, None, set()
         cache.begin()
@@ -197,7 +196,7 @@ class Engine(ChatText):
         return self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
 
     @torch.no_grad()
-    def _logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
     def _run(
@@ -223,7 +222,7 @@ class Engine(ChatText):
             began = time.monotonic()
             unit, most = (rule.stretch_tokens, 1) if rule else (group, max(1, self.segment_tokens // group))
             end = min(((first + start) // unit + most) * unit - first, total)
-            hidden = self._forward(cache, list(token_ids[start:end]))
+            hidden = self.forward(cache, list(token_ids[start:end]))
             if hidden.is_cuda:
                 torch.cuda.synchronize()  # else the time is that of the calls
             elapsed_s = time.monotonic() - began
@@ -314,7 +313,7 @@ class Engine(ChatText):
         """Run a prompt, then yield token after token; the stop token is run but not yielded.
 
         `cache.evidence` gathers where each token of the answer looked. The prompt's last token is run by itself: it is
-        the query that predicts the first one.
+        the query that predicts the first one. With `draft_tokens`, an answer about long texts is drafted first.
 
         Args:
             token_ids: the turn, as `encode_turn` gives it; at least one token.
@@ -322,57 +321,19 @@ class Engine(ChatText):
         Returns:
             why the answer ended.
         """
-        sampler = Sampler(config, self.model.device)
-        repeats = Repetition(config.repeat_tokens, [memory.token_ids for memory in cache.memories])
         with self._running():
             cache.evidence, before = None, cache.tail.tokens
             try:
                 for _ in self._run(cache, token_ids[:-1], cancelled):
                     pass
+                cache.narrow(second_look(self, cache, token_ids[-1], cancelled))
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return ""
-            evidence, held, cache.choices = cache.watch(), self._held(cache), self._choices(cache)
             try:
-                last = self._step(cache, token_ids[-1], held)
-                for _ in range(config.max_new_tokens):
-                    token = int(sampler(self._logits(last)))
-                    ending: Ending = "stop" if token in self.stop_ids else "repetition" if repeats(token) else "length"
-                    if ending != "stop":
-                        evidence.take()
-                        yield token
-                    last = self._step(cache, token, held)
-                    if cancelled and cancelled():
-                        return ""
-                    if ending != "length":
-                        return ending
-                return "length"
+                return (yield from answer(self, cache, token_ids[-1], config, cancelled))
             finally:
-                cache.choices = None
-                held.release()
-
-    def _choices(self, cache: RegionCache) -> SharedChoices | None:
-        """Choices that the tokens of one answer share, where layers differ in how long."""
-        drops = self.shape.compaction or any(memory.dropped for memory in cache.memories)
-        return None if isinstance(self.reselect_every, int) or drops else SharedChoices(self.reselect_every)
-
-    def _held(self, cache: RegionCache) -> Held:
-        """Steps that keep a selection, of one answer."""
-
-        def forward(token: Tensor) -> Tensor:
-            return self.model.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
-
-        return Held(self.spec, cache, self.reselect_every if isinstance(self.reselect_every, int) else 1, forward)
-
-    @torch.no_grad()
-    def _step(self, cache: RegionCache, token: int, held: Held) -> Tensor:
-        """Run one token of an answer, with the selection that is held or with a new one; returns its hidden state."""
-        if held.goes_on:
-            return held.step(token)
-        held.release()
-        last = self._forward(cache, [token])[-1]
-        held.hold()
-        return last
+                cache.narrow(None)
 
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
@@ -416,7 +377,7 @@ class Engine(ChatText):
                 for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
                     last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
                     targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)
-                    rows = torch.log_softmax(self._logits(hidden[i - start : last - start]).float(), -1)
+                    rows = torch.log_softmax(self.logits(hidden[i - start : last - start]).float(), -1)
                     parts.append(rows.gather(-1, targets[:, None])[:, 0].cpu())
         return torch.cat(parts)
 

@@ -32,6 +32,7 @@ class AnswerEvidence:
         self._touched: list[Tensor] = []  # regions that the step has counted: a token must not cost time per region
         self._best: list[tuple[Tensor, Tensor]] = []
         self._squares = torch.zeros_like(self._step)
+        self.among: int | None = None
 
     @property
     def density(self) -> Tensor:
@@ -76,6 +77,25 @@ class AnswerEvidence:
         self._squares[seen] += density.square()
         best = density.topk(len(least))
         self._best.append((seen[best.indices], best.values / density.sum().clamp(min=1e-30)))
+
+    def around(self, count: int, seen: Tensor) -> Tensor:
+        """The regions that received most, each with its neighbours in the text, at most `count` together.
+
+        Args:
+            seen: [R] bool, regions that may be told.
+
+        Returns:
+            [N], ascending.
+        """
+        texts, told = self._begins.cpu().cumsum(0), set[int]()  # which text each region is of
+        best = self.density.topk(min(max(0, count), len(texts)))
+        for region in best.indices[best.values > 0].tolist():
+            near = range(max(0, region - 1), min(region + 2, len(texts)))
+            more = {other for other in near if texts[other] == texts[region] and seen[other]} - told
+            if len(told) + len(more) > count:
+                break
+            told |= more
+        return torch.tensor(sorted(told), dtype=torch.int64)
 
     def looks(self) -> list[list[tuple[int, float]]]:
         """Per token of the answer its best regions, each with its share of that token's density; best first."""

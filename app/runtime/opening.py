@@ -87,8 +87,9 @@ def load_engine(
         codec=settings.kv_codec,
         tiers=_tiers(settings, device),
     )
-    if settings.reselect_every is not None:
-        engine.reselect_every = settings.reselect_every
+    for name in ("reselect_every", "draft_tokens"):
+        if (told := getattr(settings, name)) is not None:
+            setattr(engine, name, told)
     return engine
 
 

@@ -25,6 +25,8 @@ def details(stats: Mapping[str, Any]) -> str:
     parts = [duration(stats["seconds"])] if stats.get("seconds") else []
     if stats.get("tokens_per_s"):
         parts.append(f"{stats['tokens_per_s']:,.0f} tokens/s")
+    if stats.get("second_look"):
+        parts.append(f"second look at {plural(stats['second_look'], 'passage')}")
     if stats.get("policy"):
         parts.append(f"policy {stats['policy']}")
     return " · ".join(parts + [f"{count(n)} {word}" for word in LOSSES if (n := stats.get(f"tokens_{word}"))])

@@ -71,7 +71,7 @@ def load(folder, **settings):
 
 
 def logits(made, token_ids=TEXT):
-    return made._logits(made._forward(made.open_chat(), token_ids))
+    return made.logits(made.forward(made.open_chat(), token_ids))
 
 
 def stock_logits(model, token_ids=TEXT):
@@ -153,6 +153,10 @@ def test_lectern_json_says_how_an_answer_chooses(llama):
     made = load(llama)
     assert made.reselect_every == (8,) * layers and made.recipe == first  # what was read stays read
     assert load(llama, reselect_every=1).reselect_every == 1
+    assert made.draft_tokens == 0
+    rewrite(llama / "lectern.json", decode={"draft_tokens": 16})
+    assert load(llama).draft_tokens == 16 and load(llama).recipe == first
+    assert load(llama, draft_tokens=0).draft_tokens == 0
 
 
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
@@ -220,6 +224,10 @@ DAMAGES = {
     "no number of tokens": (
         lambda f: rewrite(f / "lectern.json", decode={"reselect_every": "4"}),
         "lectern.json: reselect_every = '4': must be a whole number",
+    ),
+    "a draft of less than nothing": (
+        lambda f: rewrite(f / "lectern.json", decode={"draft_tokens": -1}),
+        "lectern.json: draft_tokens = -1: must be a whole number, 0 for none",
     ),
     "a layer too many": (
         lambda f: rewrite(f / "lectern.json", decode={"reselect_every": [1] * 99}),

@@ -15,7 +15,7 @@ def hidden_states(engine, ids, sizes):
     """Hidden states of a text fed in pieces of the given sizes."""
     cache, parts, start = RegionCache(engine.shape), [], 0
     for size in sizes:
-        parts.append(engine._forward(cache, ids[start : start + size]))
+        parts.append(engine.forward(cache, ids[start : start + size]))
         start += size
     assert start == len(ids)
     return torch.cat(parts), cache
@@ -37,19 +37,19 @@ def stock_logits(ids):
 def test_equals_transformers_while_the_past_fits_the_budget(tokens):
     engine, ids = tiny.engine(), tiny.token_ids(tokens)
     hidden, _ = hidden_states(engine, ids, [tokens])
-    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
 
 
 def test_token_by_token_equals_transformers():
     engine, ids = tiny.engine(), tiny.token_ids(60)
     hidden, _ = hidden_states(engine, ids, [20] + [1] * 40)
-    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
 
 
 def test_full_policy_equals_transformers_beyond_the_budget():
     engine, ids = tiny.engine(policy="full"), tiny.token_ids(200)
     hidden, _ = hidden_states(engine, ids, [96, 64, 40])
-    torch.testing.assert_close(engine._logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.logits(hidden), stock_logits(ids), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [65, 100, 127, LONG])
@@ -137,11 +137,11 @@ def test_attached_memories_and_chat_equal_one_text_while_they_fit():
     engine = tiny.engine()
     ids, turn = tiny.token_ids(30), tiny.token_ids(20, seed=3)[1:]
     cache = engine.open_chat([engine.read(ids)])
-    hidden = engine._forward(cache, turn)
-    more = engine._forward(cache, [9])
+    hidden = engine.forward(cache, turn)
+    more = engine.forward(cache, [9])
     expected = stock_logits([*ids, *turn, 9])
-    torch.testing.assert_close(engine._logits(hidden), expected[30:49], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(engine._logits(more), expected[49:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.logits(hidden), expected[30:49], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(engine.logits(more), expected[49:], atol=1e-5, rtol=1e-5)
 
 
 class SelectAlways(AttentionSpec):
@@ -158,7 +158,7 @@ def test_selecting_every_region_equals_dense_with_short_regions_in_the_middle():
 
     def answer():
         cache = engine.open_chat(memories)
-        return torch.cat([engine._forward(cache, turn), engine._forward(cache, [9])])
+        return torch.cat([engine.forward(cache, turn), engine.forward(cache, [9])])
 
     dense = answer()
     selecting = SelectAlways(wide, engine.spec.inv_freq, engine.spec.rope_scaling)
@@ -197,7 +197,7 @@ def test_muted_regions_are_never_seen(tokens):
             memory.pages.append(layer, 16, poisoned, poisoned)
         cache = engine.open_chat([memory])
         cache.allow([region not in (2, 3) for region in range(memory.regions)])
-        answers.append(torch.cat([engine._forward(cache, turn), engine._forward(cache, [7])]))
+        answers.append(torch.cat([engine.forward(cache, turn), engine.forward(cache, [7])]))
     assert torch.equal(*answers)
 
 

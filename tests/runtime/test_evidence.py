@@ -5,7 +5,7 @@ import torch
 
 from app.runtime.cache import SINK_TOKENS
 from app.runtime.config import GenerationConfig
-from app.runtime.evidence import MOST_PER_TOKEN
+from app.runtime.evidence import MOST_PER_TOKEN, AnswerEvidence
 from tests import tiny
 
 LONG, REGION = 300, 8
@@ -15,6 +15,16 @@ TURN = tiny.token_ids(6, seed=4)[1:]
 def answer(engine, cache, count=5):
     engine.stop_ids = frozenset()
     return list(engine.generate(cache, TURN, GenerationConfig(max_new_tokens=count)))
+
+
+def drafted(texts, *, policy="keep-all", allowed=None):
+    """An answer after a draft of five tokens, and its cache."""
+    engine = tiny.engine(policy=policy)
+    engine.draft_tokens = 5
+    cache = engine.open_chat([engine.read(text) for text in texts])
+    if allowed is not None:
+        cache.allow(allowed)
+    return answer(engine, cache), cache
 
 
 def stock_mass(ids, first, count):
@@ -108,7 +118,7 @@ def test_a_score_is_that_of_the_answer_and_changes_nothing(tokens):
 def test_a_score_follows_a_turn_that_stands_already():
     engine = tiny.engine()
     cache, whole = engine.open_chat(), engine.open_chat()
-    engine._forward(cache, TURN)
+    engine.forward(cache, TURN)
     torch.testing.assert_close(
         engine.score(cache, [9, 8], [7, 6]), engine.score(whole, [*TURN, 9, 8], [7, 6]), atol=1e-5, rtol=1e-5
     )
@@ -138,17 +148,17 @@ def test_a_fork_goes_on_by_itself():
     engine = tiny.engine()
     cache = engine.open_chat([engine.read(tiny.token_ids(40))])
     cache.allow([region != 2 for region in range(cache.base_regions)])
-    engine._forward(cache, TURN)
+    engine.forward(cache, TURN)
     fork = cache.fork()
-    engine._forward(fork, [5, 6])
+    engine.forward(fork, [5, 6])
     assert cache.tail.tokens == len(TURN) and fork.tail.tokens == len(TURN) + 2
-    torch.testing.assert_close(engine._forward(cache.fork(), [5, 6]), engine._forward(cache, [5, 6]))
+    torch.testing.assert_close(engine.forward(cache.fork(), [5, 6]), engine.forward(cache, [5, 6]))
 
 
 def test_nothing_is_lost_by_keep_all():
     engine = tiny.engine()
     cache = engine.open_chat([engine.read(tiny.token_ids(LONG)), engine.read(tiny.token_ids(40))])
-    engine._forward(cache, TURN)
+    engine.forward(cache, TURN)
     counts = cache.counts()
     assert counts.pop("tokens_kept") == counts.pop("tokens_host") == LONG + 40 + len(TURN)
     names = ("compressed", "evicted", "quantized", "device", "disk", "ids", "reread")
@@ -174,7 +184,7 @@ def test_evidence_of_dropped_tokens_stands_where_they_came_from():
         places[:, :SINK_TOKENS] = torch.arange(SINK_TOKENS)
         sparse.origins.append(places.int())
     cache = engine.open_chat([memory, sparse])
-    engine._forward(cache, TURN * 4)
+    engine.forward(cache, TURN * 4)
     evidence = cache.watch()
     assert len(evidence.density) == 2 * memory.regions
     regions = torch.tensor([[0, memory.regions, memory.regions + 3]] * engine.shape.kv_heads)
@@ -191,3 +201,65 @@ def test_evidence_of_dropped_tokens_stands_where_they_came_from():
                     length = REGION - SINK_TOKENS if place < REGION else REGION
                     expected[memory.regions + place // REGION] += mass[head, column, i] / length
     torch.testing.assert_close(evidence.density, expected)
+
+
+def test_after_a_draft_an_answer_sees_what_the_draft_looked_at_and_no_more():
+    engine, text = tiny.engine(), tiny.token_ids(LONG)
+    by_hand = engine.open_chat([engine.read(text)])
+    engine.stop_ids = frozenset()
+    list(engine._run(by_hand, TURN[:-1], None))
+    draft = by_hand.fork()
+    assert len(list(engine.generate(draft, TURN[-1:], GenerationConfig(max_new_tokens=5)))) == 5
+    regions = range(by_hand.base_regions)
+    far = torch.tensor([region > 0 for region in regions])
+    kept = draft.evidence.around(5, far)  # of eight, three are attended anyway
+    by_hand.allow([region == 0 or region in kept for region in regions])
+    expected = list(engine.generate(by_hand, TURN[-1:], GenerationConfig(max_new_tokens=5)))
+
+    said, cache = drafted([text])
+    plain = engine.open_chat([engine.read(text)])
+    assert said == expected != answer(engine, plain)
+    assert cache.evidence.among == 1 + len(kept) and set(kept.tolist()) < set(range(1, cache.base_regions))
+    torch.testing.assert_close(cache.evidence.density, by_hand.evidence.density)
+    assert cache.allowed is None  # the next question sees everything again
+
+
+def test_nothing_is_drafted_where_an_answer_sees_everything():
+    engine, text = tiny.engine(), tiny.token_ids(50)
+    said, cache = drafted([text])
+    assert said == answer(engine, engine.open_chat([engine.read(text)])) and cache.evidence.among is None
+    for policy in ("streaming", "full", "h2o"):
+        assert drafted([tiny.token_ids(LONG)], policy=policy)[1].evidence.among is None
+    assert drafted([tiny.token_ids(LONG)], policy="infllm")[1].evidence.among
+
+
+def test_a_second_look_sees_nothing_that_is_muted():
+    first, second = tiny.token_ids(LONG), tiny.token_ids(LONG, seed=1)
+    regions = -(-LONG // REGION)
+    _, cache = drafted([first, second], allowed=[region >= regions for region in range(2 * regions)])
+    assert cache.evidence.among and not cache.evidence.density[1:regions].any()
+    assert cache.evidence.density[regions:].any() and not cache.allowed[:regions].any()
+
+
+def test_a_draft_that_is_stopped_leaves_no_half_question():
+    engine, polls = tiny.engine(), []
+    engine.stop_ids, engine.draft_tokens = frozenset(), 5
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG))])
+    steps = engine.generate(
+        cache, TURN, GenerationConfig(), cancelled=lambda: polls.append(cache.tail.tokens) or len(polls) > 2
+    )
+    assert list(steps) == [] and cache.tail.tokens == 0 and max(polls) == len(TURN) - 1
+
+
+def test_regions_are_told_with_their_neighbours_in_the_text():
+    evidence = AnswerEvidence(torch.full((9,), REGION), [0, 5], SINK_TOKENS)  # two texts, of five regions and four
+    for region, mass in ((4, 3.0), (7, 2.0), (1, 1.0)):
+        evidence.add(torch.tensor([region]), torch.full((1, REGION), mass))
+    evidence.take()
+    every = torch.ones(9, dtype=torch.bool)
+    assert evidence.around(9, every).tolist() == [0, 1, 2, 3, 4, 6, 7, 8]
+    assert evidence.around(5, every).tolist() == [3, 4, 6, 7, 8]
+    assert evidence.around(4, every).tolist() == [3, 4]
+    every[6] = False
+    assert evidence.around(4, every).tolist() == [3, 4, 7, 8]
+    assert evidence.around(0, every).tolist() == evidence.around(1, every).tolist() == []

@@ -65,11 +65,11 @@ def run(engine: Engine, ids: list[int], sizes: list[int]) -> tuple[torch.Tensor,
     """Logits of a text fed in pieces, and those of ten more tokens after it, one by one."""
     cache, parts, start = engine.open_chat(), [], 0
     for size in sizes:
-        parts.append(engine._forward(cache, ids[start : start + size]))
+        parts.append(engine.forward(cache, ids[start : start + size]))
         start += size
     assert start == len(ids)
-    after = [engine._forward(cache, [token]) for token in tiny.token_ids(11, seed=9)[1:]]
-    return engine._logits(torch.cat(parts)), engine._logits(torch.cat(after))
+    after = [engine.forward(cache, [token]) for token in tiny.token_ids(11, seed=9)[1:]]
+    return engine.logits(torch.cat(parts)), engine.logits(torch.cat(after))
 
 
 def stock_logits(family: str, ids: list[int]) -> torch.Tensor:
@@ -82,9 +82,9 @@ def test_equals_transformers_while_everything_fits(family: str, engine: Engine, 
     ids = tiny.token_ids(sum(sizes))
     cache, parts, start = engine.open_chat(), [], 0
     for size in sizes:
-        parts.append(engine._forward(cache, ids[start : start + size]))
+        parts.append(engine.forward(cache, ids[start : start + size]))
         start += size
-    torch.testing.assert_close(engine._logits(torch.cat(parts)), stock_logits(family, ids), **CLOSE)
+    torch.testing.assert_close(engine.logits(torch.cat(parts)), stock_logits(family, ids), **CLOSE)
 
 
 def test_a_second_turn_equals_transformers_while_everything_fits(family: str, engine: Engine) -> None:
@@ -92,7 +92,7 @@ def test_a_second_turn_equals_transformers_while_everything_fits(family: str, en
     document, first, second = tiny.token_ids(20), tiny.token_ids(9, seed=1)[1:], tiny.token_ids(12, seed=2)[1:]
     cache = engine.open_chat([engine.read(document)])
     answer = list(engine.generate(cache, first, GenerationConfig(max_new_tokens=6)))
-    seen = engine._logits(engine._forward(cache, second))
+    seen = engine.logits(engine.forward(cache, second))
     whole = [*document, *first, *answer, *second]
     torch.testing.assert_close(seen, stock_logits(family, whole)[-len(second) :], **CLOSE)
 
@@ -198,5 +198,5 @@ def test_nothing_beyond_the_budget_is_gathered_or_numbered(engine: Engine, monke
     engine.segment_tokens = engine.most_segment_tokens = 16  # a group at a time, so that sizes compare
     assert engine.log_probs(tiny.token_ids(700)).isfinite().all()
     cache = engine.open_chat([engine.read(tiny.token_ids(700))])
-    assert engine._forward(cache, [7]).isfinite().all()
+    assert engine.forward(cache, [7]).isfinite().all()
     assert gathered and max(gathered) == budget

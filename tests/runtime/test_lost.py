@@ -61,10 +61,10 @@ def test_a_step_that_is_repeated_counts_once(engine):
     memories, caches = [cold(engine) for _ in range(2)], []
     for memory, broken in zip(memories, ((), range(30)), strict=True):
         caches.append(cache := engine.open_chat([memory]))
-        engine._forward(cache, TURN)
+        engine.forward(cache, TURN)
         evidence = cache.watch()
         lose(memory, broken)
-        engine._forward(cache, [5])
+        engine.forward(cache, [5])
         evidence.take()
     cache, repeated = caches
     again = 30 - len(memories[1].pages.source.broken)  # after the first layer had counted
@@ -80,7 +80,7 @@ def test_what_dense_queries_counted_is_taken_back_as_well(engine):
     memory = engine.read(tiny.token_ids(GROUP))
     cache = engine.open_chat([memory])
     memory.pages.source = Shelf(memory)
-    engine._forward(cache, TURN)
+    engine.forward(cache, TURN)
     before = [book.clone() for books in (cache.tail.mass, cache.tail.exposure) for book in books]
     cache.begin()
     engine._hidden(cache, tiny.token_ids(28, seed=3))
@@ -97,10 +97,10 @@ def test_what_cannot_be_read_again_is_left_out_as_if_it_were_muted(engine, monke
     with torch.no_grad():
         memory.pages.leave_out(gone)
         cache.look()
-        found = engine._forward(cache, TURN)
+        found = engine.forward(cache, TURN)
     muted.allow([region // 2 not in gone for region in range(muted.base_regions)])
     muted._sinks = cache._sinks  # a mute leaves the sinks to be seen
-    torch.testing.assert_close(found, engine._forward(muted, TURN))
+    torch.testing.assert_close(found, engine.forward(muted, TURN))
     assert engine.open_chat([memory]).fork().allowed.tolist() == cache.allowed.tolist()
 
 

@@ -26,8 +26,8 @@ def test_spare_room_in_a_memory_changes_nothing():
     whole, grown = resumed(engine, tiny.token_ids(300), groups=10)
     assert grown.capacity > whole.capacity
     other, turn = engine.read(tiny.token_ids(200, seed=2)), tiny.token_ids(12, seed=4)[1:]
-    expected = engine._forward(engine.open_chat([whole, other]), turn)
-    torch.testing.assert_close(engine._forward(engine.open_chat([grown, other]), turn), expected)
+    expected = engine.forward(engine.open_chat([whole, other]), turn)
+    torch.testing.assert_close(engine.forward(engine.open_chat([grown, other]), turn), expected)
 
 
 @pytest.mark.parametrize(("codec", "quantized"), [("raw", 0), ("int8", 96), ("int4", 96)])
@@ -68,7 +68,7 @@ def test_a_first_memory_shorter_than_the_sinks():
     free, told = engine.open_chat(memories), engine.open_chat(memories)
     told.allow([True] * told.base_regions)
     turn = tiny.token_ids(12, seed=4)[1:]
-    torch.testing.assert_close(engine._forward(told, turn), engine._forward(free, turn))
+    torch.testing.assert_close(engine.forward(told, turn), engine.forward(free, turn))
 
 
 def test_a_truncated_memory_goes_on_as_if_no_more_had_come():
@@ -76,12 +76,12 @@ def test_a_truncated_memory_goes_on_as_if_no_more_had_come():
     ids, more = tiny.token_ids(300), tiny.token_ids(40, seed=6)[1:]
     long, short = engine.open_chat(), engine.open_chat()
     for start, end in ((0, 160), (160, 203)):
-        engine._forward(long, ids[start:end])
-        engine._forward(short, ids[start:end])
-    engine._forward(long, ids[203:300])
+        engine.forward(long, ids[start:end])
+        engine.forward(short, ids[start:end])
+    engine.forward(long, ids[203:300])
     long.tail.truncate(203)
     assert long.tail.token_ids == ids[:203]
-    torch.testing.assert_close(engine._forward(long, more), engine._forward(short, more), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(engine.forward(long, more), engine.forward(short, more), atol=1e-6, rtol=1e-6)
 
 
 def test_reading_leaves_spare_room_alone():

@@ -199,8 +199,8 @@ def test_peaks_are_the_most_that_queries_gave():
     expected = torch.zeros(2, 36)
     for size in (16, 16, 1, 1, 1):
         before = twin.tail.mass[0][:, :48].clone() if twin.tail.capacity else torch.zeros(2, 48)
-        made._forward(cache, [7] * size)
-        exact._forward(twin, [7] * size)
+        made.forward(cache, [7] * size)
+        exact.forward(twin, [7] * size)
         end, steps = twin.tail.slots, 8 if size == 16 else 1
         given = (twin.tail.mass[0][:, :end] - torch.nn.functional.pad(before, (0, 64))[:, :end]) / steps
         expected[:, :end] = torch.maximum(expected[:, :end], peaks(given.clamp(min=0), end))
@@ -234,7 +234,7 @@ def test_going_back_before_something_was_dropped_forgets_all():
 def test_more_tokens_at_once_than_a_stretch_are_refused():
     made = engine("h2o")
     with pytest.raises(ValueError, match="100 tokens at once"):
-        made._forward(made.open_chat(), tiny.token_ids(100))
+        made.forward(made.open_chat(), tiny.token_ids(100))
 
 
 def test_bad_configurations_are_refused_by_name():
@@ -270,7 +270,7 @@ def test_infllm_finds_regions_by_the_keys_that_local_attention_favours():
     assert (a.region_tokens, a.group_tokens, a.budget_tokens, a.local_regions) == (8, 32, 64, 2)
     ids = tiny.token_ids(320)
     oracle = made.model.model(input_ids=torch.tensor([ids]), use_cache=False).last_hidden_state[0]
-    torch.testing.assert_close(made._forward(made.open_chat(), ids), oracle, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made.forward(made.open_chat(), ids), oracle, atol=1e-5, rtol=1e-5)
     memory = made.read(ids)
     plain = memory.pages.rows(0, 0, 320)[0].unflatten(1, (-1, 8)).mean(2)
     assert not torch.allclose(memory.index.means["fine"][0][:, :40], plain, atol=1e-3)

@@ -77,16 +77,16 @@ def test_a_failed_run_leaves_the_memory_as_it_was(monkeypatch):
     engine, other = tiny.engine(), tiny.engine()
     cache, twin = engine.open_chat(), other.open_chat()
     for run, place in ((engine, cache), (other, twin)):
-        run._forward(place, tiny.token_ids(83))
+        run.forward(place, tiny.token_ids(83))
 
     def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as broken, pytest.raises(RuntimeError, match="out of memory"):
         broken.setattr(engine.model.model.layers[1], "forward", fail)
-        engine._forward(cache, [5, 6, 7])
+        engine.forward(cache, [5, 6, 7])
     assert cache.tail.filled == [83, 83] and len(cache.tail.token_ids) == 83
-    torch.testing.assert_close(engine._forward(cache, [8, 9]), other._forward(twin, [8, 9]))
+    torch.testing.assert_close(engine.forward(cache, [8, 9]), other.forward(twin, [8, 9]))
 
 
 @pytest.mark.parametrize("before", [0, 5, 16])
@@ -97,7 +97,7 @@ def test_a_long_turn_does_not_depend_on_the_segment_size(before):
         engine.segment_tokens = segment
         cache = engine.open_chat([engine.read(tiny.token_ids(100))])
         if before:
-            engine._forward(cache, tiny.token_ids(before, seed=1))
+            engine.forward(cache, tiny.token_ids(before, seed=1))
         turn = tiny.token_ids(120, seed=2)[1:]
         list(engine.generate(cache, turn, GenerationConfig(max_new_tokens=1)))
         answers.append(cache.tail.pages.rows(1, 0, before + len(turn))[0])

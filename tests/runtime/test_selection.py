@@ -61,7 +61,7 @@ def test_options_hold_over_attached_memories_and_in_decode(name):
         engine.segment_tokens = engine.most_segment_tokens = size
         cache = engine.open_chat([memory])
         hidden = [x for _, _, x in engine._run(cache, turn, None)]
-        hidden += [engine._forward(cache, [7 + i]) for i in range(20)]
+        hidden += [engine.forward(cache, [7 + i]) for i in range(20)]
         runs.append(torch.cat(hidden))
     torch.testing.assert_close(*runs, atol=1e-5, rtol=1e-5)
     assert runs[0].isfinite().all()

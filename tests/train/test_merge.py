@@ -53,7 +53,7 @@ def in_the_app(monkeypatch, **settings):
     monkeypatch.setattr(checkpoint, "pick_dtype", lambda device: torch.float32)
     monkeypatch.setattr(opening, "Engine", functools.partial(opening.Engine, kv_dtype=torch.float32))
     made = opening.load_engine(Settings(device="cpu", threads=1, **settings))
-    return made, made._logits(made._forward(made.open_chat(), TEXT))
+    return made, made.logits(made.forward(made.open_chat(), TEXT))
 
 
 def left(folder):
