@@ -57,7 +57,7 @@ class Ours:
         from app.runtime.opening import load_engine
         from app.settings import Settings, fill
 
-        values = {"model": job.model, "threads": job.threads, "policy": policy, "device": "cpu"}
+        values = {"model": job.model, "threads": job.threads, "policy": policy, "device": "cpu", "draft_tokens": 0}
         self.engine = load_engine(fill(Settings, environment={}, flags=values))
         self.engine.stop_ids = frozenset()
 

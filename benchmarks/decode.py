@@ -6,7 +6,8 @@
 One text is read. Its keys and values, again and again with a little noise, make the longer memories: what a step costs
 depends on how many there are and how like each other, not on what they say. Tokens share choices of regions as the
 recipe says; with `--reselect` as many as that too, in turns. A step's time is the mean of an answer's, of these the
-median.
+median. Steps that choose are timed, so nothing is drafted; `answers` tells what a token of a whole answer takes,
+with the question and the draft.
 """
 
 import argparse
@@ -48,13 +49,18 @@ def main(argv: list[str] | None = None) -> int:
     read = engine.read(text_of(engine, harness.prose(args, args.file), args.read))
     memories = {tokens: filled(engine, read, tokens, seed=args.seed) for tokens in args.lengths}
     firsts = {tokens: _first_step(engine, memory) for tokens, memory in memories.items()}
-    arms = dict.fromkeys((engine.reselect_every, *args.reselect))
+    arms, draft = dict.fromkeys((engine.reselect_every, *args.reselect)), engine.draft_tokens
     times: dict[tuple[int | tuple[int, ...], int], list[tuple[float, float]]] = {
         (every, tokens): [] for every in arms for tokens in memories
     }
+    answers: dict[int, list[tuple[float, float]]] = {tokens: [] for tokens in memories}
     for _ in range(args.rounds):
+        engine.draft_tokens = 0
         for (engine.reselect_every, tokens), taken in times.items():
             taken.append(per_token(steps(engine, memories[tokens])))
+        engine.reselect_every, engine.draft_tokens = next(iter(arms)), draft
+        for tokens, taken in answers.items():
+            taken.append(per_token(steps(engine, memories[tokens], warm=0)))
     rows = [
         {
             "reselect_every": every,
@@ -68,13 +74,25 @@ def main(argv: list[str] | None = None) -> int:
         }
         for (every, tokens), taken in times.items()
     ]
-    print(report.table(list(rows[0]), [list(row.values()) for row in rows]))
+    whole = [
+        {
+            "draft_tokens": draft,
+            "tokens": tokens,
+            "processor_ms": milliseconds(taken, 0),
+            "wall_ms": milliseconds(taken, 1),
+            "of_shortest": round(milliseconds(answers[args.lengths[0]], 0) / milliseconds(taken, 0), 3),
+        }
+        for tokens, taken in answers.items()
+    ]
+    for table in (rows, whole):
+        print(report.table(list(table[0]), [list(row.values()) for row in table]))
     result = {
         "benchmark": "decode",
         "model": Path(args.model).name,
         "weights": harness.weights(args.model),
         "settings": {name: getattr(args, name) for name in ("lengths", "reselect", "read", "rounds", "threads")},
         "rows": rows,
+        "answers": whole,
         **machine.describe(),
     }
     print(json.dumps(result))
@@ -123,16 +141,16 @@ def _first_step(engine, memory) -> float:
     return time.process_time() - started
 
 
-def steps(engine, memory, count: int = DECODED) -> list[tuple[float, float]]:
-    """(processor, wall) seconds of each token after the first ones."""
+def steps(engine, memory, count: int = DECODED, warm: int = WARM) -> list[tuple[float, float]]:
+    """(processor, wall) seconds of each token after the first `warm` ones; the first has the question and the draft."""
     from app.runtime.config import GenerationConfig
 
     cache, taken = engine.open_chat([memory]), []
     turn = engine.encode_turn([{"role": "user", "content": "What happens next, and who is there?"}])
     stop_ids, engine.stop_ids = engine.stop_ids, frozenset()  # every length takes the same number of steps
     try:
-        tokens = engine.generate(cache, turn, GenerationConfig(max_new_tokens=WARM + count))
-        for _ in islice(tokens, WARM):
+        tokens = engine.generate(cache, turn, GenerationConfig(max_new_tokens=warm + count))
+        for _ in islice(tokens, warm):
             pass
         for _ in range(count):
             before = time.process_time(), time.perf_counter()

@@ -6,8 +6,9 @@ A part is one reading from the first token on; the rows on its way differ in len
 that a stop loses one, and tell only rows that no shorter one told. Keys are five-digit numbers with names, planted in
 the prose; each row asks for one that has been read, and the last row of a part for all three.
 
-Memory: `host_bytes` is what is held of the text, keys and values, index, H2O mass and token ids; `rest_bytes` is the
-peak while reading less that: the model, one segment's work, and the program. It should not grow with the text.
+Memory: `host_bytes` is what is held of the text: keys and values, index, H2O mass, token ids, the script's own too;
+`rest_bytes` is the peak while reading less that: the model, a segment's work, the program. It should not grow with the
+text.
 """
 
 import argparse
@@ -43,7 +44,7 @@ DECODED, REPEATS = 16, 3
 DEPTHS = (0.001, 0.3, 0.7)
 FLAT_FROM = 65_536
 MORE_ROOM = 65_536  # tokens, for questions: slots that exceed their limit are all copied
-ID_BYTES = 36  # of a token id in a list of Python's: the number and the place that holds it
+ID_BYTES = 40  # of a token id in a list of Python's: the number, as it is allocated, and the place that holds it
 MOST_GROWTH, MOST_REST, LEAST_DECODE = 2.1, 1.05, 0.8
 
 
@@ -80,6 +81,7 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
     engine = harness.engine(args)
     room = engine.shape.token_bytes * (len(ids) + MORE_ROOM)
     engine = harness.engine(args, settings={"host_budget_gb": room / 1e9})
+    held = memoryview(ids)  # a slice of an array is a copy
     group = engine.shape.attention.group_tokens
     engine.segment_tokens = engine.most_segment_tokens = args.segment  # else a faster moment would take more memory
     gc.collect()
@@ -90,12 +92,12 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
         end = len(ids) if length == rows[-1] else length // group * group
         started, spent = time.perf_counter(), time.process_time()
         done = memory.tokens
-        memory = engine.read(ids[:end], resume=memory)
+        memory = engine.read(held[:end], resume=memory)
         elapsed, cpu = time.perf_counter() - started, time.process_time() - spent
         seconds += cpu
         row = {"tokens": end, "cpu_seconds": round(seconds, 3)} | _speeds(end - done, elapsed, cpu)
         if length in rows:
-            row |= _bytes(memory) | _asked(engine, memory, keys, end / len(ids))
+            row |= _bytes(memory, ids) | _asked(engine, memory, keys, end / len(ids))
             row["decode_tokens_per_s"] = _decode(engine, memory)
         found.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
@@ -126,10 +128,11 @@ def _speeds(tokens: int, elapsed_s: float, cpu_s: float) -> Values:
     return {"tokens_per_s": round(tokens / elapsed_s, 1), "cpu_tokens_per_s": round(tokens / cpu_s, 1)}
 
 
-def _bytes(memory: "RegionMemory") -> Values:
-    """What is held; room for more is reserved, but no memory is taken for it."""
-    room = memory.size_bytes - memory.pages.size_bytes
-    host = memory.pages.size_bytes + room * memory.slots // memory.capacity + ID_BYTES * memory.tokens
+def _bytes(memory: "RegionMemory", ids: array) -> Values:
+    """What is held; room for more is reserved, but no memory is taken for it, save by the codes of single queries."""
+    whole = memory.pages.size_bytes + memory.index.sketch.size_bytes
+    grown = (memory.size_bytes - whole) * memory.slots // memory.capacity
+    host = whole + grown + ID_BYTES * memory.tokens + ids.itemsize * len(ids)
     peak = peak_bytes()
     return {"host_bytes": host, "peak_bytes": peak, "rest_bytes": peak - host}
 
@@ -143,7 +146,7 @@ def _asked(engine: "Engine", memory: "RegionMemory", keys: Sequence[passkeys.Pas
 
 
 def _decode(engine: "Engine", memory: "RegionMemory") -> Values:
-    """Tokens a second after the first, over a few repeats."""
+    """Tokens a second after the first, before which there may be a draft, over a few repeats."""
     from app.runtime.config import GenerationConfig
 
     speeds = []

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace, variant: Variant) -> Values:
-    engine = harness.engine(args, variant.policy, dict(variant.settings), **variant.attention)
+    engine = harness.engine(args, variant.policy, {"draft_tokens": 0, **variant.settings}, **variant.attention)
     asked = needles.summary(list(needles.run(engine, keys(args))))
     nats, started, read = [], time.perf_counter(), 0
     for file in args.file:

@@ -54,7 +54,7 @@ def _arms(args: argparse.Namespace, layers: int) -> dict[str, int | tuple[int, .
 
 def _measure(args: argparse.Namespace, number: int) -> Values:
     """One text, and all its keys asked in every way."""
-    engine, rng = harness.engine(args), random.Random(f"{args.seed}-{number}")
+    engine, rng = harness.engine(args, settings={"draft_tokens": 0}), random.Random(f"{args.seed}-{number}")
     lines = texts.lines_of(harness.prose(args, args.file))
     planted = needles.plan(rng, TASKS, args.per_reading)
     ids = needles.document(engine, lines, planted, args.tokens, rng.randrange(2**32))

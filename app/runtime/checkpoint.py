@@ -1,7 +1,7 @@
 """Load a checkpoint, with every reason to refuse it checked before anything is allocated."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
         demonstration=bool(recipe.get("demonstration", False)),
         system_prompt=str(recipe.get("system_prompt", "")),
         rope=stretch.applied(rope, config) if "rope" in tuned else None,
-        decode=_decode(path, decode, config),
+        decode=_decode(path, decode, config, settings),
     )
 
 
@@ -89,7 +89,8 @@ def _table(path: Path, recipe: dict[str, Any], name: str) -> dict[str, Any]:
     return table
 
 
-def _decode(path: Path, table: dict[str, Any], config: dict[str, Any]) -> DecodeConfig:
+def _decode(path: Path, table: dict[str, Any], config: dict[str, Any], settings: Settings) -> DecodeConfig:
+    """How answers choose regions, as the checkpoint says and as the user told otherwise."""
     try:
         decode = DecodeConfig(**table)
     except ConfigError as error:
@@ -98,7 +99,8 @@ def _decode(path: Path, table: dict[str, Any], config: dict[str, Any]) -> Decode
     if isinstance(every, tuple) and len(every) != layers:
         named = f"reselect_every = {list(every)}: has {len(every)} numbers, the model {layers} layers"
         raise ModelError(f"{path}: {named}; copy or download it again")
-    return decode
+    told = {name: getattr(settings, name) for name in ("reselect_every", "draft_tokens")}
+    return replace(decode, **{name: value for name, value in told.items() if value is not None})
 
 
 def _check_rope(path: Path, entry: Any, config: dict[str, Any] | None) -> None:

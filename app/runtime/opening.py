@@ -76,7 +76,7 @@ def load_engine(
     vocabulary = fingerprint(tokenizer_files(folder), known)
     say("loading its weights")
     model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
-    engine = Engine(
+    return Engine(
         model,
         tokenizer,
         recipe,
@@ -87,10 +87,6 @@ def load_engine(
         codec=settings.kv_codec,
         tiers=_tiers(settings, device),
     )
-    for name in ("reselect_every", "draft_tokens"):
-        if (told := getattr(settings, name)) is not None:
-            setattr(engine, name, told)
-    return engine
 
 
 def _tiers(settings: Settings, device: torch.device) -> Tiers:

@@ -14,4 +14,5 @@ def test_each_length_has_a_row(quick: list[str]) -> None:
     rows = [(row["reselect_every"], row["tokens"]) for row in values["rows"]]
     assert rows == [(1, 2_048), (1, 8_192), (4, 2_048), (4, 8_192)]
     assert values["rows"][0]["of_shortest"] == values["rows"][2]["of_shortest"] == 1
-    assert all(row["processor_ms"] > 0 for row in values["rows"])
+    assert [row["tokens"] for row in values["answers"]] == [2_048, 8_192]
+    assert all(row["processor_ms"] > 0 for row in values["rows"] + values["answers"])
