@@ -18,7 +18,7 @@ def removal(
 ) -> Removal:
     """Score the very answer of `message` with a passage and without it, and without others of the same size.
 
-    Stores nothing and leaves the chat as it is. Where the answer was given with focus or mute, these stand.
+    Stores nothing and leaves the chat as it is. Focus, mute and second look of the answer stand.
 
     Raises:
         InputError: the passage is not attached any more, or the answer is empty.
@@ -28,6 +28,9 @@ def removal(
     engine, sight = sessions.engine, twin.sight
     prompt = sessions.prompt(twin, history, question.content)
     answer = _answer(sessions, session, twin, prompt, message)
+    stats = next(m.stats for m in sessions.store.messages(session.chat) if m.id == message)
+    if stats.get("second_look"):  # drafts are greedy: the same again
+        twin.cache.narrow(engine.look(twin.cache, prompt, cancelled=cancelled))
 
     def score(*hidden: Evidence) -> list[float]:
         if cancelled():
@@ -35,7 +38,8 @@ def removal(
         sessions.see(twin, sight, *hidden)
         return engine.score(twin.cache, prompt, answer).tolist()
 
-    before, visible = score(), twin.visible
+    before, seen = score(), twin.cache.allowed
+    visible = None if seen is None else seen.tolist()
     after = score(item)
     others = _others(item, sessions.reader.attached(session.documents), visible)
     falls = [sum(before) - sum(score(other)) for other in others]

@@ -150,9 +150,9 @@ class RegionCache(Cache):
         return self.evidence
 
     def fork(self) -> "RegionCache":
-        """A cache that can go on by itself: the memories are shared, the tail is copied, what is muted stays so."""
+        """A cache that can go on by itself: the memories are shared, the tail is copied, it sees the same."""
         twin = RegionCache(self.shape, self.memories, self.tail.copy())
-        twin._sight, twin.allowed = self._sight, self.allowed
+        twin._sight, twin._narrowed, twin.allowed = self._sight, self._narrowed, self.allowed
         return twin
 
     def begin(self) -> None:

@@ -335,6 +335,23 @@ class Engine(ChatText):
             finally:
                 cache.narrow(None)
 
+    def look(
+        self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None
+    ) -> Tensor | None:
+        """Which regions of the memories an answer to a turn sees after its draft; `cache` stays as it is.
+
+        Returns:
+            [N], for `cache.narrow`; None where it sees all.
+
+        Raises:
+            CancelledError: `cancelled` said so.
+        """
+        twin = cache.fork()
+        with self._running():
+            for _ in self._run(twin, token_ids[:-1], cancelled):
+                pass
+            return second_look(self, twin, token_ids[-1], cancelled)
+
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
     ) -> Tensor:

@@ -346,6 +346,26 @@ def test_removal_keeps_what_the_answer_could_not_see(open_chat, tmp_path, monkey
     assert (without.stats.mute, without.stats.without) == (("aa",), done.evidence[0].id)
 
 
+def test_removal_after_a_second_look_sees_what_the_answer_saw(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    chat.engine().draft_tokens = 4
+    document = chat.add_document(write(tmp_path, words=200))
+    done, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
+    assert 0 < done.stats.second_look < chat.document(document.id).tokens // 8
+    masks, score = [], chat.engine().score
+    monkeypatch.setattr(
+        chat.engine(), "score", lambda cache, *ids: (masks.append(cache.allowed.tolist()), score(cache, *ids))[1]
+    )
+    *_, found = chat.removal(done.evidence[0].id)
+    seen, hidden, *others = map(sum, masks)
+    assert seen == done.stats.second_look and seen - hidden == len(done.evidence[0].regions)
+    assert all(other == hidden for other in others) and found.fall != 0
+    without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
+    assert without.stats.second_look and not {r for e in without.evidence for r in e.regions} & set(
+        done.evidence[0].regions
+    )
+
+
 @pytest.mark.parametrize("policy", ["h2o", "bounded"])
 def test_evidence_where_tokens_were_dropped(open_chat, tmp_path, policy):
     chat = open_chat(policy=policy, attention=replace(tiny.SMALL, budget_tokens=128))
