@@ -30,7 +30,7 @@ def removal(
     answer = _answer(sessions, session, twin, prompt, message)
     stats = next(m.stats for m in sessions.store.messages(session.chat) if m.id == message)
     if stats.get("second_look"):  # drafts are greedy: the same again
-        twin.cache.narrow(engine.look(twin.cache, prompt, cancelled=cancelled))
+        twin.cache.narrow(engine.second_look(twin.cache, prompt, cancelled=cancelled))
 
     def score(*hidden: Evidence) -> list[float]:
         if cancelled():

@@ -16,8 +16,7 @@ from torch import Tensor
 from app.errors import CancelledError, ConfigError, ModelError
 from app.kernels.backend import backend_name
 from app.records import Ending
-from app.runtime import policies
-from app.runtime.answering import answer, second_look
+from app.runtime import answering, policies
 from app.runtime.cache import RegionCache
 from app.runtime.checkpoint import Recipe
 from app.runtime.config import GenerationConfig
@@ -326,16 +325,16 @@ class Engine(ChatText):
             try:
                 for _ in self._run(cache, token_ids[:-1], cancelled):
                     pass
-                cache.narrow(second_look(self, cache, token_ids[-1], cancelled))
+                cache.narrow(answering.second_look(self, cache, token_ids[-1], cancelled))
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return ""
             try:
-                return (yield from answer(self, cache, token_ids[-1], config, cancelled))
+                return (yield from answering.answer(self, cache, token_ids[-1], config, cancelled))
             finally:
                 cache.narrow(None)
 
-    def look(
+    def second_look(
         self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None
     ) -> Tensor | None:
         """Which regions of the memories an answer to a turn sees after its draft; `cache` stays as it is.
@@ -350,7 +349,7 @@ class Engine(ChatText):
         with self._running():
             for _ in self._run(twin, token_ids[:-1], cancelled):
                 pass
-            return second_look(self, twin, token_ids[-1], cancelled)
+            return answering.second_look(self, twin, token_ids[-1], cancelled)
 
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
