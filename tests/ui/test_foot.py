@@ -31,6 +31,7 @@ def test_cost_is_a_sentence_and_the_rest_is_folded() -> None:
     assert foot.cost({"tokens_read": 1}) == "Read 1 new token."
     assert foot.details(stats) == "1.4 s · 31 tokens/s · policy keep-all"
     assert foot.details({"tokens_evicted": 1200, "tokens_quantized": 0}) == "1,200 evicted"
+    assert foot.details({"second_look": 13}) == "second look at 13 passages"
     assert ">Read 12 new tokens; 21,973 came from memory.</summary>1.4 s · 31" in under("Yes.", **stats)
 
 
