@@ -56,7 +56,7 @@ def second_look(engine: "Engine", cache: RegionCache, last: int, cancelled: Canc
 
     Where a text has thousands of regions, each head chooses by itself and chooses a little wrong; what all heads and
     tokens of a draft looked at is surer (docs/experiments.md, "A second look"). Nothing is drafted where an answer sees
-    everything, nor where tokens were dropped or no region is scored.
+    everything, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM, InfLLM).
 
     Returns:
         Regions [N], with their neighbours and the sinks as many as a query has room for; None: the answer may see all.
@@ -64,8 +64,9 @@ def second_look(engine: "Engine", cache: RegionCache, last: int, cancelled: Canc
     Raises:
         CancelledError: `cancelled` said so.
     """
-    a = engine.spec.attention
-    if not engine.draft_tokens or not engine.spec.policy.scores or engine.spec.policy.sees_all or _drops(engine, cache):
+    a, policy = engine.spec.attention, engine.spec.policy
+    chooses = a.votes_by_means and policy.scores and not policy.sees_all and not _drops(engine, cache)
+    if not engine.draft_tokens or not chooses:
         return None
     seen = torch.ones(cache.base_regions, dtype=torch.bool) if cache.allowed is None else cache.allowed.clone().cpu()
     if int(seen.sum()) + cache.tail.regions <= a.budget_regions:
