@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -74,10 +74,20 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 
 
 def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
+    """One reading, in a process of its own, as is the making of its text: what is left of others must not count."""
+    ids, keys = _apart(make_text, args, harness.prose(args, args.file), rows[-1])
+    return _apart(read, args, rows, ids, keys)
+
+
+def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, arguments)
+
+
+def read(args: argparse.Namespace, rows: Sequence[int], ids: array, keys: list[passkeys.Passkey]) -> Values:
     """One reading; half of its first row is timed as well, to be compared with."""
     from app.runtime.memory import RegionMemory
 
-    ids, keys = _text_of(args, rows[-1])
     engine = harness.engine(args)
     room = engine.shape.token_bytes * (len(ids) + MORE_ROOM)
     engine = harness.engine(args, settings={"host_budget_gb": room / 1e9})
@@ -102,13 +112,6 @@ def _measure(args: argparse.Namespace, rows: Sequence[int]) -> Values:
         found.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     return {"rows": found}
-
-
-def _text_of(args: argparse.Namespace, tokens: int) -> tuple[array, list[passkeys.Passkey]]:
-    """The text, made by a process of its own: what that takes must not count as memory of the reading."""
-    filler = harness.prose(args, args.file)
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(make_text, (args, filler, tokens))
 
 
 def make_text(args: argparse.Namespace, filler: Path, tokens: int) -> tuple[array, list[passkeys.Passkey]]:
