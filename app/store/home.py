@@ -2,6 +2,8 @@
 
 import json
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -10,6 +12,10 @@ from app.errors import BusyError, StoreError
 
 LOCK_NAME = "lock"
 OWNER_NAME = "owner.json"
+# What lies in a data folder. Nothing else is touched: --home may name a folder that holds other things too.
+OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", LOCK_NAME)
+OWN_FOLDERS = ("uploads", "exports")
+ONLY_OWNER = 0o077
 
 
 class HomeLock:
@@ -18,7 +24,12 @@ class HomeLock:
     def __init__(self, home: Path, lock: filelock.BaseFileLock) -> None:
         self.home = home
         self._lock = lock
-        self.set_url(None)
+        self._umask = os.umask(ONLY_OWNER)  # what this process writes is its owner's alone
+        try:
+            self.set_url(None)
+        except StoreError:
+            os.umask(self._umask)
+            raise
 
     def set_url(self, url: str | None) -> None:
         """Tell other processes where this one serves."""
@@ -35,19 +46,21 @@ class HomeLock:
         if self._lock.is_locked:
             (self.home / OWNER_NAME).unlink(missing_ok=True)
             self._lock.release()
+            os.umask(self._umask)
 
 
 def acquire(home: Path) -> HomeLock:
     """Become the owner of a data folder, made if it is absent.
 
-    The operating system drops the lock of a process that died, so a stale `owner.json` is no obstacle.
+    The operating system drops the lock of a process that died, so a stale `owner.json` is no obstacle. No other account
+    can read the folder afterwards, whatever an older release or a copy made of it.
 
     Raises:
         BusyError: another process owns it; `url` is where that one serves.
         StoreError: the folder cannot be made or written.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Not thread-local: a server may release it from another thread than the one that took it.
         lock = filelock.FileLock(home / LOCK_NAME, timeout=0, thread_local=False)
         lock.acquire()
@@ -56,10 +69,22 @@ def acquire(home: Path) -> HomeLock:
     except OSError as error:
         raise _unusable(home, error) from error
     try:
+        close_to_others(home)
         return HomeLock(home, lock)
     except StoreError:
         lock.release()
         raise
+
+
+def close_to_others(home: Path) -> None:
+    """Take away what other accounts may do with a data folder and our files in it; links are left alone."""
+    inside = [path for pattern in OWN_FILES for path in home.glob(pattern)]
+    inside += [path for name in OWN_FOLDERS for path in (home / name, *(home / name).rglob("*"))]
+    for path in (home, *inside):
+        with suppress(OSError):  # another owner's, or gone meanwhile: nothing that stops the work
+            mode = path.lstat().st_mode
+            if mode & ONLY_OWNER and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                path.chmod(stat.S_IMODE(mode) & ~ONLY_OWNER)
 
 
 def _busy(home: Path) -> BusyError:

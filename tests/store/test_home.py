@@ -84,3 +84,26 @@ def test_a_path_that_is_a_file_is_refused_with_advice(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(StoreError, match="--home"):
         home.acquire(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a user's folders from other users by itself")
+def test_no_other_account_can_read_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    (folder / "uploads" / "one").mkdir(parents=True)
+    ours = [folder / "library.db", folder / "kv.db-wal", folder / "models.json", folder / "uploads" / "one" / "a.txt"]
+    other = folder / "notes.txt"
+    for path in (*ours, other):
+        path.write_text("marker")
+        path.chmod(0o644)
+    folder.chmod(0o755)
+    link = folder / "linked.db"
+    link.symlink_to(other)
+    lock = home.acquire(folder)
+    later = folder / "later.db"
+    later.write_text("made while the folder is ours")
+    lock.release()
+    (tmp_path / "after").write_text("")
+    assert folder.stat().st_mode & 0o777 == (folder / "uploads").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (*ours, later)} == {0o600}
+    assert other.stat().st_mode & 0o777 == 0o644, "not a file of ours"
+    assert (tmp_path / "after").stat().st_mode & 0o077, "the process writes as before"
