@@ -39,7 +39,9 @@ def adapter(folder, base, **changes):
     wanted = {"r": 4, "target_modules": ["q_proj", "k_proj", "o_proj"], "task_type": "CAUSAL_LM", **changes}
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(**wanted))
     for name, parameter in model.named_parameters():
-        if any(part in name for part in ("lora_B", "lora_embedding_B", "modules_to_save", "trainable_tokens_delta")):
+        trained = ("lora_B", "lora_embedding_B", "modules_to_save", "trainable_tokens_delta", ".bias")
+        still = parameter.requires_grad and not parameter.any()  # such as A of MiCA
+        if still or (parameter.requires_grad and any(part in name for part in trained)):
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
     return folder

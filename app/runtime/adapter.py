@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ModelError
+from app.runtime.adapter_options import refusal
 from app.runtime.folder import (
     Stored,
     find_folder,
@@ -33,7 +34,6 @@ PARTS = (
     ".lora_magnitude_vector",
     TOKEN_ROWS,
 )
-REFUSED_OPTIONS = ("lora_bias", "layer_replication", "target_parameters", "alora_invocation_tokens", "fan_in_fan_out")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def base_name(name: str) -> str | None:
     """
     name = name.removeprefix("module.").removeprefix("base_model.model.")
     name = name.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".").replace(".default.", ".")
+    name = name.replace(".base_layer.bias", ".bias")  # the weight beside it is a copy of the base's
     copies = (".base_layer.", ".original_module.")
     return None if name.endswith("rotary_emb.inv_freq") or any(copy in name for copy in copies) else name
 
@@ -108,11 +109,8 @@ def read_adapter(path: str | Path) -> Adapter:
     config = read_json(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise ModelError(f"{folder}: is of type {config.get('peft_type')}; only LoRA adapters can be merged")
-    used = [name for name in REFUSED_OPTIONS if config.get(name)]
-    if used:
-        raise ModelError(
-            f"{folder}: was trained with {', '.join(used)}, which cannot be merged here; merge it with peft"
-        )
+    if reason := refusal(config):
+        raise ModelError(f"{folder}: {reason}")
     weights = next((folder / name for name in ADAPTER_FILES if (folder / name).exists()), None)
     if weights is None:
         raise ModelError(f"{folder}: no {ADAPTER_FILES[0]} there; the folder is incomplete")
@@ -124,6 +122,8 @@ def read_adapter(path: str | Path) -> Adapter:
         for name, stored in stored_tensors(file).items()
         if (known := base_name(name)) is not None
     }
+    if any(name.endswith("embed_tokens.lora_magnitude_vector") for name in tensors):
+        raise ModelError(f"{folder}: use_dora on embeddings: merge it with peft and load the result")
     if not tensors:
         raise ModelError(f"{weights}: holds no weights; train the adapter again or copy it again")
     return Adapter(folder, config, read_json(recipe) if recipe.exists() else {}, files, tensors)

@@ -176,7 +176,7 @@ def test_a_base_with_other_weights(kept, tmp_path):
 
 ADAPTER_DAMAGES = {
     "kind": (lambda f: rewrite(f / "adapter_config.json", peft_type="IA3"), "is of type IA3"),
-    "option": (lambda f: rewrite(f / "adapter_config.json", lora_bias=True), "lora_bias, which cannot be merged"),
+    "option": (lambda f: rewrite(f / "adapter_config.json", lora_bias=True), "lora_bias = True: adds biases"),
     "config": (lambda f: cut(f / "adapter_config.json", 0.5), "cannot be read as JSON"),
     "none": (lambda f: (f / "adapter_model.bin").unlink(), "no adapter_model.safetensors there"),
     "cut": (lambda f: cut(f / "adapter_model.bin", 0.5), "adapter_model.bin: is damaged, or holds more than weights"),

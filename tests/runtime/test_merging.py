@@ -1,18 +1,22 @@
 """Merging equals peft's, whatever was trained, also where weights are tied; old LongLoRA layouts."""
 
+from dataclasses import fields
+
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from app.errors import ModelError
 from app.runtime.adapter import read_adapter
+from app.runtime.adapter_options import ACCEPTED, REFUSED
 from app.runtime.merging import AdapterWeights, merge_into
 from tests import tiny
-from tests.checkpoints import SIZES, adapter, longlora, save
+from tests.checkpoints import SIZES, adapter, longlora, rewrite, save
 
 TEXT = torch.tensor([tiny.token_ids(60)])
+ROWS = torch.tensor([[1, 3, 5, 7, 200]])  # tokens whose rows are trained
 NORMS = ["input_layernorm", "post_attention_layernorm", "model.norm"]
 TRAINED = {
     "lora": {},
@@ -27,6 +31,26 @@ TRAINED = {
     "token rows": {"trainable_token_indices": {"embed_tokens": [3, 5, 200]}},
     "lora on embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
     "lora on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "lora on tied embeddings": {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    "lora on a tied head": {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
+    "lora on both embeddings": {"target_modules": ["embed_tokens", "lm_head"]},
+    "token rows of the head": {"trainable_token_indices": {"lm_head": [3, 5]}},
+    "token rows of both": {"trainable_token_indices": {"lm_head": [3, 5], "embed_tokens": [7, 5]}},
+    "start gaussian": {"init_lora_weights": "gaussian"},
+    "start orthogonal": {"init_lora_weights": "orthogonal"},
+    "start mica": {"init_lora_weights": "mica"},
+    "start random": {"init_lora_weights": False},
+    "layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "left out": {"target_modules": "all-linear", "exclude_modules": ["k_proj"], "lora_dropout": 0.1},
+    "by expression": {"target_modules": r".*self_attn\.(q|v)_proj"},
+    "dora and rslora": {"use_dora": True, "use_rslora": True},
+}  # fmt: skip
+BIASED = ({"bias": "all"}, {"bias": "lora_only"})
+REFUSALS = {
+    "alora_invocation_tokens": [5, 6], "arrow_config": {"top_k": 2}, "kasa_config": {"beta": 1e-4},
+    "layer_replication": [[0, 2]], "lora_bias": True, "megatron_config": {"a": 1}, "monteclora_config": {"a": 1},
+    "target_parameters": ["q_proj.weight"], "use_bdlora": {"nblocks": 2}, "use_qalora": True,
+    "velora_config": {"scale": 1.0}, "some_option_of_next_year": 3,
 }  # fmt: skip
 
 
@@ -35,6 +59,7 @@ def bases(folder):
         "llama": LlamaConfig(**SIZES),
         "tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
         "qwen3": Qwen3Config(**SIZES, tie_word_embeddings=True),
+        "qwen2": Qwen2Config(**{name: value for name, value in SIZES.items() if name != "head_dim"}),
     }
     return {name: save(folder / name, config) for name, config in configs.items()}
 
@@ -50,7 +75,7 @@ def load(folder):
 
 def logits(model):
     with torch.inference_mode():
-        return model.eval()(TEXT).logits[0]
+        return torch.cat([model.eval()(text).logits[0] for text in (TEXT, ROWS)])
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -123,3 +148,72 @@ def test_an_unchanged_weight_is_handed_through(saved, tmp_path):
     weights = AdapterWeights(read_adapter(adapter(tmp_path / "adapter", saved["llama"])))
     weight = torch.zeros(4, 4, dtype=torch.float16)
     assert weights.merged("model.layers.0.mlp.up_proj.weight", weight) is weight
+
+
+@pytest.mark.parametrize("trained", BIASED)
+def test_trained_biases_are_merged(saved, tmp_path, trained):
+    path = adapter(tmp_path / "adapter", saved["qwen2"], **trained)
+    expected = logits(peft.PeftModel.from_pretrained(load(saved["qwen2"]), path))
+    model = load(saved["qwen2"])
+    merge_into(model, read_adapter(path), torch.float32)
+    torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_every_option_of_peft_is_decided():
+    assert {field.name for field in fields(peft.LoraConfig)} <= ACCEPTED | set(REFUSED)
+    assert not ACCEPTED & set(REFUSED)
+    peft.LoraConfig().to_dict()
+    assert all(name in REFUSALS for name in REFUSED)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "something new"])
+def test_an_adapter_that_starts_from_a_part_of_the_base_is_refused(saved, tmp_path, start):
+    path = adapter(tmp_path / "adapter", saved["llama"])
+    rewrite(path / "adapter_config.json", init_lora_weights=start)
+    with pytest.raises(ModelError, match=rf"init_lora_weights = '{start}': .*(save it in peft|merge it with peft)"):
+        read_adapter(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_peft_converts_to_a_plain_adapter_is_merged(saved, tmp_path, start):
+    """The way out that the refusal names."""
+    torch.manual_seed(1)
+    model = peft.get_peft_model(
+        load(saved["llama"]), peft.LoraConfig(r=4, target_modules=["q_proj", "o_proj"], init_lora_weights=start)
+    )
+    model.save_pretrained(tmp_path / "start")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    expected = logits(model)
+    model.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=tmp_path / "start")
+    merged = load(saved["llama"])
+    merge_into(merged, read_adapter(tmp_path / "plain"), torch.float32)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", REFUSALS)
+def test_options_that_cannot_be_merged_are_refused_by_name(saved, tmp_path, option):
+    path = adapter(tmp_path / "adapter", saved["llama"])
+    rewrite(path / "adapter_config.json", **{option: REFUSALS[option]})
+    with pytest.raises(ModelError, match=f"{option} = .*: .*(peft|choose another adapter)"):
+        read_adapter(path)
+
+
+def test_fan_in_fan_out_means_nothing_for_linear_layers(saved, tmp_path):
+    path = adapter(tmp_path / "adapter", saved["llama"])
+    model = load(saved["llama"])
+    merge_into(model, read_adapter(path), torch.float32)
+    rewrite(path / "adapter_config.json", fan_in_fan_out=True)
+    with pytest.warns(UserWarning, match="fan_in_fan_out"):
+        expected = logits(peft.PeftModel.from_pretrained(load(saved["llama"]), path))
+    read_adapter(path)
+    torch.testing.assert_close(logits(model), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dora_on_embeddings_is_refused(saved, tmp_path):
+    path = adapter(tmp_path / "adapter", saved["llama"], target_modules=["q_proj", "embed_tokens"], use_dora=True)
+    with pytest.raises(ModelError, match="use_dora on embeddings"):
+        read_adapter(path)
