@@ -1,27 +1,49 @@
 """Plain records passed between the parts. No torch, no libraries."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from app.units import duration
 
-DocumentKind = Literal["pdf", "text", "code"]
+DocumentKind = Literal["pdf", "text", "code", "book", "document", "slides", "notebook", "web", "captions"]
 DocumentState = Literal["new", "reading", "read", "failed"]
 Role = Literal["system", "user", "assistant"]
 Ending = Literal["", "stop", "length", "repetition"]
 
 
+class Box(NamedTuple):
+    """Where a line that OCR read stands on its page.
+
+    Attributes:
+        char_start, char_end: of the line in its part's text.
+        left, top, right, bottom: shares of the page's width and height, from its upper left corner.
+        confidence: how sure OCR is of the line, 0 to 1.
+    """
+
+    char_start: int
+    char_end: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    confidence: float
+
+
 @dataclass(frozen=True)
 class Part:
-    """One page of a book or one file of a repository.
+    """One page of a book, one slide, one cell, or one file of a repository.
 
     Attributes:
         index: 1-based, in reading order.
-        label: page label ("iv", "12"), section number of a text, or path of a file ("src/a.py").
+        label: page label ("iv", "12"), section number of a text, path of a file ("src/a.py"), or its first place.
         text: cleaned text, as the model reads it.
         chapter: title of the chapter it stands in, from the outline or headings.
         group: memory that the part belongs to; parts with one group are read as one text.
         first_line: line number of the text's first line, for files (evidence is path:line-line).
+        kind: "" for what is the document itself; else what it is beside it ("notes", "front matter").
+        places: (first character, label) of each place that a passage can be told by ("Chapter 2, paragraph 7",
+            "slide 3", "12:34"), in order; empty where the label, or the line, says it. Its lines are as they are meant.
+        boxes: of a page read by OCR, in order of their characters.
     """
 
     index: int
@@ -30,6 +52,9 @@ class Part:
     chapter: str | None = None
     group: int = 0
     first_line: int | None = None
+    kind: str = ""
+    places: tuple[tuple[int, str], ...] = ()
+    boxes: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def open_archive(path: Path, name: str) -> tuple[zipfile.ZipFile, list[Entry], l
         InputError: it is damaged, encrypted, a bomb, too full, or holds names that lead out of it.
     """
     packed_bytes = path.stat().st_size
-    _check_directory(path, name)
+    check_directory(path, name)
     try:
         archive = zipfile.ZipFile(path)
         members = [member for member in archive.infolist() if not member.is_dir()]
@@ -72,7 +72,7 @@ def open_archive(path: Path, name: str) -> tuple[zipfile.ZipFile, list[Entry], l
     return archive, entries, skipped
 
 
-def _check_directory(path: Path, name: str) -> None:
+def check_directory(path: Path, name: str) -> None:
     """Look at the size of the list of files before it is loaded; millions of entries would fill the memory."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - 65_557))

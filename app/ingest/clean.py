@@ -60,6 +60,11 @@ def normalise(text: str) -> str:
     return "".join(piece if i % 2 else unicodedata.normalize("NFKC", piece) for i, piece in enumerate(pieces))
 
 
+def visible(text: str) -> str:
+    """The text without control, zero-width and direction characters."""
+    return _INVISIBLE.sub("", text)
+
+
 def clean_line(text: str) -> str:
     """A label or title on one line, without invisible characters."""
     return " ".join(_INVISIBLE.sub("", normalise(text)).split())

@@ -4,13 +4,15 @@ from pathlib import Path
 
 from app.errors import InputError
 from app.ingest.codebase import language, load_code_file, load_codebase
+from app.ingest.document import load_blocks
 from app.ingest.files import Cancelled, Progress, never, no_progress, printable
 from app.ingest.pdf import load_pdf
+from app.ingest.registry import find_format
 from app.ingest.text import load_text
 from app.records import Document
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".csv", ".tsv", "")
-READ_KINDS = "PDF, .txt, .md, source files, a folder or a .zip of them"
+READ_KINDS = "PDF, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
 _ADVICE = {
     ".doc": "save it as PDF",
     ".docx": "save it as PDF",
@@ -36,7 +38,7 @@ def load_document(
     progress: Progress = no_progress,
     cancelled: Cancelled = never,
 ) -> Document:
-    """Read a PDF, a text, a source file, a folder or a zip archive.
+    """Read a PDF, a format of `app.ingest.registry`, a text, a source file, a folder or a zip archive.
 
     Args:
         password: for an encrypted PDF; it is not kept.
@@ -56,6 +58,8 @@ def load_document(
         if path.is_dir():
             return load_codebase(path, name, **watch)
         _check_file(path, name)
+        if form := find_format(path, name):
+            return load_blocks(path, name, form, **watch)
         suffix = Path(name).suffix.lower()
         if suffix == ".pdf":
             return load_pdf(path, name, password=password, **watch)

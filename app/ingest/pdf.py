@@ -1,32 +1,21 @@
 """PDF to document. A child process reads the file; this side guards it, cleans the text and names the trouble."""
 
-import json
 import os
-import queue
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.errors import CancelledError, InputError, PasswordError
+from app.errors import InputError, PasswordError
+from app.ingest import child
 from app.ingest.clean import clean_line, clean_pages
 from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress
 from app.records import Document, Part, Skipped
 
-OPEN_TIMEOUT_S = 60.0
-PAGE_TIMEOUT_S = 20.0
-MEMORY_BYTES = 2 << 30
 MAX_RESTARTS = 10
 MANY_PAGES = 5_000
 MAX_CHARS = 200_000_000
-POLL_S = 0.1  # how soon a cancel is seen
 
-_ROOT = Path(__file__).resolve().parents[2]
-_COMMAND = (sys.executable, "-m", "app.ingest.pdf_worker")
 _READERS = (("pypdfium2", "pypdf"), ("pypdfium2",), ("pypdf",))  # a file that stops one may pass another
 _OCR = 'run OCR over it first, for example "ocrmypdf in.pdf out.pdf", and add the result'
 
@@ -142,10 +131,11 @@ def _is_cut_off(path: Path) -> bool:
 def _read(path: Path, name: str, password: str | None, progress: Progress, cancelled: Cancelled) -> _Raw:
     """Run workers over the file until each page is read or given up."""
     raw, stopped = None, ""
-    request = {"path": str(path.absolute()), "password": password, "memory_bytes": MEMORY_BYTES}
+    request = {"module": "app.ingest.pdf_worker", "path": str(path.absolute()), "password": password}
     for readers in _READERS:
         for _ in range(MAX_RESTARTS + 1):
-            for event in _events({**request, "readers": readers, "first": raw.done if raw else 0}, cancelled):
+            asked = {**request, "readers": readers, "first": raw.done if raw else 0}
+            for event in child.events(asked, cancelled, "PDF"):
                 if "failed" in event:
                     raise _refusal(name, event["failed"], event["detail"], path)
                 if "structure" in event:
@@ -170,65 +160,6 @@ def _read(path: Path, name: str, password: str | None, progress: Progress, cance
     raise InputError(f"{name}: cannot be opened, {stopped}; try to save it again with a PDF viewer and add the copy")
 
 
-def _events(request: dict[str, Any], cancelled: Cancelled) -> Iterator[dict[str, Any]]:
-    """Run one worker and yield its events; the last is `end`, `failed`, or `stopped` with the reason."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
-    worker = subprocess.Popen(
-        _COMMAND,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        cwd=_ROOT,  # an "app" folder where the user happens to be must not be taken for ours
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        encoding="ascii",
-    )
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_pump, args=(worker.stdout, lines), daemon=True)
-    reader.start()
-    try:
-        worker.stdin.write(json.dumps(request) + "\n")
-        worker.stdin.flush()
-        timeout_s = OPEN_TIMEOUT_S
-        while True:
-            line = _next_line(lines, timeout_s, cancelled)
-            if not line:
-                yield {"stopped": f"it took more than {timeout_s:g} s" if line is None else "the PDF reader crashed"}
-                return
-            event = json.loads(line)
-            yield event
-            if "end" in event or "failed" in event:
-                return
-            timeout_s = PAGE_TIMEOUT_S
-    except BrokenPipeError:
-        yield {"stopped": "the PDF reader crashed"}
-    finally:
-        worker.kill()
-        worker.wait()
-        reader.join()
-        worker.stdin.close()
-        worker.stdout.close()
-
-
-def _pump(stream: Any, lines: "queue.SimpleQueue[str]") -> None:
-    for line in stream:
-        lines.put(line)
-    lines.put("")
-
-
-def _next_line(lines: "queue.SimpleQueue[str]", timeout_s: float, cancelled: Cancelled) -> str | None:
-    """The next line, an empty one at the end of output, or None when `timeout_s` is over."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if cancelled():
-            raise CancelledError("reading the PDF was cancelled")
-        try:
-            return lines.get(timeout=POLL_S)
-        except queue.Empty:
-            continue
-    return None
-
-
 def _refusal(name: str, kind: str, detail: str, path: Path) -> InputError:
     """The message for a file that no reader could open."""
     if kind == "password":
@@ -240,7 +171,9 @@ def _refusal(name: str, kind: str, detail: str, path: Path) -> InputError:
     if kind == "many-pages":
         return InputError(f"{name}: it claims {detail} pages, more than can be read; split it or repair it")
     if kind == "memory":
-        return InputError(f"{name}: opening it needs more than {MEMORY_BYTES >> 30} GiB of memory; split or repair it")
+        return InputError(
+            f"{name}: opening it needs more than {child.MEMORY_BYTES >> 30} GiB of memory; split or repair it"
+        )
     if kind == "system":
         return InputError(f"{name}: it vanished or was locked while it was read ({path}); put it back and add it again")
     if _is_cut_off(path):

@@ -1,16 +1,10 @@
-"""The child process that reads one PDF: `python -m app.ingest.pdf_worker`, a request on standard input.
+"""What the child process does with one PDF: `events`, run by `app.ingest.worker`.
 
-Hostile files can hang a reader or eat its memory, and pdfium allows one thread only, so each PDF gets a
-process that can be killed. It prints one JSON object per line: first the structure, then each page, then
-`{"end": true}`; or `{"failed": kind, "detail": ...}` when the file cannot be opened. It ends with its parent.
+It tells first the structure, then each page; or `{"failed": kind, "detail": ...}` when the file cannot be opened.
 """
 
-import json
 import logging
-import os
 import re
-import sys
-import threading
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -235,35 +229,3 @@ def _reason(error: Exception | None) -> str:
     if isinstance(error, MemoryError):
         return "it needs too much memory"
     return f"it is damaged ({str(error) or type(error).__name__})"
-
-
-def _limit_memory(size_bytes: int) -> None:
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (size_bytes, size_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError, OSError) as error:  # Windows has no such limit, macOS refuses it
-        logging.getLogger(__name__).info("no memory limit: %s", error)
-
-
-def _end_with_parent() -> None:
-    """Standard input stays open as long as the parent lives."""
-    sys.stdin.read()
-    os._exit(1)
-
-
-def main() -> None:
-    output, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not mix with the events
-    request = json.loads(sys.stdin.readline())
-    _limit_memory(request["memory_bytes"])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    for event in events(request):
-        output.write(json.dumps(event) + "\n")
-        output.flush()
-    output.write('{"end": true}\n')
-    output.flush()
-
-
-if __name__ == "__main__":
-    main()

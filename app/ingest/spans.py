@@ -53,7 +53,8 @@ def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Sp
 
 
 def label(part: Part, char_start: int, char_end: int, text_line: int | None = None) -> str:
-    """Where a passage stands: the page label, `path:first-last` lines of a file, or chapter and line of a plain text.
+    """Where a passage stands: the page label, `path:first-last` lines of a file, chapter and line of a plain text, or
+    the place that it begins in.
 
     Args:
         text_line: of a plain text's part, whose label only counts parts: number of the line that it begins on.
@@ -62,6 +63,8 @@ def label(part: Part, char_start: int, char_end: int, text_line: int | None = No
         line = text_line + part.text.count("\n", 0, char_start)
         chapter = _chapter_at(part, char_start)
         return f"{shorten(chapter, _CHAPTER_CHARS, placeholder=' …')}, line {line:,}" if chapter else f"line {line:,}"
+    if part.places:
+        return part.places[max(0, bisect_right(part.places, char_start, key=lambda place: place[0]) - 1)][1]
     if part.first_line is None:
         return part.label
     passage = part.text[char_start:char_end]

@@ -150,7 +150,7 @@ def _blocks(text: str, markdown: bool) -> Iterator[tuple[str, str | None]]:
     for paragraph, heading in zip(paragraphs, headings, strict=True):
         start = 0
         while len(paragraph) - start > LONGEST_PART_CHARS:
-            end = _good_end(paragraph, start)
+            end = good_end(paragraph, start)
             yield paragraph[start:end], heading if start == 0 else None
             start = end
         yield paragraph[start:], heading if start == 0 else None
@@ -161,7 +161,7 @@ def _cut(text: str, where: re.Pattern[str]) -> list[str]:
     return [text[start:end] for start, end in pairwise([0, *ends]) if start < end]
 
 
-def _good_end(text: str, start: int) -> int:
+def good_end(text: str, start: int) -> int:
     """Where to end a part that begins at `start`: at a line end, a sentence end or a blank if there is one."""
     for mark in ("\n", ". ", " "):
         found = text.rfind(mark, start + PART_CHARS // 2, start + PART_CHARS)

@@ -7,7 +7,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from app.errors import NotFoundError, StoreError
-from app.records import Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
+from app.records import Box, Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
 from app.store.database import SqliteFile
 from app.store.text import match, now, storable
 from app.store.tokens import pack, unpack
@@ -21,7 +21,8 @@ _INFO = """
            COALESCE(r.state, 'new'), COALESCE(r.detail, ''), d.created, d.notes, d.skipped
     FROM document d LEFT JOIN reading r ON r.document = d.id AND r.recipe = :recipe
 """
-_PART = "SELECT number, label, text, chapter, memory, first_line FROM part"
+_PART_COLUMNS = "number, label, text, chapter, memory, first_line, kind, places, boxes"
+_PART = f"SELECT {_PART_COLUMNS} FROM part"
 
 
 class Documents:
@@ -44,20 +45,8 @@ class Documents:
             row = [id, document.sha256, storable(document.title), document.kind, notes, skipped, now()]
             db.execute("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             db.conn.executemany(
-                "INSERT INTO part (document, number, label, text, chapter, memory, first_line) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    [
-                        id,
-                        part.index,
-                        storable(part.label),
-                        storable(part.text),
-                        None if part.chapter is None else storable(part.chapter),
-                        part.group,
-                        part.first_line,
-                    ]
-                    for part in document.parts
-                ),
+                f"INSERT INTO part (document, {_PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                ([id, *_part_row(part)] for part in document.parts),
             )
         return id
 
@@ -236,9 +225,20 @@ def _info(row: tuple[Any, ...]) -> DocumentInfo:
     )
 
 
+def _part_row(part: Part) -> list[Any]:
+    """What `_PART_COLUMNS` hold of a part."""
+    chapter = None if part.chapter is None else storable(part.chapter)
+    places = json.dumps([[start, storable(label)] for start, label in part.places])
+    plain = [part.index, storable(part.label), storable(part.text), chapter, part.group, part.first_line]
+    return [*plain, part.kind, places, json.dumps(part.boxes)]
+
+
 def _part(row: tuple[Any, ...]) -> Part:
-    index, label, text, chapter, group, first_line = row
-    return Part(index=index, label=label, text=text, chapter=chapter, group=group, first_line=first_line)
+    *plain, places, boxes = row
+    return Part(
+        *plain, places=tuple((start, label) for start, label in json.loads(places)),
+        boxes=tuple(Box(*box) for box in json.loads(boxes)),
+    )  # fmt: skip
 
 
 def _spans_json(spans: Sequence[Span]) -> str:

@@ -211,6 +211,18 @@ def library_0003(db: Database) -> None:
     db.execute("ALTER TABLE chat ADD COLUMN policy TEXT NOT NULL DEFAULT ''")
 
 
+@_library(name="0004")
+def library_0004(db: Database) -> None:
+    """What a part is, the places inside it, and the boxes of what OCR read, as JSON."""
+    db.executescript(
+        """
+        ALTER TABLE part ADD COLUMN kind TEXT NOT NULL DEFAULT '';
+        ALTER TABLE part ADD COLUMN places TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE part ADD COLUMN boxes TEXT NOT NULL DEFAULT '[]';
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from app.errors import DamagedBlock, InputError, NotFoundError
-from app.records import Document, Evidence, MemoryText, Part, Role, Skipped, Tail
+from app.records import Box, Document, DocumentKind, Evidence, MemoryText, Part, Role, Skipped, Tail
 from app.settings import POLICIES
 from app.store.bundle import BundleReader, BundleWriter, pack_block, reading, unpack_block, writing
 from app.store.documents import ID_DIGITS
@@ -233,12 +233,18 @@ def _record(kind: type[Record], value: Mapping[str, Any], **other: Any) -> Recor
 
 def _document(value: Mapping[str, Any]) -> Document:
     sha256, kind = value["sha256"], value["kind"]
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or kind not in ("pdf", "text", "code"):
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or kind not in get_args(DocumentKind):
         raise ValueError(f"document {sha256!r:.20} of kind {kind!r:.20}")
-    parts = tuple(_record(Part, part) for part in value["parts"])
+    parts = tuple(_part(part) for part in value["parts"])
     skipped = tuple(_record(Skipped, item) for item in value["skipped"])
     notes = tuple(str(note) for note in value["notes"])
     return Document(str(value["title"]), kind, sha256, parts, skipped, notes)
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    places = tuple((int(start), str(label)) for start, label in value.get("places", ()))
+    boxes = tuple(Box(int(start), int(end), *map(float, sides)) for start, end, *sides in value.get("boxes", ()))
+    return _record(Part, value, places=places, boxes=boxes)
 
 
 def known_policy(value: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def examples(chat: "DocumentChat", documents: Sequence[str]) -> tuple[str, ...]:
         return ()
     facts = _facts(_beginning(chat, document))
     facts = facts if chat.model_state().demonstration else facts[: SHOWN // 2]
-    return (*facts, *GENERAL[document.kind])[:SHOWN]
+    return (*facts, *GENERAL.get(document.kind, GENERAL["pdf"]))[:SHOWN]
 
 
 def _beginning(chat: "DocumentChat", document: DocumentInfo) -> str:

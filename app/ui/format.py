@@ -45,13 +45,13 @@ def share(part: float, whole: float) -> int:
 
 
 def place(label: str, kind: DocumentKind | None) -> str:
-    """Where a passage stands: a page of a PDF, chapter and line of a text, or path:lines of a file; "" for no label.
+    """Where a passage stands: a page of a PDF, path:lines of a file, or as its label says; "" for no label.
 
     Of a plain text older releases kept the number of the part, and parts are told by it alone.
     """
     if kind == "text" and label.isdecimal():
         return f"part {label}"
-    counted = kind == "pdf" or (kind is None and not re.search(r"[/:.]|\bline ", label))
+    counted = kind == "pdf" or (kind is None and not re.search(r"[/:.\s]", label))
     return f"p. {label}" if label and counted else label
 
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 UPDATE_S = 0.1
-KINDS = {"pdf": "PDF", "text": "Text", "code": "Code"}
-UNITS = {"pdf": "page", "text": "section", "code": "file"}
+KINDS = {
+    "pdf": "PDF", "text": "Text", "code": "Code", "book": "E-book", "document": "Document", "slides": "Slides",
+    "notebook": "Notebook", "web": "Web page", "captions": "Captions",
+}  # fmt: skip
+UNITS = {"pdf": "page", "code": "file", "slides": "slide", "notebook": "cell"}  # of others: section
 
 # The percent of the document being read is written into the table in place: drawing the table anew would close a
 # question that the user is about to answer.
@@ -72,6 +75,10 @@ def _remarks(document: DocumentInfo) -> str:
     items = "".join(f"<li>{line}</li>" for line in lines)
     word = format.plural(len(document.notes) + len(document.skipped), "remark")
     return f'<details class="lt-remarks"><summary>{word}</summary><ul>{items}</ul></details>'
+
+
+def _length(document: DocumentInfo) -> str:
+    return format.plural(document.parts, UNITS.get(document.kind, "section"))
 
 
 def _disk(document: DocumentInfo, space: DiskSpace) -> str:
@@ -130,7 +137,7 @@ def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> s
     rows = "".join(
         f'<tr><td class="lt-title" data-label="Document"><b>{escape(document.title)}</b>'
         f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
-        f'<td data-label="Length">{format.plural(document.parts, UNITS[document.kind])}</td>'
+        f'<td data-label="Length">{_length(document)}</td>'
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
         f'<td data-label="On disk">{_disk(document, space)}</td>'
         f'<td data-label="State">{_state(document) if model == "ready" else f"model {model}"}</td>'

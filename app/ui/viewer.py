@@ -2,6 +2,7 @@
 
 import re
 from html import escape
+from textwrap import shorten
 
 from app.records import DocumentKind, Evidence, Part, Removal
 from app.ui import format
@@ -19,11 +20,11 @@ def window(text: str, start: int, end: int, limit: int = WINDOW_CHARS) -> tuple[
     return first, first + limit
 
 
-def _prose(text: str, start: int, end: int) -> str:
-    """Flowing text; lines that were wrapped at a margin are joined again, short ones (verse, titles) are kept."""
+def _prose(text: str, start: int, end: int, wrapped: bool) -> str:
+    """Flowing text; if it was `wrapped` at a margin lines are joined again, short ones (verse, titles) are kept."""
 
     def flow(piece: str) -> str:
-        return escape(WRAPPED_LINE.sub(" ", piece))
+        return escape(WRAPPED_LINE.sub(" ", piece) if wrapped else piece)
 
     marked = f'<mark class="lt-mark">{flow(text[start:end])}</mark>' if end > start else ""
     return f'<div class="lt-prose">{flow(text[:start])}{marked}{flow(text[end:])}</div>'
@@ -48,7 +49,7 @@ def text(part: Part, start: int, end: int) -> str:
     shown = part.text[first:last]
     start, end = max(0, start - first), max(0, min(end, last) - first)
     if part.first_line is None:
-        body = _prose(shown, start, end)
+        body = _prose(shown, start, end, wrapped=not part.places)
     else:
         body = _code(shown, start, end, part.first_line + part.text[:first].count("\n"))
     before = '<p class="lt-cut">… the part begins earlier</p>' if first else ""
@@ -66,7 +67,8 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
     own = part.index == evidence.part
     start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
     where = format.place(evidence.label if own else part.label, kind)
-    told = own and kind == "text" and part.label != evidence.label  # the place of a plain text's passage names it
+    told = where.startswith(shorten(part.chapter or "", 24, placeholder=""))  # by the place itself
+    told |= own and kind == "text" and part.label != evidence.label
     chapter = f"{escape(part.chapter)} · " if part.chapter and not told else ""
     return (
         '<section class="lt-page" tabindex="-1" aria-label="Passage">'

@@ -15,7 +15,7 @@ import pytest
 from pdf_maker import page_objects, pdf_bytes, stream
 
 from app.errors import CancelledError, InputError, PasswordError
-from app.ingest import pdf, pdf_worker
+from app.ingest import child, pdf, pdf_worker
 from app.ingest.pdf import chapter_of_pages, load_pdf
 
 logging.getLogger("pypdf").setLevel(logging.CRITICAL)
@@ -189,8 +189,8 @@ def worker_script(tmp_path: Path, body: str) -> tuple[str, ...]:
 )
 def test_a_page_that_hangs_or_crashes_the_reader_is_skipped(body, reason, make_pdf, tmp_path, monkeypatch):
     path = make_pdf(["x"])
-    monkeypatch.setattr(pdf, "_COMMAND", worker_script(tmp_path, body))
-    monkeypatch.setattr(pdf, "PAGE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(child, "COMMAND", worker_script(tmp_path, body))
+    monkeypatch.setattr(child, "NEXT_TIMEOUT_S", 0.5)
     seen = []
     document = load(path, progress=lambda done, total: seen.append((done, total)))
     assert [part.text for part in document.parts] == ["text 0", "", "text 2", "text 3"]
@@ -202,7 +202,7 @@ def test_a_reader_that_keeps_crashing_is_given_up(make_pdf, tmp_path, monkeypatc
     path = make_pdf(["x"])
     command = worker_script(tmp_path, "")
     (tmp_path / "worker.py").write_text((tmp_path / "worker.py").read_text().replace("page == 1:", "page: os._exit(3)"))
-    monkeypatch.setattr(pdf, "_COMMAND", command)
+    monkeypatch.setattr(child, "COMMAND", command)
     monkeypatch.setattr(pdf, "MAX_RESTARTS", 1)
     document = load(path)
     assert [part.text for part in document.parts] == ["text 0", "", "", ""]
@@ -219,7 +219,7 @@ def test_too_much_text(make_pdf, monkeypatch):
 
 def test_a_file_on_which_the_reader_dies_at_once(make_pdf, tmp_path, monkeypatch):
     path = make_pdf(["x"])
-    monkeypatch.setattr(pdf, "_COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
     with pytest.raises(InputError, match=r"made\.pdf: cannot be opened, the PDF reader crashed"):
         load(path)
 
@@ -233,7 +233,7 @@ def test_a_page_that_never_ends_is_skipped(tmp_path, monkeypatch):
         objects.append(stream(body, b"/Type/XObject/Subtype/Form/BBox[0 0 9 9]/Resources<<%s>>" % inner))
     path = tmp_path / "forms.pdf"
     path.write_bytes(pdf_bytes(objects))
-    monkeypatch.setattr(pdf, "PAGE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(child, "NEXT_TIMEOUT_S", 1.0)
     document = load(path)
     assert document.parts[0].text == "a good page"
     assert [item.name for item in document.skipped] == ["page 2"]
@@ -246,7 +246,7 @@ def test_a_page_that_needs_too_much_memory_is_skipped(tmp_path, monkeypatch):
     objects[-1] = stream(bomb, b"/Filter[/FlateDecode/FlateDecode]")
     path = tmp_path / "bomb.pdf"
     path.write_bytes(pdf_bytes(objects))
-    monkeypatch.setattr(pdf, "MEMORY_BYTES", 500 << 20)
+    monkeypatch.setattr(child, "MEMORY_BYTES", 500 << 20)
     document = load(path)
     assert document.parts[0].text == "a good page"
     assert document.parts[1].text == "" and [item.name for item in document.skipped] == ["page 2"]
@@ -254,7 +254,7 @@ def test_a_page_that_needs_too_much_memory_is_skipped(tmp_path, monkeypatch):
 
 def test_cancel_stops_the_reader(make_pdf, tmp_path, monkeypatch):
     path = make_pdf(["x"])
-    monkeypatch.setattr(pdf, "_COMMAND", worker_script(tmp_path, "time.sleep(60)"))
+    monkeypatch.setattr(child, "COMMAND", worker_script(tmp_path, "time.sleep(60)"))
     reached, before = threading.Event(), psutil.Process().children(recursive=True)  # other tests may have left some
     with pytest.raises(CancelledError):
         load(path, progress=lambda done, total: reached.set(), cancelled=reached.is_set)
@@ -274,9 +274,10 @@ def test_from_another_thread_and_folder(data, tmp_path, monkeypatch):
 
 
 def test_the_worker_ends_with_its_parent(data):
-    worker = subprocess.Popen(pdf._COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=pdf._ROOT)
+    worker = subprocess.Popen(child.COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=child.ROOT)
     request = {"path": str(data / "crazyones.pdf"), "password": None, "first": 0, "readers": ["slow"]}
-    worker.stdin.write(json.dumps({**request, "memory_bytes": 1 << 31}).encode() + b"\n")
+    request |= {"module": "app.ingest.pdf_worker", "memory_bytes": 1 << 31}
+    worker.stdin.write(json.dumps(request).encode() + b"\n")
     worker.stdin.close()
     assert worker.wait(timeout=20) in (0, 1)
     worker.stdout.close()

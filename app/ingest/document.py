@@ -1,0 +1,69 @@
+"""A file that is read block by block to a document; a child process does the reading."""
+
+from pathlib import Path
+from typing import Any
+
+from app.errors import InputError
+from app.ingest import child
+from app.ingest.clean import clean_line
+from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress, printable
+from app.ingest.registry import Format
+from app.records import Document, Part, Skipped
+
+MAX_CHARS = 200_000_000
+
+
+def load_blocks(
+    path: Path, name: str, form: Format, *, progress: Progress = no_progress, cancelled: Cancelled = never
+) -> Document:
+    """Read a file with the reader of its format.
+
+    Raises:
+        InputError: it is damaged, encrypted, refused, or holds no text.
+        CancelledError: `cancelled` said so.
+    """
+    digest = hash_file(path)
+    parts, about, chars = [], {}, 0
+    request = {"module": "app.ingest.block_worker", "reader": form.reader, "path": str(path.absolute())}
+    for event in child.events(request, cancelled, form.name):
+        if "part" in event:
+            parts.append(_part(event["part"]))
+            chars += len(parts[-1].text)
+            if chars > MAX_CHARS:
+                raise InputError(f"{name}: more than {MAX_CHARS:,} characters by {parts[-1].label}; split it")
+            progress(min(event["done"], event["total"]), event["total"])
+        elif "failed" in event:
+            raise InputError(_refusal(name, form, event["failed"], event["detail"], path))
+        elif "stopped" in event:
+            raise InputError(f"{name}: cannot be read, {event['stopped']}; save it again, or as PDF, and add the copy")
+        else:
+            about = event.get("about", about)
+    if not parts:
+        raise InputError(f"{name}: this {form.name} holds no text; choose a file with text in it")
+    progress(1, 1)
+    skipped = tuple(Skipped(printable(what), reason) for what, reason in about["skipped"])
+    title = clean_line(about["title"]) or Path(name).stem
+    notes = _other_ending(name, form) + about["notes"]
+    return Document(title, form.kind, digest, tuple(parts), skipped, tuple(notes))
+
+
+def _part(value: dict[str, Any]) -> Part:
+    return Part(**{**value, "places": tuple((start, label) for start, label in value["places"]), "boxes": ()})
+
+
+def _other_ending(name: str, form: Format) -> list[str]:
+    ending = Path(name).suffix.lower()
+    if not ending or ending in form.endings:
+        return []
+    return [f"its name ends in {ending}, but it is a {form.name} and was read as one"]
+
+
+def _refusal(name: str, form: Format, kind: str, detail: str, path: Path) -> str:
+    """The message for a file that its reader could not read."""
+    if kind == "refused":
+        return f"{name}: {detail}"
+    if kind == "memory":
+        return f"{name}: reading it needs more than {child.MEMORY_BYTES >> 30} GiB of memory; split it"
+    if kind == "system":
+        return f"{name}: it vanished or was locked while it was read ({path}); put it back and add it again"
+    return f"{name}: this {form.name} is damaged ({detail}); save it again where it was made, or as PDF"
