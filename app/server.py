@@ -13,16 +13,18 @@ import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.background import BackgroundTask
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request
 
 from app import __version__
 from app.errors import ConfigError, LecternError
+from app.guard import Check, Guard, address, new_key
 
 if TYPE_CHECKING:
     import gradio
@@ -35,88 +37,37 @@ log = logging.getLogger(__name__)
 ADDRESS = "127.0.0.1"
 FIRST_PORT = 7860
 PORTS_TRIED = 100
+SNAPS = ("/snap/bin/firefox", "/snap/bin/chromium")
 MAX_UPLOAD = "512mb"
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-
-# Text of a document may ask the browser for anything; it gets nothing that is not ours.
-# Gradio needs inline and evaluated scripts.
-CONTENT_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; connect-src 'self' data: blob:; "
-    "form-action 'self'; base-uri 'self'; frame-ancestors 'none'"
-)
 
 
-def refusal(host: str, origin: str | None) -> str | None:
-    """Why a request is refused, or None.
-
-    A page of another site can reach a loopback server by naming it (Origin differs) or by a name of its own that
-    resolves to 127.0.0.1 (Host differs).
-    """
-    name = re.sub(r":\d+$", "", host)
-    if name.lower() not in LOOPBACK_NAMES:
-        return f"Host {host or '(none)'} is refused: open Lectern under 127.0.0.1 or localhost."
-    if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-        return f"Origin {origin} is refused: only pages of this Lectern may talk to it."
-    return None
-
-
-class LoopbackOnly:
-    """ASGI middleware: refuses foreign Host and Origin headers and sends our content policy."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        headers = Headers(scope=scope)
-        problem = refusal(headers.get("host", ""), headers.get("origin"))
-        if problem is None:
-            await self.app(scope, receive, _with_policy(send))
-        elif scope["type"] == "http":
-            await PlainTextResponse(problem, status_code=403)(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": problem[:120]})
-
-
-def _with_policy(send: Send) -> Send:
-    async def wrapped(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["Content-Security-Policy"] = CONTENT_POLICY
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["Referrer-Policy"] = "no-referrer"
-        await send(message)
-
-    return wrapped
-
-
-def create_app(chat: "DocumentChat", blocks: "gradio.Blocks") -> FastAPI:
+def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str) -> FastAPI:
     """Mount the page at / beside the routes that are not Gradio's.
 
     Args:
-        blocks: what `app.ui.build.build(chat)` made; its theme, css and head are used.
+        blocks: what `app.ui.build.build(chat)` made; its theme, css, head and check of events are used.
+        key: without it only /health answers.
     """
     import gradio
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(LoopbackOnly)
+    check: Check = blocks.check
+    app.add_middleware(Guard, key=key, check=check)
 
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    def health(request: Request) -> dict[str, Any]:
         model = chat.model_state()
-        return {
-            "app": "lectern",
-            "version": __version__,
-            "model": {"state": model.state, "name": model.name, "detail": model.detail},
-            "busy": chat.busy(),
-        }
+        told: dict[str, Any] = {"app": "lectern", "version": __version__, "model": {"state": model.state}}
+        if request.scope["lectern.known"]:  # names and titles are the owner's
+            told["model"] |= {"name": model.name, "detail": model.detail}
+            told["busy"] = chat.busy()
+        return told
 
     @app.get("/chats/{chat_id}/export.{form}")
     def export(chat_id: str, form: Literal["md", "json", "lectern"]) -> Response:
         try:
+            if chat.chat(chat_id).id != chat_id:  # the first letters of an id will do on the command line only
+                raise LecternError(f"{chat_id}: there is no such chat")
             return _export(chat, chat_id, form)
         except LecternError as error:
             return PlainTextResponse(str(error), status_code=404)
@@ -126,6 +77,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks") -> FastAPI:
         log.error("request failed", exc_info=error)
         return JSONResponse({"error": "Something went wrong inside Lectern; its log has the details."}, 500)
 
+    blocks.has_launched = True  # mounting does not say so, and Gradio looks where an event's files lie only then
     return gradio.mount_gradio_app(
         app,
         blocks,
@@ -170,6 +122,22 @@ def has_display(environment: Any = os.environ, platform: str = sys.platform) -> 
     if platform in ("darwin", "win32"):
         return "SSH_CONNECTION" not in environment
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def show_page(url: str, home: Path) -> None:
+    """Open the page in the user's browser.
+
+    Other accounts see the command lines of programs: the key goes to the browser in a file that only its owner reads.
+    Windows hides command lines from other accounts, and a browser in a snap reads no hidden folder.
+    """
+    if os.name == "nt" or any(map(os.path.exists, SNAPS)):
+        webbrowser.open(url)
+        return
+    file = home / "open.html"
+    file.unlink(missing_ok=True)
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as page:
+        page.write(f'<!doctype html><meta http-equiv="refresh" content="0;url={escape(url)}"><title>Lectern</title>')
+    webbrowser.open(file.as_uri())
 
 
 def forwarding_line(port: int) -> str:
@@ -247,7 +215,8 @@ def serve(
     """
     listener = bind(port)
     port = listener.getsockname()[1]
-    url = f"http://{ADDRESS}:{port}/"
+    key = new_key()
+    url = address(f"http://{ADDRESS}:{port}/", key)
 
     def ready() -> None:
         chat.lock.set_url(url)
@@ -255,10 +224,10 @@ def serve(
             say(forwarding_line(port))
         say(f"Lectern is open at {url}")
         if browser and has_display():
-            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+            threading.Thread(target=show_page, args=(url, chat.settings.folder), daemon=True).start()
 
     with _quiet_stop():
         try:
-            _server(create_app(chat, blocks), ready, chat.stop).run(sockets=[listener])
+            _server(create_app(chat, blocks, key), ready, chat.stop).run(sockets=[listener])
         finally:
             listener.close()

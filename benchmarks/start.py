@@ -53,16 +53,17 @@ def _start(command: list[str], home: Path) -> dict[str, float]:
     process = subprocess.Popen(command, cwd=machine.ROOT, stderr=subprocess.PIPE, text=True)
     try:
         url = _wait(process, started, lambda: json.loads((home / "owner.json").read_text(encoding="utf-8"))["url"])
-        health = _wait(process, started, lambda: json.loads(_get(url + "health")))
+        base = url.partition("?")[0]  # without the key of this start, which /health does not need
+        health = _wait(process, started, lambda: json.loads(_get(base + "health")))
         health_s = time.perf_counter() - started
         page = _get(url)
         page_s = time.perf_counter() - started
         if health["app"] != "lectern" or "Lectern" not in page:
-            raise SystemExit(f"{url}: this is not the page of Lectern")
-        state = _wait(process, started, lambda: _settled(json.loads(_get(url + "health"))["model"]))
+            raise SystemExit(f"{base}: this is not the page of Lectern")
+        state = _wait(process, started, lambda: _settled(json.loads(_get(base + "health"))["model"]))
         model_s = time.perf_counter() - started
         if state["state"] != "ready":
-            raise SystemExit(f"the model did not load: {state['detail']}")
+            raise SystemExit("the model did not load")
     finally:
         process.terminate()
         process.wait(timeout=LIMIT_S)
@@ -89,7 +90,8 @@ def _settled(model: dict[str, str]) -> dict[str, str] | None:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())  # the key becomes a cookie
+    with browser.open(url, timeout=LIMIT_S) as answer:
         return answer.read().decode()
 
 

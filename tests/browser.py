@@ -26,6 +26,7 @@ QUIET = (
     "--disable-dev-shm-usage",
 )
 START_S = 120
+expect.set_options(timeout=20_000)  # a busy machine draws late
 
 
 def find_chromium() -> str | None:
@@ -34,11 +35,21 @@ def find_chromium() -> str | None:
 
 @dataclass
 class Server:
-    """A served page. `contacts`: names and addresses beyond loopback that the server process asked for."""
+    """A served page.
+
+    Attributes:
+        url: what the server printed, with the key of this start.
+        contacts: names and addresses beyond loopback that the server process asked for.
+    """
 
     url: str
     log: list[str] = field(default_factory=list)
     contacts_file: Path | None = None
+
+    @property
+    def base(self) -> str:
+        """The address without the key, which the page has once it is open."""
+        return self.url.partition("?")[0]
 
     @property
     def contacts(self) -> list[str]:
@@ -144,13 +155,14 @@ def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 860
     )
     page = context.new_page()
     visit = Visit(page)
+    base = url.partition("?")[0]
 
     def request(sent) -> None:
-        if not sent.url.startswith((url, "data:", "blob:")):
+        if not sent.url.startswith((base, "data:", "blob:")):
             visit.outside.append(sent.url)
 
     page.on("request", request)
-    page.on("websocket", lambda socket: visit.outside.append(socket.url) if url[7:] not in socket.url else None)
+    page.on("websocket", lambda socket: visit.outside.append(socket.url))
     page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
     page.goto(url)

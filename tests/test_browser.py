@@ -349,7 +349,7 @@ def test_nothing_asked_of_the_network(fake: Server) -> None:
 
 
 def health(server: Server) -> dict:
-    with urllib.request.urlopen(f"{server.url}health", timeout=5) as answer:
+    with urllib.request.urlopen(f"{server.base}health", timeout=5) as answer:
         return json.load(answer)
 
 

@@ -17,7 +17,7 @@ APP = ROOT / "app"
 ROWS = (
     ("launch", "cli", "doctor"),
     ("ui", "server"),
-    ("chat", "eval", "train"),
+    ("chat", "eval", "train", "guard"),
     ("runtime", "ingest", "store"),
     ("kernels",),
     ("records", "settings", "passkeys", "passages", "needles", "answers", "process"),
@@ -30,7 +30,7 @@ SAME = ({"cli", "doctor"}, {"needles", "passkeys"})
 LIBRARIES = {
     "gradio": {"ui", "server"},  # the server only mounts what the UI built
     "fastapi": {"server"},
-    "starlette": {"server"},
+    "starlette": {"server", "guard"},
     "uvicorn": {"server"},
     "sqlite_utils": {"store"},
     "filelock": {"store"},

@@ -1,5 +1,6 @@
 """The FastAPI app: what it answers, and to whom."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> FakeDocumentChat:
 @pytest.fixture(scope="module")
 def client(chat: FakeDocumentChat) -> TestClient:
     blocks = build(chat, run_passkey=fake_passkey_run)
-    with TestClient(server.create_app(chat, blocks), base_url=HERE) as client:
+    with TestClient(server.create_app(chat, blocks, "k3y"), base_url=HERE) as client:
+        client.get("/?key=k3y")
         yield client
 
 
@@ -90,11 +92,6 @@ def test_page_is_private(client: TestClient) -> None:
     assert not config.get("run_history")
 
 
-def test_only_internal_events(client: TestClient) -> None:
-    """A script finds no named endpoint that would change with the page."""
-    assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
-
-
 def test_upload_has_a_limit(client: TestClient) -> None:
     assert client.get("/config").json()["max_file_size"] == 512 * 1024 * 1024
 
@@ -111,6 +108,7 @@ def test_chat_is_exported(client: TestClient, chat: FakeDocumentChat) -> None:
         assert answer.json()["title"].startswith("Où est la clé?")
     assert list((chat.settings.folder / "exports").iterdir()) == []
     assert client.get("/chats/nobody/export.md").status_code == 404
+    assert client.get(f"/chats/{key[:-1]}/export.md").status_code == 404, "a whole id"
     assert client.get(f"/chats/{key}/export.exe").status_code == 422
 
 
@@ -154,8 +152,8 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     said: list[str] = []
     opened: list[str] = []
     monkeypatch.setattr(server, "has_display", lambda: display)
-    monkeypatch.setattr(server.webbrowser, "open", opened.append)
-    monkeypatch.setattr(server, "create_app", lambda chat, blocks: None)
+    monkeypatch.setattr(server, "show_page", lambda url, home: opened.append(url))
+    monkeypatch.setattr(server, "create_app", lambda chat, blocks, key: None)
 
     class Instant:
         def __init__(self, ready):
@@ -169,9 +167,22 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     server.serve(chat, "blocks", say=said.append)
     assert said[-1] == f"Lectern is open at {chat.lock.url}"
     assert chat.lock.url.startswith("http://127.0.0.1:")
-    port = chat.lock.url.rstrip("/").rsplit(":", 1)[1]
+    port, key = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?key=([\w-]{32,})", chat.lock.url).groups()
     if display:
         assert len(said) == 1
     else:
         assert f"ssh -L {port}:127.0.0.1:{port} " in said[0]
         assert opened == []
+
+
+def test_the_key_stands_in_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other accounts see what a browser is started with: a file that only its owner reads."""
+    opened: list[str] = []
+    monkeypatch.setattr(server.webbrowser, "open", opened.append)
+    monkeypatch.setattr(server, "SNAPS", ())
+    for key in ("one", "two"):
+        server.show_page(f"http://127.0.0.1:1/?key={key}", tmp_path)
+        file = tmp_path / "open.html"
+        assert opened.pop() == file.as_uri()
+        assert f"url=http://127.0.0.1:1/?key={key}" in file.read_text(encoding="utf-8")
+        assert file.stat().st_mode & 0o077 == 0

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import webbrowser
 
 from app.cli.session import Session
 from app.errors import BusyError
@@ -19,10 +18,10 @@ def serve(session: Session, args: argparse.Namespace) -> None:
     except BusyError as error:
         if error.url is None:
             raise
-        from app.server import has_display
+        from app.server import has_display, show_page
 
         if args.browser and has_display():
-            webbrowser.open(error.url)
+            show_page(error.url, session.settings.folder)
         session.out.say(f"Lectern is already open at {error.url}")
         if session.out.json:
             session.out.result({"url": error.url})

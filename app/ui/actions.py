@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # one user of the model at a time
+BRIDGE = "do-"  # begins the elem_id of what a click comes through
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 _LISTEN = """
@@ -33,7 +34,7 @@ def on(name: str, handler: Callable[..., Any], *, form: bool = False, cancels: S
         event: arguments of the Gradio event (inputs, outputs, ...).
     """
     script = _LISTEN.replace("NAME", name).replace("KIND", "'submit'" if form else "'click'")
-    bridge = gr.HTML("", visible="hidden", js_on_load=script, elem_id=f"do-{name}")
+    bridge = gr.HTML("", visible="hidden", js_on_load=script, elem_id=f"{BRIDGE}{name}")
 
     def arguments(data: gr.EventData, rest: tuple[Any, ...]) -> tuple[Any, ...]:
         return (data.id, data.text, *rest) if form else (data.id, *rest)

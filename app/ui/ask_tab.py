@@ -136,6 +136,7 @@ def _layout(start_policy: str) -> _Parts:
             other = gr.HTML(elem_id="other-model")
             status = gr.HTML(elem_id="status")
             question = gr.Textbox(
+                value="",
                 placeholder="Ask a question",
                 show_label=False,
                 label="Question",

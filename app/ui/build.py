@@ -11,22 +11,24 @@ from app.ui import actions, ask_tab, branching, chats_tab, format, library_tab, 
 from app.ui import switching, theme
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
+from app.ui.events import checker
+from app.ui.uploads import FOLDER, Uploads
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
-UPLOADS = "uploads"  # in the data folder: an uploaded file is private and may be large
 UPLOAD_KEPT_S = 3600
 POLL_S = 1.0
 QUEUE_LENGTH = 32
 
 
 def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -> gr.Blocks:
-    """The whole page, with its theme, css and head set, for `app.server.create_app`."""
-    os.environ["GRADIO_TEMP_DIR"] = str(chat.settings.folder / UPLOADS)
+    """The whole page, with its theme, css, head and check of events set, for `app.server.create_app`."""
+    os.environ["GRADIO_TEMP_DIR"] = str(chat.settings.folder / FOLDER)
     blocks = gr.Blocks(
         title="Lectern", analytics_enabled=False, delete_cache=(UPLOAD_KEPT_S, UPLOAD_KEPT_S), fill_width=True
     )
+    uploads = Uploads(chat.settings.folder, blocks.upload_file_set)
     with blocks:
         with gr.Row(elem_classes="lt-header"):
             gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
@@ -46,9 +48,9 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                     queue=False,
                 )
             with gr.Tab("Library", id="library") as library:
-                shelf = library_tab.build(chat, _open_ask(asking, tabs))
+                shelf = library_tab.build(chat, _open_ask(asking, tabs), uploads)
             with gr.Tab("Chats", id="chats") as chats:
-                found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header)
+                found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header=header, uploads=uploads)
             with gr.Tab("Passkey", id="passkey") as passkeys:
                 keys = passkey_tab.build(chat, run_passkey)
             with gr.Tab("Models", id="models") as models:
@@ -79,6 +81,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
+    blocks.check = checker(blocks, uploads)
     return blocks
 
 

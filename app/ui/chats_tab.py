@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ import gradio as gr
 from app.records import ChatInfo, OtherModel
 from app.ui import actions, format, switching
 from app.ui.ask_tab import PRIVATE, Reaction
+from app.ui.uploads import Uploads
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -79,16 +79,14 @@ def fork(chat: "DocumentChat", target: str) -> str | None:
         return None
 
 
-def take(chat: "DocumentChat", file: str, text_only: bool, query: str) -> tuple[str, str]:
+def take(chat: "DocumentChat", file: str, text_only: bool, query: str, uploads: Uploads) -> tuple[str, str]:
     """Import a chat from an uploaded file, which is deleted; (status HTML, list HTML)."""
-    path = Path(file)
     try:
-        info = chat.chat(chat.import_chat(path, text_only=text_only))
+        with uploads.taken(file) as own:
+            info = chat.chat(chat.import_chat(own, text_only=text_only))
         status = format.notice(f"{info.title}: {format.plural(info.messages, 'message')} taken in.")
     except Exception as error:
         status = format.failure(error)
-    finally:
-        path.unlink(missing_ok=True)
     return status, listing(chat, query)
 
 
@@ -138,7 +136,13 @@ class ChatsTab:
 
 
 def build(
-    chat: "DocumentChat", chat_id: gr.State, open_chat: Reaction, forget: Reaction, header: switching.Header
+    chat: "DocumentChat",
+    chat_id: gr.State,
+    open_chat: Reaction,
+    forget: Reaction,
+    *,
+    header: switching.Header,
+    uploads: Uploads,
 ) -> ChatsTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
@@ -148,7 +152,12 @@ def build(
         forget: takes the id of a deleted chat and `chat_id`; the Ask tab lets go of it.
     """
     query = gr.Textbox(
-        placeholder="Search titles and messages", show_label=False, label="Search", container=False, elem_id="search"
+        value="",
+        placeholder="Search titles and messages",
+        show_label=False,
+        label="Search",
+        container=False,
+        elem_id="search",
     )
     status = gr.HTML(elem_id="chats-status")
     with gr.Accordion("Import a chat", open=False, elem_classes="lt-settings"):
@@ -159,7 +168,7 @@ def build(
     query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
 
     def importing(path: str, without: bool, words: str) -> tuple[Any, ...]:
-        return *take(chat, path, without, words), None
+        return *take(chat, path, without, words, uploads), None
 
     file.upload(importing, [file, text_only, query], [status, found, file], **PRIVATE)
     actions.on(

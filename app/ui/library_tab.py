@@ -16,6 +16,7 @@ from app.records import DocumentInfo
 from app.ui import actions, format, search
 from app.ui.ask_tab import GPU, PRIVATE, Reaction
 from app.ui.asking import closed_after
+from app.ui.uploads import Uploads
 from app.units import size_text
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> s
     return f'{_space(space)}<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[Adding]:
+def add(chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uploads) -> Iterator[Adding]:
     """Add files one by one; a bad one leaves its message and the others go on. Uploads are deleted afterwards."""
     added: list[str] = []
     notices: list[str] = []
@@ -158,15 +159,14 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str) -> Iterator[A
         waiting = format.waiting(f"Opening {which}{path.name}")
         yield Adding(waiting + "".join(notices), table(chat), tuple(added))
         try:
-            document = chat.add_document(path, password=password or None, name=path.name)
+            with uploads.taken(file) as own:
+                document = chat.add_document(own, password=password or None, name=path.name)
             if document.state == "read":
                 notices.append(format.notice(f"{document.title} is in the library already; nothing had to be read."))
             elif document.id not in added:
                 added.append(document.id)
         except Exception as error:
             notices.append(format.failure(error))
-        finally:
-            path.unlink(missing_ok=True)
     yield Adding("".join(notices), table(chat), tuple(added))
 
 
@@ -233,7 +233,7 @@ class LibraryTab:
     table: gr.HTML
 
 
-def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
+def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> LibraryTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:
@@ -246,6 +246,7 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     )
     with gr.Accordion("Password for encrypted PDFs", open=False, elem_classes="lt-settings"):
         password = gr.Textbox(
+            value="",
             type="password", show_label=False, label="Password", container=False, elem_id="password",
             placeholder="Used for the next files only; it is not kept",
         )  # fmt: skip
@@ -259,7 +260,7 @@ def build(chat: "DocumentChat", open_ask: Reaction) -> LibraryTab:
     percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
 
     def adding(files: list[str] | None, secret: str) -> Iterator[tuple[Any, ...]]:
-        for step in add(chat, files or [], secret):
+        for step in add(chat, files or [], secret, uploads):
             yield step.status, step.table, list(step.added), gr.skip(), gr.skip()
         yield gr.skip(), gr.skip(), gr.skip(), None, ""
 

@@ -175,6 +175,7 @@ def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
     )
     with gr.Row(elem_classes="lt-bar"):
         folder = gr.Textbox(
+            value="",
             placeholder="Path of a model, or of a folder with several", show_label=False, label="Folder",
             container=False, elem_id="model-folder", scale=5, min_width=0,
         )  # fmt: skip

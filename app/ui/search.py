@@ -90,6 +90,7 @@ class Search:
 def build(chat: "DocumentChat") -> Search:
     """Lay the search out in the current tab and wire it."""
     query = gr.Textbox(
+        value="",
         placeholder="Search in the text of all documents", show_label=False, label="Search documents",
         container=False, elem_id="find",
     )  # fmt: skip

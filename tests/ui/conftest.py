@@ -1,15 +1,37 @@
 """A chat without a model, with a small library."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from app.ui.uploads import Uploads
 from tests.fake_chat import FakeDocumentChat
 
 
 @pytest.fixture
 def chat(tmp_path: Path) -> FakeDocumentChat:
     return FakeDocumentChat(tmp_path / "home")
+
+
+@pytest.fixture
+def uploads(chat: FakeDocumentChat) -> Uploads:
+    return Uploads(chat.settings.folder, set())
+
+
+@pytest.fixture
+def send(uploads: Uploads) -> Callable[[Path], str]:
+    """Upload a file as a browser does; returns the path that the page then names."""
+
+    def sent(file: Path) -> str:
+        folder = uploads.folder / f"of{len(uploads.received)}-{file.stem}"
+        folder.mkdir(parents=True)
+        path = str(shutil.copy(file, folder))
+        uploads.received.add(path)
+        return path
+
+    return sent
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """The Chats tab's functions over a fake chat."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from app.ui import chats_tab
+from app.ui.uploads import Uploads
 from tests.fake_chat import FakeDocumentChat
 
 
@@ -24,18 +26,22 @@ def test_newest_chat_comes_first_with_its_actions(chat: FakeDocumentChat) -> Non
         assert f'data-do="chat-fork" data-id="c1@{turns}"' in html
 
 
-def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path) -> None:
+def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path, uploads: Uploads, send: Callable[[Path], str]) -> None:
     filled(chat, "About whales")
     assert len(chat.messages(chats_tab.fork(chat, "c1@all"))) == 2
     assert chat.messages(chats_tab.fork(chat, "c1@0")) == []
     assert chats_tab.fork(chat, "gone@all") is None
     file = tmp_path / "chat.lectern"
     chat.export_file("c1", file)
-    status, html = chats_tab.take(chat, str(file), True, "")
-    assert "About whales: 2 messages taken in" in status and html.count("chat-open") == 3 and not file.exists()
+    sent = send(file)
+    status, html = chats_tab.take(chat, sent, True, "", uploads)
+    assert "About whales: 2 messages taken in" in status and html.count("chat-open") == 3 and not Path(sent).exists()
     file.write_text("no chat", encoding="utf-8")
-    status, _ = chats_tab.take(chat, str(file), False, "")
-    assert "chat.lectern: not a chat" in status and not file.exists()
+    sent = send(file)
+    status, _ = chats_tab.take(chat, sent, False, "", uploads)
+    assert "chat.lectern: not a chat" in status and not Path(sent).exists()
+    status, _ = chats_tab.take(chat, str(file), False, "", uploads)
+    assert "was not uploaded" in status and file.exists()
 
 
 def test_deleted_document_is_named_so(chat: FakeDocumentChat, book: Path) -> None:

@@ -1,6 +1,7 @@
 """The Library tab's generators over a fake chat."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,41 +10,50 @@ import pytest
 from app.chat.keeping import DiskSpace
 from app.records import Skipped
 from app.ui import library_tab
+from app.ui.uploads import Uploads
 from tests.fake_chat import PASSWORD, FakeDocumentChat, model_state
 
 NOTHING = DiskSpace({}, {}, set(), 0, 0, 0)
 
 
 @pytest.fixture
-def files(tmp_path: Path, book: Path) -> list[str]:
+def files(tmp_path: Path, book: Path, send: Callable[[Path], str]) -> list[str]:
     empty = tmp_path / "empty.txt"
     empty.touch()
     locked = tmp_path / "locked.pdf"
     locked.write_text("A sealed letter.", encoding="utf-8")
     other = tmp_path / "notes.txt"
     other.write_text("Two or three notes.", encoding="utf-8")
-    return [str(empty), str(book), str(locked), str(other)]
+    return [send(file) for file in (empty, book, locked, other)]
 
 
-def test_bad_files_leave_messages_and_others_go_on(chat: FakeDocumentChat, files: list[str]) -> None:
-    *_, last = library_tab.add(chat, files, "")
+def test_bad_files_leave_messages_and_others_go_on(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    *_, last = library_tab.add(chat, files, "", uploads)
     assert "empty.txt: empty" in last.status and "locked.pdf: encrypted" in last.status
     assert [chat.document(key).title for key in last.added] == ["A Quiet Coast", "notes"]
     assert "A Quiet Coast" in last.table and "locked" not in last.table
 
 
-def test_uploads_are_deleted(chat: FakeDocumentChat, files: list[str]) -> None:
-    list(library_tab.add(chat, files, ""))
-    assert not any(Path(file).exists() for file in files)
+def test_uploads_are_deleted(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    list(library_tab.add(chat, files, "", uploads))
+    assert not any(Path(file).exists() for file in files) and list(uploads.folder.iterdir()) == []
 
 
-def test_password_opens_a_locked_file(chat: FakeDocumentChat, files: list[str]) -> None:
-    *_, last = library_tab.add(chat, files[2:3], PASSWORD)
+def test_what_was_not_uploaded_is_neither_read_nor_deleted(
+    chat: FakeDocumentChat, book: Path, uploads: Uploads, files: list[str]
+) -> None:
+    *_, last = library_tab.add(chat, [str(book), files[3]], "", uploads)
+    assert "was not uploaded" in last.status and book.exists()
+    assert [chat.document(key).title for key in last.added] == ["notes"]
+
+
+def test_password_opens_a_locked_file(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    *_, last = library_tab.add(chat, files[2:3], PASSWORD, uploads)
     assert last.status == "" and len(last.added) == 1
 
 
-def test_progress_names_the_file(chat: FakeDocumentChat, files: list[str]) -> None:
-    steps = list(library_tab.add(chat, files, ""))
+def test_progress_names_the_file(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    steps = list(library_tab.add(chat, files, "", uploads))
     assert "Opening 2 of 4: A Quiet Coast.txt" in steps[1].status
     assert "empty.txt: empty" in steps[1].status
 
@@ -60,14 +70,16 @@ def test_sizes_are_shown_and_memories_pinned_and_freed(chat: FakeDocumentChat, b
     assert status == "" and "once read" in html and chat.document(key).state == "new"
 
 
-def test_a_read_document_is_not_read_again(chat: FakeDocumentChat, book: Path) -> None:
+def test_a_read_document_is_not_read_again(
+    chat: FakeDocumentChat, book: Path, uploads: Uploads, send: Callable[[Path], str]
+) -> None:
     list(chat.read(chat.add_document(book).id))
-    *_, last = library_tab.add(chat, [str(book)], "")
+    *_, last = library_tab.add(chat, [send(book)], "", uploads)
     assert "already" in last.status and last.added == ()
 
 
-def test_reading_shows_progress_and_ends_read(chat: FakeDocumentChat, files: list[str]) -> None:
-    *_, added = library_tab.add(chat, files, "")
+def test_reading_shows_progress_and_ends_read(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    *_, added = library_tab.add(chat, files, "", uploads)
     clock = iter(range(10_000))
     steps = list(library_tab.read(chat, added.added, clock=lambda: float(next(clock))))
     percents = [int(value.split("|")[1]) for _, value in steps if value.startswith(added.added[0])]
@@ -81,13 +93,13 @@ def test_reading_says_at_once_what_it_is_about(chat: FakeDocumentChat, book: Pat
     assert "Preparing A Quiet Coast" in first[0]
 
 
-def test_newest_document_stands_first(chat: FakeDocumentChat, files: list[str]) -> None:
-    *_, last = library_tab.add(chat, files, "")
+def test_newest_document_stands_first(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    *_, last = library_tab.add(chat, files, "", uploads)
     assert last.table.index("notes") < last.table.index("A Quiet Coast")
 
 
-def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str]) -> None:
-    *_, added = library_tab.add(chat, files, "")
+def test_stop_ends_all_reading(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    *_, added = library_tab.add(chat, files, "", uploads)
     clock = iter(range(10_000))
     for _ in library_tab.read(chat, added.added, clock=lambda: float(next(clock))):
         chat.stop()
