@@ -14,7 +14,7 @@ COMMANDS: dict[str, str] = {
     "evidence": "test how much an answer rests on a passage that it looked at",
     "documents": "list, show, search, pin, evict or delete documents",
     "chats": "list, show, fork, edit, export, import or delete chats",
-    "store": "stats: what the store holds; verify: check every stored block; compact: give space back",
+    "store": "stats: what the store holds; verify: check it; compact: give space back; restore: a lost library",
     "eval": "measure the model: passkey, needles, perplexity, qa; questions: make a file for qa",
     "train": "tune a model by a recipe, or make one from texts",
     "samples": "make long samples to train on from documents",

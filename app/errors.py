@@ -4,6 +4,8 @@ Each message says what was wrong, the value, and what to do next. The UI, the CL
 print the message alone, never a traceback.
 """
 
+from pathlib import Path
+
 
 class LecternError(Exception):
     """Base of all errors shown to a user."""
@@ -43,6 +45,19 @@ class BusyError(StoreError):
     def __init__(self, message: str, url: str | None = None) -> None:
         super().__init__(message)
         self.url = url
+
+
+class LostLibrary(StoreError):
+    """The library is gone or empty where there was one. Nothing was changed; the user has to choose.
+
+    Attributes:
+        home: the data folder.
+        copy: what the copy holds that can be put back, in words; None when there is no copy.
+    """
+
+    def __init__(self, message: str, home: Path, copy: str | None) -> None:
+        super().__init__(message)
+        self.home, self.copy = home, copy
 
 
 class DamagedBlock(StoreError):

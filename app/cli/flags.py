@@ -168,6 +168,9 @@ def _library(commands: _Commands) -> None:
     store.add("stats", "say what the data folder holds", keeping.store_stats)
     store.add("verify", "check every stored block", library.store_verify)
     store.add("compact", "delete what nothing names any more and give the space back", keeping.store_compact)
+    restore = store.add("restore", "put a copy of the library in its place", keeping.store_restore)
+    restore.add_argument("copy", nargs="?", metavar="COPY", help="file name in the data folder; the newest sound copy")
+    restore.add_argument("--empty", action="store_true", help="begin with an empty library; copies get other names")
 
 
 def _talk(commands: _Commands) -> None:

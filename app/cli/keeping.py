@@ -131,3 +131,24 @@ def store_compact(session: Session, args: argparse.Namespace) -> None:
         {"bytes_before": before, "bytes_after": after},
         f"{size_text(before)} before, {size_text(after)} now.",
     )
+
+
+def store_restore(session: Session, args: argparse.Namespace) -> None:
+    """Put a copy of the library in its place, or begin with an empty one; what is there gets another name."""
+    from app.store import copies
+    from app.store.home import acquire
+
+    home = session.settings.folder
+    lock = acquire(home)
+    try:
+        if args.empty:
+            asides = copies.begin_empty(home)
+            kept = ", ".join(path.name for path in asides) or "nothing"
+            session.out.result({"asides": [path.name for path in asides]}, f"An empty library; kept beside it: {kept}.")
+            return
+        copy, aside = copies.restore(home, args.copy)
+    finally:
+        lock.release()
+    values = {"restored": copy.path.name, "documents": copy.documents, "chats": copy.chats}
+    kept = f"; what was in its place is {aside.name}" if aside else ""
+    session.out.result(values | {"aside": aside.name if aside else None}, f"Restored {copy}{kept}.")

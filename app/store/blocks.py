@@ -30,6 +30,7 @@ READ_BYTES = 8 << 20
 INDEXES = 256  # fetched at a time
 DELETE_KEYS = 64
 VACUUM_PAGES = 512
+SPARED_HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,22 @@ class BlockStore:
         unsettled = set(self._unsettled)  # After the listing: a block is unsettled before it is listed.
         return [key for key in keys if key not in unsettled]
 
+    def library_shrank(self, id: str, added: int) -> bool:
+        """Whether the library that names these blocks was replaced within a day by a smaller or another one.
+
+        Args:
+            id, added: which library it is now, and how much was ever added to it; both are remembered.
+        """
+        with self._file.read() as db:
+            known = db.execute("SELECT id, CAST(added AS INTEGER), CAST(shrank AS INTEGER) FROM library").fetchone()
+        before, most, shrank = (text(known[0]), known[1], known[2]) if known else (id, 0, 0)
+        if id != before or added < most:
+            shrank = _hour()
+        if known is None or (before, most, known[2]) != (id, added, shrank):
+            self._file.writer.submit(partial(_set_library, row=(id, added, shrank)))
+            self.flush()
+        return _hour() - shrank < SPARED_HOURS
+
     def delete(self, keys: Sequence[str], *, private: bool = False) -> None:
         """Queue the deletion of blocks.
 
@@ -400,6 +417,11 @@ class BlockStore:
 def _delete(db: Database, *, keys: Sequence[str], private: bool) -> None:
     db.execute(f"PRAGMA secure_delete = {int(private)}").fetchone()
     db.execute(f"DELETE FROM block WHERE {KEY_LISTED}", [json.dumps(keys)])
+
+
+def _set_library(db: Database, *, row: tuple[str, int, int]) -> None:
+    db.execute("DELETE FROM library")
+    db.execute("INSERT INTO library VALUES (?, ?, ?)", row)
 
 
 def _vacuum(db: Database) -> None:

@@ -4,10 +4,11 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from sqlite_utils import Database
 
@@ -36,6 +37,10 @@ class DamagedFile(StoreError):
         self.reason = reason
 
 
+class LostFile(DamagedFile):
+    """A database was deleted or replaced while it was open."""
+
+
 class SqliteFile:
     """An open database file with the schema of this release.
 
@@ -45,6 +50,7 @@ class SqliteFile:
 
     Attributes:
         generation: how often the file was replaced by an empty one.
+        when_lost: called when the file was deleted or replaced while it was open; says what became of its contents.
     """
 
     def __init__(self, path: Path, schema: Schema, *, text_factory: type = str) -> None:
@@ -67,12 +73,14 @@ class SqliteFile:
         self._borrowed = 0
         self._replacing = False
         self._closed = False
+        self.when_lost: Callable[[], str] = lambda: schema.when_damaged
         self._writer = self._open_writer()
 
     @contextmanager
     def write(self) -> Iterator[Database]:
         """A transaction: everything inside becomes visible together, or nothing does."""
         with self._writing, self._explained():
+            self._require_file()
             # Not db.atomic(): its deferred BEGIN could fail at the first write, after work was done.
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -85,6 +93,7 @@ class SqliteFile:
     @contextmanager
     def read(self) -> Iterator[Database]:
         """A read connection for this block of code alone. Keep it short: closing the file waits for it."""
+        self._require_file()
         with self._gate:
             self._gate.wait_for(lambda: not self._replacing)
             if self._closed:
@@ -141,18 +150,28 @@ class SqliteFile:
             self._writer.execute("PRAGMA incremental_vacuum").fetchall()
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
-    def copy_to(self, target: Path) -> None:
-        """Write a consistent copy, replacing an older one only when it is complete."""
-        fresh = target.with_suffix(".new")
-        fresh.unlink(missing_ok=True)
-        with self.read() as db:
-            copy = sqlite3.connect(fresh)
+    def copy_to(self, target: Path, *, lost: bool = False) -> None:
+        """Write a consistent copy to a path where no file is; nothing stays of one that broke off.
+
+        Args:
+            lost: the file itself is gone: its contents are those of the connection that still holds it.
+        """
+        with self.held() if lost else self.read() as db:
+            copy = sqlite3.connect(target)
             try:
-                copy.execute("PRAGMA journal_mode = OFF")  # A killed copy leaves one file, deleted by the next.
+                copy.execute("PRAGMA journal_mode = OFF")
                 db.conn.backup(copy)
-            finally:
+            except BaseException:
                 copy.close()
-        os.replace(fresh, target)
+                target.unlink(missing_ok=True)
+                raise
+            copy.close()
+
+    @contextmanager
+    def held(self) -> Iterator[Database]:
+        """The write connection, whether or not its file is where it was."""
+        with self._writing, self._explained():
+            yield self._writer
 
     def close(self) -> None:
         """Fold the log into the file and close, once no reader uses it."""
@@ -169,24 +188,32 @@ class SqliteFile:
             db.close()
         self._idle.clear()
 
-    def _connect(self) -> Database:
-        return Database(sqlite3.connect(self.path, timeout=WAITING_S, check_same_thread=False), execute_plugins=False)
+    def _connect(self, mode: Literal["rw", "rwc"]) -> Database:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        conn = sqlite3.connect(uri, uri=True, timeout=WAITING_S, check_same_thread=False)
+        return Database(conn, execute_plugins=False)
 
     def _open_reader(self) -> Database:
-        db = self._connect()
+        db = self._connect("rw")  # never the one to make a file
         db.conn.text_factory = self._text_factory
         db.execute("PRAGMA query_only = ON")
         return db
 
     def _open_writer(self) -> Database:
         with self._explained():
-            db = self._connect()
+            db = self._connect("rwc")
             try:
                 self._prepare(db)
             except BaseException:
                 db.close()
                 raise
+            self._file = _identity(self.path)
             return db
+
+    def _require_file(self) -> None:
+        """Raise LostFile unless the path still leads to the file that is open: what is written elsewhere is lost."""
+        if not self._closed and not self._replacing and _identity(self.path) != self._file:
+            raise LostFile(self.path, "deleted or replaced while Lectern had it open", self.when_lost())
 
     def _prepare(self, db: Database) -> None:
         schema = self._schema
@@ -208,7 +235,8 @@ class SqliteFile:
             raise StoreError(
                 f"{self.path}: made by a newer Lectern (schema {max(newer)}); update Lectern or choose another --home"
             )
-        db.execute(f"PRAGMA application_id = {schema.application_id}")
+        if owner != schema.application_id:
+            db.execute(f"PRAGMA application_id = {schema.application_id}")
         schema.migrations.apply(db)
 
     @contextmanager
@@ -251,6 +279,15 @@ def set_aside(path: Path) -> Path:
     except OSError as error:
         raise StoreError(f"{path}: damaged and not renamed ({error}); quit Lectern and delete it") from error
     return aside
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; None when to no file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _files(path: Path) -> tuple[Path, Path, Path]:

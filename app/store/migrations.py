@@ -36,8 +36,8 @@ LIBRARY = Schema(
     application_id=0x4C637431,
     migrations=_library,
     page_size=4096,
-    when_damaged="Quit Lectern and move the file away; then rename library.backup.db, the last daily copy "
-    "beside it, to library.db. Without a copy Lectern starts with an empty library",
+    when_damaged="`python launch.py store restore` keeps the file under another name and puts its last daily copy, "
+    "library.backup.db, in its place",
 )
 BLOCKS = Schema(
     application_id=0x4C637432,
@@ -223,6 +223,29 @@ def library_0004(db: Database) -> None:
     )
 
 
+@_library(name="0005")
+def library_0005(db: Database) -> None:
+    """Which library this is and how much was ever added to it; what users delete does not lower it.
+
+    And which documents came with a chat and not from their file: the digest of what they hold.
+    """
+    db.executescript(
+        """
+        ALTER TABLE document ADD COLUMN imported TEXT;
+        CREATE TABLE life (
+            id TEXT NOT NULL,
+            added INTEGER NOT NULL
+        ) STRICT;
+        INSERT INTO life SELECT lower(hex(randomblob(16))),
+            (SELECT COUNT(*) FROM document) + (SELECT COUNT(*) FROM chat)
+            + COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'message'), 0);
+        CREATE TRIGGER document_added AFTER INSERT ON document BEGIN UPDATE life SET added = added + 1; END;
+        CREATE TRIGGER chat_added AFTER INSERT ON chat BEGIN UPDATE life SET added = added + 1; END;
+        CREATE TRIGGER message_added AFTER INSERT ON message BEGIN UPDATE life SET added = added + 1; END;
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""
@@ -254,3 +277,9 @@ def blocks_0001(db: Database) -> None:
         ) STRICT;
         """
     )
+
+
+@_blocks(name="0002")
+def blocks_0002(db: Database) -> None:
+    """The library that named these blocks last, and the hour in which a smaller or another one stood in its place."""
+    db.execute("CREATE TABLE library (id TEXT NOT NULL, added INTEGER NOT NULL, shrank INTEGER NOT NULL) STRICT")

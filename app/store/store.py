@@ -3,26 +3,25 @@
 import json
 import logging
 import shutil
-import time
+import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from app.errors import NotFoundError
+from app.errors import NotFoundError, StoreError
 from app.records import Evidence, Message, Tail
+from app.store import copies
 from app.store.blocks import BlockStore, VerifyReport
 from app.store.chats import Chats
-from app.store.database import SqliteFile
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
 from app.store.space import Space
 from app.store.text import now
 
 log = logging.getLogger(__name__)
-
-BACKUP_NAME = "library.backup.db"
-BACKUP_AFTER_S = 24 * 3600
 
 
 class Store(Documents, Chats, Space):
@@ -39,16 +38,24 @@ class Store(Documents, Chats, Space):
         """Open the folder and, in the background, collect garbage and copy the library once a day.
 
         Raises:
+            LostLibrary: the library is gone or empty and there was one; nothing was changed.
             StoreError: the folder or library.db cannot be used; the message says which and what to do.
         """
         home.mkdir(parents=True, exist_ok=True)
-        library = SqliteFile(home / "library.db", LIBRARY)
+        self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
+        try:
+            library = copies.open_library(home, self.blocks.stats()["blocks"])
+        except BaseException:
+            self.blocks.close()
+            raise
+        library.when_lost = self._rescue
         Documents.__init__(self, library)
         Chats.__init__(self, library)
         Space.__init__(self, library)
         self.home = home
-        self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
         self._notes: list[str] = []
+        self._copying = threading.RLock()
+        self._rescued: str | None = None
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-background")
         with library.write() as db:
             # Nobody else reads into this folder, so such a state was left by a process that died.
@@ -113,7 +120,12 @@ class Store(Documents, Chats, Space):
         self._later(self.collect_garbage)
 
     def collect_garbage(self) -> int:
-        """Delete blocks that no memory and no chat names; returns how many."""
+        """Delete blocks that no memory and no chat names; returns how many.
+
+        None for a day after library.db was replaced by a smaller or another one.
+        """
+        if self.blocks.library_shrank(*astuple(copies.life(self._library))):
+            return 0  # what another library.db named may come back with it
         # In this order: a block named meanwhile is either not settled yet or found among the named.
         stored = self.blocks.settled_keys()
         with self._library.read() as db:
@@ -188,10 +200,23 @@ class Store(Documents, Chats, Space):
 
     def _back_up_when_due(self) -> None:
         """Copy a sound library once a day; a damaged one never replaces the last good copy."""
-        backup = self.home / BACKUP_NAME
-        if backup.exists() and time.time() - backup.stat().st_mtime < BACKUP_AFTER_S:
-            return
-        if problems := self._library.problems():
-            self._notes.append(f"{self._library.path}: damaged ({problems[0]}). {LIBRARY.when_damaged}")
-        else:
-            self._library.copy_to(backup)
+        with self._copying:
+            if not copies.due(self.home):
+                return
+            if problems := self._library.problems():
+                self._notes.append(f"{self._library.path}: damaged ({problems[0]}). {LIBRARY.when_damaged}")
+            else:
+                self._notes += copies.take(self._library)
+
+    def _rescue(self) -> str:
+        """Copy a library whose file is gone while it is open, once; returns what the user can do."""
+        with self._copying:
+            if self._rescued is None:
+                try:
+                    copies.take(self._library, lost=True)
+                    self._rescued = "Nothing is saved any more. All that it held is in library.backup.db: "
+                except (StoreError, OSError, sqlite3.Error) as error:
+                    self._rescued = f"Nothing is saved any more, and what it held could not be copied ({error}): "
+                self._rescued += "quit Lectern and start it again, which offers that copy"
+                self._notes.append(f"{self._library.path}: deleted or replaced. {self._rescued}")
+            return self._rescued

@@ -106,6 +106,7 @@ def test_the_tail_of_a_chat_keeps_its_blocks(store: Store) -> None:
 
 def test_blocks_being_read_in_are_no_garbage_until_the_next_start(tmp_path: Path) -> None:
     store = open_store(tmp_path)
+    store.create_chat([], "m")
     put(store, ["k1"], list(range(GROUP)))
     store.blocks.flush()
     store.collect_garbage()
@@ -214,7 +215,7 @@ def test_a_daily_copy_of_the_library_is_kept_and_opens(tmp_path: Path) -> None:
     id, _ = read_document(store, "Emma", list(range(32)))
     wait(store)
     backup = tmp_path / "a" / "library.backup.db"
-    backup.unlink()
+    backup.unlink(missing_ok=True)
     store._later(store._back_up_when_due)
     wait(store)
     store.close()
@@ -228,8 +229,8 @@ def test_a_daily_copy_of_the_library_is_kept_and_opens(tmp_path: Path) -> None:
 def test_a_damaged_library_never_replaces_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path)
     wait(store)
+    store.create_chat([], "m")
     backup = tmp_path / "library.backup.db"
-    backup.unlink()
     monkeypatch.setattr(store._library, "problems", lambda: ["row 3 missing"])
     store._later(store._back_up_when_due)
     wait(store)
