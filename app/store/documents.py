@@ -43,7 +43,8 @@ class Documents:
                     raise StoreError(f"{document.title}: its id {id} belongs to another document; rename or change it")
                 return id
             row = [id, document.sha256, storable(document.title), document.kind, notes, skipped, now()]
-            db.execute("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            columns = "id, sha256, title, kind, notes, skipped, created"
+            db.execute(f"INSERT INTO document ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             db.conn.executemany(
                 f"INSERT INTO part (document, {_PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 ([id, *_part_row(part)] for part in document.parts),
