@@ -130,6 +130,8 @@ class Evidence:
         text: the passage.
         weight: share of the attention on far regions, 0 to 1.
         regions: [(memory of the document, region), ...] behind the passage.
+        found_by: what offered it to the answer: `attention`, `words` or `both`; "" where nothing had to be chosen, and
+            in answers of older releases.
     """
 
     id: str
@@ -142,6 +144,7 @@ class Evidence:
     text: str
     weight: float
     regions: tuple[tuple[int, int], ...] = ()
+    found_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Reader:
             return replace(kept, tokens_read=0, tokens_reused=total)
         engine, store = self.engine, self.store
         texts = self.texts(document)
+        store.index_passages(document)
         info = store.document(document, engine.recipe)
         if info.state != "read" and (other := store.other_recipe(document, engine.recipe)):
             made = store.difference(other, engine.recipe)

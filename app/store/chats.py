@@ -30,7 +30,7 @@ _FOUND = """
                    WHERE message_fts MATCH :terms)
 """
 _EVIDENCE = """
-    SELECT message, number, document, title, label, part, char_start, char_end, text, weight, regions
+    SELECT message, number, document, title, label, part, char_start, char_end, text, weight, regions, found_by
     FROM evidence
 """
 
@@ -268,7 +268,7 @@ def _copy_message(db: Database, message: int, chat: str) -> None:
     columns = "role, content, stats, created"
     copy = f"INSERT INTO message (chat, {columns}) SELECT ?, {columns} FROM message WHERE id = ?"
     twin = db.execute(copy, [chat, message]).lastrowid
-    columns = "number, document, title, label, part, char_start, char_end, text, weight, regions"
+    columns = "number, document, title, label, part, char_start, char_end, text, weight, regions, found_by"
     db.execute(
         f"INSERT INTO evidence (message, {columns}) SELECT ?, {columns} FROM evidence WHERE message = ?",
         [twin, message],
@@ -277,14 +277,14 @@ def _copy_message(db: Database, message: int, chat: str) -> None:
 
 def _insert_evidence(db: Database, message: int, number: int, item: Evidence) -> None:
     row = [message, number, item.document, storable(item.title), storable(item.label), item.part]
-    row += [item.char_start, item.char_end, storable(item.text), item.weight, json.dumps(item.regions)]
+    row += [item.char_start, item.char_end, storable(item.text), item.weight, json.dumps(item.regions), item.found_by]
     db.execute(f"INSERT INTO evidence VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _evidence(row: tuple[Any, ...]) -> Evidence:
-    message, number, *plain, regions = row
+    message, number, *plain, regions, found_by = row
     pairs = tuple((memory, region) for memory, region in json.loads(regions))
-    return Evidence(f"e{message}-{number}", *plain, regions=pairs)
+    return Evidence(f"e{message}-{number}", *plain, regions=pairs, found_by=found_by)
 
 
 def _tail(db: Database, chat: str) -> Tail | None:

@@ -246,6 +246,44 @@ def library_0005(db: Database) -> None:
     )
 
 
+@_library(name="0006")
+def library_0006(db: Database) -> None:
+    """Passages to be found by words, and what found each passage that is shown: '' in answers of older releases.
+
+    The index keeps words alone: a passage's text is read from its part. Passages of documents that are there already
+    are made when they are read next.
+    """
+    db.executescript(
+        """
+        ALTER TABLE evidence ADD COLUMN found_by TEXT NOT NULL DEFAULT '';
+
+        CREATE TABLE passage (
+            id INTEGER PRIMARY KEY,
+            part INTEGER NOT NULL REFERENCES part ON DELETE CASCADE,
+            char_start INTEGER NOT NULL,
+            char_end INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX passage_part ON passage (part);
+
+        CREATE VIEW passage_text AS
+            SELECT passage.id, substr(part.text, char_start + 1, char_end - char_start) AS text
+            FROM passage JOIN part ON part.id = passage.part;
+
+        CREATE VIRTUAL TABLE passage_fts USING fts5 (
+            text, content='passage_text', content_rowid='id', tokenize='porter unicode61 remove_diacritics 2'
+        );
+
+        CREATE TRIGGER passage_gone BEFORE DELETE ON passage BEGIN
+            INSERT INTO passage_fts (passage_fts, rowid, text)
+                SELECT 'delete', id, text FROM passage_text WHERE id = old.id;
+        END;
+        CREATE TRIGGER passages_go BEFORE DELETE ON part BEGIN
+            DELETE FROM passage WHERE part = old.id;
+        END;
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

@@ -18,13 +18,14 @@ from app.store.blocks import BlockStore, VerifyReport
 from app.store.chats import Chats
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
+from app.store.passages import Passages
 from app.store.space import Space
 from app.store.text import now
 
 log = logging.getLogger(__name__)
 
 
-class Store(Documents, Chats, Space):
+class Store(Documents, Passages, Chats, Space):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
@@ -50,6 +51,7 @@ class Store(Documents, Chats, Space):
             raise
         library.when_lost = self._rescue
         Documents.__init__(self, library)
+        Passages.__init__(self, library)
         Chats.__init__(self, library)
         Space.__init__(self, library)
         self.home = home
@@ -85,7 +87,7 @@ class Store(Documents, Chats, Space):
         """Delete garbage, merge the search indexes and give free pages back; returns bytes (before, after)."""
         before = self.blocks.stats()["kv_bytes"] + self._library.size_bytes()
         self.collect_garbage()
-        self._library.compact([f"{table}_fts" for table in ("part", "chat", "message")])
+        self._library.compact([f"{table}_fts" for table in ("part", "passage", "chat", "message")])
         self.blocks.compact()
         return before, self.blocks.stats()["kv_bytes"] + self._library.size_bytes()
 
