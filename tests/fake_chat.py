@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
 from app.chat.models import SHIPS, Choice, LocalModel
 from app.ingest.spans import label
+from app.ingest.stream import Step
 from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.records import (
     AnswerStats,
@@ -153,6 +154,7 @@ class FakeDocumentChat:
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
         self.pinned: set[str] = set()
+        self._adding_stops = 0
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
@@ -275,6 +277,20 @@ class FakeDocumentChat:
             info = DocumentInfo(key, document.title, document.kind, len(document.parts), tokens, "new", "", CREATED)
             self._documents[key] = (info, document)
         return self._documents[key][0]
+
+    def adding(
+        self, path: Path, *, password: str | None = None, name: str | None = None
+    ) -> Generator[Step, None, DocumentInfo]:
+        stops = self._adding_stops
+        for done in range(1, 4):
+            yield Step("opening it", done, 4)
+            time.sleep(self.pace_s)
+            if self._adding_stops != stops:
+                raise CancelledError("opening it was cancelled")
+        return self.add_document(path, password=password, name=name)
+
+    def stop_adding(self) -> None:
+        self._adding_stops += 1
 
     def documents(self, policy: str = "") -> list[DocumentInfo]:
         """Under a policy other than the one at the start nothing is read until an answer was given under it."""

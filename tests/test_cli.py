@@ -4,7 +4,7 @@ import lzma
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +15,7 @@ from app.cli import flags
 from app.cli.output import Output
 from app.commands import COMMANDS
 from app.errors import BusyError
+from app.ingest.stream import Step
 from app.settings import Settings
 from app.store.space import Kept
 from app.train import corpus
@@ -512,6 +513,24 @@ def test_ctrl_c_stops_and_closes(line: Line, book: Path, monkeypatch: pytest.Mon
     code, out, _ = line.run("read", book, "--json")
     assert code == 130 and json.loads(out)["error"].startswith("Stopped")
     assert line.chat.ended == ["stop", "close"]
+
+
+def test_ctrl_c_while_a_file_is_opened_stops_it(
+    line: Line, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+
+    def interrupted(path: Path, **options: object) -> Iterator[Step]:
+        try:
+            yield Step("opening it", 1, 2)
+            raise KeyboardInterrupt
+        finally:
+            ended.append(path)
+
+    monkeypatch.setattr(line.chat, "adding", interrupted)
+    code, _, err = line.run("read", book)
+    assert code == 130 and "opening it, 50%" in err and "Stopped" in err
+    assert ended == [book] and line.chat.ended == ["stop", "close"]
 
 
 def test_an_unexpected_error_goes_to_the_log(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from app.chat.keeping import Keeping
 from app.chat.loading import Loading
 from app.chat.policies import Policies
 from app.errors import InputError, LecternError
+from app.ingest.stream import Step, Watch, in_steps
 from app.records import (
     ChatInfo,
     Delta,
@@ -55,6 +56,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self._cancel = threading.Event()
         self._one = threading.Lock()
         self._doing: str | None = None
+        self._adding_stops = 0  # how often it was asked for
         self._closed = False
 
     @classmethod
@@ -91,6 +93,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             return
         self._closed = True
         self.stop()
+        self.stop_adding()
         self._one.acquire(timeout=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
         self.store.close()
         self.lock.release()
@@ -146,13 +149,41 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
         Raises:
             InputError, PasswordError: why it cannot be read.
+            CancelledError: `stop_adding` was called.
+        """
+        steps = self.adding(path, password=password, name=name)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def adding(
+        self, path: Path, *, password: str | None = None, name: str | None = None
+    ) -> Generator[Step, None, DocumentInfo]:
+        """As `add_document`, telling how far it is; closing the generator ends it as `stop_adding` does.
+
+        A document whose tokens could not be counted any more stays in the library; reading it counts them.
         """
         from app.ingest.load import load_document
 
-        id = self.store.add_document(load_document(Path(path), password=password, name=name))
-        if engine := self._engine:  # its length in tokens, and so what reading will take, is known at once
-            self._sessions_over(engine).reader.texts(id)
-        return self.document(id)
+        def work(watch: Watch) -> DocumentInfo:
+            options = {"password": password, "name": name, "cancelled": watch.cancelled}
+            document = load_document(Path(path), progress=watch.progress("opening it"), **options)
+            watch.step = Step("putting it into the library")
+            id = self.store.add_document(document, watch.cancelled)
+            del document  # its text is in the library now, and memory is needed for the tokens
+            if engine := self._engine:  # its length in tokens, and so what reading will take, is known at once
+                reader = self._sessions_over(engine).reader
+                reader.texts(id, progress=watch.progress("counting its tokens"), cancelled=watch.cancelled)
+            return self.document(id)
+
+        stops = self._adding_stops
+        return in_steps(work, lambda: self._adding_stops != stops)
+
+    def stop_adding(self) -> None:
+        """End the adding of files within a second."""
+        self._adding_stops += 1
 
     def documents(self, policy: str = "") -> list[DocumentInfo]:
         """The library, newest first, as it was read under a policy; "" stands for the one at the start."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from app.chat import slots
 from app.chat.citations import Attached
 from app.chat.groups import StoredGroups
-from app.errors import CancelledError, DamagedBlock, LecternError, NotFoundError, StoreError
+from app.errors import CancelledError, DamagedBlock, InputError, LecternError, NotFoundError, StoreError
 from app.ingest import spans
+from app.ingest.files import Cancelled, Progress, never, no_progress
 from app.records import DocumentInfo, MemoryText, Part, Reading
 from app.runtime import stored
 from app.runtime.engine import Engine
@@ -61,12 +62,27 @@ class Reader:
         """Drop a document from RAM."""
         self._kept.pop(document, None)
 
-    def texts(self, document: str) -> list[MemoryText]:
-        """The document's token ids for this model, made on first use."""
-        texts = self.store.memories(document, self.engine.recipe)
+    def texts(
+        self, document: str, *, progress: Progress = no_progress, cancelled: Cancelled = never
+    ) -> list[MemoryText]:
+        """The document's token ids for this model, made on first use.
+
+        Raises:
+            InputError: the tokenizer failed on it, which is then the document's state.
+            CancelledError: `cancelled` said so.
+        """
+        engine, recipe = self.engine, self.engine.recipe
+        texts = self.store.memories(document, recipe)
         if texts is None:
-            texts = spans.encode(self.store.parts(document), self.engine.text_tokenizer, self.engine.bos_id)
-            self.store.set_memories(document, self.engine.recipe, texts)
+            parts = self.store.parts(document)
+            try:
+                texts = spans.encode(
+                    parts, engine.text_tokenizer, engine.bos_id, progress=progress, cancelled=cancelled
+                )
+            except InputError as error:
+                self.store.set_state(document, recipe, "failed", str(error))
+                raise
+            self.store.set_memories(document, recipe, texts)
         return texts
 
     def fit(self) -> Fit:
@@ -101,7 +117,7 @@ class Reader:
             yield Reading(document, kept.document.title, total, total, 0.0, "", total, 0.0)
             return replace(kept, tokens_read=0, tokens_reused=total)
         engine, store = self.engine, self.store
-        texts = self.texts(document)
+        texts = self.texts(document, cancelled=cancelled)
         store.index_passages(document)
         info = store.document(document, engine.recipe)
         if info.state != "read" and (other := store.other_recipe(document, engine.recipe)):
@@ -123,11 +139,12 @@ class Reader:
                     self._name_blocks(info.id, number, self._block_keys(keys, memory))
                 memories.append(memory)
                 progress.before += len(text.token_ids)
-        except (CancelledError, GeneratorExit):
+        except (CancelledError, GeneratorExit, KeyboardInterrupt):
             store.set_state(info.id, engine.recipe, "new", f"stopped at {progress.percent}%")
             raise
-        except LecternError as error:
-            store.set_state(info.id, engine.recipe, "failed", str(error))
+        except BaseException as error:
+            told = str(error) if isinstance(error, LecternError) else f"{type(error).__name__}: {error}"
+            store.set_state(info.id, engine.recipe, "failed", told)
             raise
         store.set_state(info.id, engine.recipe, "read")
         yield progress.at(len(texts) - 1, 0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from app.cli.session import Session
 from app.errors import InputError
 from app.process import peak_bytes
-from app.records import DocumentInfo
+from app.ingest.stream import Watch, in_steps
+from app.records import Document, DocumentInfo
 from app.units import duration, size_text
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
 
 def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str | None) -> tuple[DocumentInfo, int]:
     """Add and read one document; returns it and how many of its tokens were read before."""
-    info = chat.add_document(path, password=password)
+    info = session.adding(path, chat.adding(path, password=password))
     for note in info.notes:
         session.out.say(f"{info.title}: {note}")
     for skipped in info.skipped:
@@ -87,7 +88,11 @@ def text(session: Session, args: argparse.Namespace) -> None:
     """Show what ingestion makes of a file; nothing is stored and no model is loaded."""
     from app.ingest.load import load_document
 
-    document = load_document(args.path, password=args.password)
+    def load(watch: Watch) -> Document:
+        tell = watch.progress("opening it")
+        return load_document(args.path, password=args.password, progress=tell, cancelled=watch.cancelled)
+
+    document = session.adding(args.path, in_steps(load))
     for note in document.notes:
         session.out.say(note)
     for skipped in document.skipped:

@@ -1,17 +1,21 @@
 """What every command gets: settings, output, and the way to the app."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.cli.output import Output
+from app.ingest.stream import Step
 from app.records import Reading
 from app.settings import Settings
 from app.units import duration
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Session:
         if chat.model_state().state == "loading":
             self.out.progress("Loading the model")
         return chat.engine()
+
+    def adding(self, path: Path, steps: Generator[Step, None, T]) -> T:
+        """Follow the adding of a file to its end; returns what it returns. Ctrl-C stops it."""
+        with closing(steps):
+            while True:
+                try:
+                    self.out.progress(f"{path}: {next(steps).words}")
+                except StopIteration as end:
+                    self.out.clear()
+                    return end.value
 
     def delete(self, id: str, of: Callable[["DocumentChat"], tuple[Callable[..., Any], Callable[..., None]]]) -> None:
         """Delete a document or a chat; `of` gives how the app finds one and how it deletes it."""

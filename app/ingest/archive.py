@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from app.errors import InputError
-from app.ingest.files import MAX_FILE_BYTES, Entry, Unreadable, printable
+from app.errors import CancelledError, InputError
+from app.ingest.files import MAX_FILE_BYTES, Cancelled, Entry, Unreadable, never, printable
 from app.ingest.tree import MAX_FILES, Sieve
 from app.records import Skipped
 
@@ -48,13 +48,16 @@ def check_ratio(name: str, unpacked_bytes: int, packed_bytes: int) -> None:
         )
 
 
-def open_archive(path: Path, name: str) -> tuple[zipfile.ZipFile, list[Entry], list[Skipped]]:
+def open_archive(
+    path: Path, name: str, cancelled: Cancelled = never
+) -> tuple[zipfile.ZipFile, list[Entry], list[Skipped]]:
     """The files of a zip archive that a codebase is read from, and what is left out.
 
     The caller closes the archive. One folder around everything, as GitHub makes it, is not part of the paths.
 
     Raises:
         InputError: it is damaged, encrypted, a bomb, too full, or holds names that lead out of it.
+        CancelledError: `cancelled`, asked now and then, said so.
     """
     packed_bytes = path.stat().st_size
     check_directory(path, name)
@@ -65,7 +68,7 @@ def open_archive(path: Path, name: str) -> tuple[zipfile.ZipFile, list[Entry], l
         raise InputError(f"{name}: not a zip archive or damaged ({error}); download or pack it again") from error
     try:
         _check_members(name, archive, members, packed_bytes)
-        entries, skipped = _entries(archive, members, Meter(name, packed_bytes))
+        entries, skipped = _entries(archive, members, Meter(name, packed_bytes), cancelled)
     except BaseException:
         archive.close()
         raise
@@ -125,11 +128,11 @@ def _target(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
             place.pop()
         elif step not in ("", "."):
             place.append(step)
-    return "/".join(place)
+    return "/".join(place) or "."
 
 
 def _entries(
-    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], meter: Meter
+    archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], meter: Meter, cancelled: Cancelled
 ) -> tuple[list[Entry], list[Skipped]]:
     paths = _paths(members)
     sieve = Sieve()
@@ -139,7 +142,9 @@ def _entries(
             with suppress(Unreadable):  # it is listed when its turn comes
                 sieve.add_gitignore(folder, _reader(archive, member, meter)().decode("utf-8", "replace"))
     entries = []
-    for path, member in paths.items():
+    for count, (path, member) in enumerate(paths.items()):
+        if count % 256 == 0 and cancelled():
+            raise CancelledError("looking for files was cancelled")
         if _is_link(member):
             sieve.skip(path, "symbolic link")
         elif not sieve.drops_file(path, member.file_size):

@@ -1,15 +1,17 @@
 """A folder or zip archive of source files to one document, file by file."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from app.errors import CancelledError, InputError
 from app.ingest.archive import open_archive
+from app.ingest.encoding import decode, is_binary
 from app.ingest.files import (
     MAX_FILE_BYTES,
+    MAX_TEXT_BYTES,
     Cancelled,
     Progress,
     Unreadable,
@@ -20,11 +22,11 @@ from app.ingest.files import (
     read_file,
 )
 from app.ingest.rules import SECRET, content_reason
-from app.ingest.text import MAX_TEXT_BYTES, decode, is_binary
 from app.ingest.tree import walk_folder
 from app.records import Document, Part, Skipped
 
 GROUP_CHARS = 200_000  # about 50,000 tokens
+PART_CHARS = 100_000  # a longer file is several parts
 
 
 def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, cancelled: Cancelled = never) -> Document:
@@ -38,17 +40,17 @@ def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, ca
         cancelled: asked before each file.
 
     Raises:
-        InputError: the archive is refused, or nothing in it can be read.
+        InputError: the archive is refused, nothing in it can be read, or it holds more than MAX_TEXT_BYTES of text.
         CancelledError: `cancelled` said so.
     """
     if path.is_dir():
         title, source, archive = name, None, nullcontext()
         entries, skipped = walk_folder(path, name, cancelled)
     else:
-        title, source = Path(name).stem, hash_file(path)
-        archive, entries, skipped = open_archive(path, name)
+        title, source = Path(name).stem, hash_file(path, cancelled)
+        archive, entries, skipped = open_archive(path, name, cancelled)
     entries.sort(key=lambda entry: _reading_order(entry.path))
-    texts, digests, guessed = {}, [], []
+    texts, digests, guessed, size_bytes = {}, [], [], 0
     with archive:
         for done, entry in enumerate(entries, start=1):
             if cancelled():
@@ -57,9 +59,15 @@ def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, ca
                 data = entry.read()
                 texts[entry.path], note = _read_source(entry.path, data)
                 digests.append(f"{entry.path}\0{hash_bytes(data)}\n")
+                size_bytes += len(data)
                 guessed += [entry.path] if note else []
             except Unreadable as reason:
                 skipped.append(Skipped(entry.path, str(reason)))
+            if size_bytes > MAX_TEXT_BYTES:
+                raise InputError(
+                    f"{name}: more than {MAX_TEXT_BYTES >> 20} MB of text by {entry.path} (file {done:,} of "
+                    f"{len(entries):,}); add a folder of it, or fewer files"
+                )
             progress(done, len(entries))
     if not texts:
         raise InputError(f"{name}: no file in it can be read as text{_counted(skipped)}; choose another")
@@ -68,14 +76,15 @@ def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, ca
     return Document(title, "code", digest, tuple(_parts(texts)), tuple(skipped), _notes(skipped, guessed))
 
 
-def load_code_file(path: Path, name: str) -> Document:
-    """Read one source file as a document of one part.
+def load_code_file(path: Path, name: str, *, cancelled: Cancelled = never) -> Document:
+    """Read one source file as a document.
 
     Raises:
         InputError: it is too large, binary or blank.
+        CancelledError: `cancelled` said so.
     """
     data = read_file(path, name, MAX_TEXT_BYTES)
-    text, note = decode(data, name)
+    text, note = decode(data, name, cancelled=cancelled)
     if not text.strip():
         raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
     return Document(name, "code", hash_bytes(data), tuple(_parts({name: text})), notes=(note,) if note else ())
@@ -113,19 +122,32 @@ def _reading_order(path: str) -> list[tuple[int, str]]:
 
 
 def _parts(texts: dict[str, str]) -> list[Part]:
-    """A part per file, headed by its path and language; the header counts as line 0."""
+    """A part per file, or several of a long one, headed by its path and language; the header counts as line 0."""
     groups: dict[str, int] = {}
     sizes: Counter[str] = Counter()
     for path, text in texts.items():
         for folder in _folders(path):
             sizes[folder] += len(text)
-    parts = []
-    for index, (path, text) in enumerate(texts.items(), start=1):
+    parts: list[Part] = []
+    for path, text in texts.items():
         group = groups.setdefault(_group_folder(path, sizes), len(groups))
         folder = path.rpartition("/")[0] or None
         header = f"{path} ({language(PurePosixPath(path).name) or 'text'})\n"
-        parts.append(Part(index, path, header + text, folder, group, first_line=0))
+        line = 0
+        for piece in _pieces(header + text):
+            parts.append(Part(len(parts) + 1, path, piece, folder, group, first_line=line))
+            line += piece.count("\n")
     return parts
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A file's text in pieces of about PART_CHARS, cut at line ends where there are some."""
+    start = 0
+    while len(text) - start > PART_CHARS:
+        end = text.rfind("\n", start, start + PART_CHARS) + 1 or start + PART_CHARS
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
 
 
 def _folders(path: str) -> list[str]:

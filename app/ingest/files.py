@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import InputError
+from app.errors import CancelledError, InputError
 
 MAX_FILE_BYTES = 1 << 20  # larger files of a codebase are data, not source
+MAX_TEXT_BYTES = 64 << 20  # of one document, about 16 million tokens: more than any model here can read
 
 Progress = Callable[[int, int], None]  # (pages or files done, of how many)
 Cancelled = Callable[[], bool]
@@ -22,10 +23,19 @@ def never() -> bool:
     return False
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex digits."""
+def hash_file(path: Path, cancelled: Cancelled = never) -> str:
+    """SHA-256 of a file's bytes, as hex digits.
+
+    Raises:
+        CancelledError: `cancelled`, asked for each megabyte, said so.
+    """
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            if cancelled():
+                raise CancelledError("reading the file was cancelled")
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def hash_bytes(data: bytes) -> str:

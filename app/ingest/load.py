@@ -65,18 +65,18 @@ def load_document(
             return load_pdf(path, name, password=password, **watch)
         if suffix == ".zip":
             return load_codebase(path, name, **watch)
-        document = _load_single(path, name, suffix)
+        document = _load_single(path, name, suffix, cancelled)
         progress(1, 1)
         return document
     except OSError as error:
         raise InputError(_explain(path, name, error)) from error
 
 
-def _load_single(path: Path, name: str, suffix: str) -> Document:
+def _load_single(path: Path, name: str, suffix: str, cancelled: Cancelled) -> Document:
     if suffix in TEXT_SUFFIXES and language(name) in (None, "Text only", "Markdown", "reStructuredText"):
-        return load_text(path, name)
+        return load_text(path, name, cancelled=cancelled)
     if suffix not in _ADVICE and language(name):
-        return load_code_file(path, name)
+        return load_code_file(path, name, cancelled=cancelled)
     what = _ADVICE.get(suffix, "if it is text, rename it to .txt")
     raise InputError(f"{name}: {suffix} files cannot be read; {what} (read are {READ_KINDS})")
 

@@ -14,7 +14,7 @@ from app.records import Document, Part, Skipped
 
 MAX_RESTARTS = 10
 MANY_PAGES = 5_000
-MAX_CHARS = 200_000_000
+MAX_CHARS = 64_000_000
 
 _READERS = (("pypdfium2", "pypdf"), ("pypdfium2",), ("pypdf",))  # a file that stops one may pass another
 _OCR = 'run OCR over it first, for example "ocrmypdf in.pdf out.pdf", and add the result'
@@ -71,7 +71,7 @@ def load_pdf(
         CancelledError: `cancelled` said so.
     """
     _check_head(path, name)
-    digest = hash_file(path)
+    digest = hash_file(path, cancelled)
     raw = _read(path, name, password, progress, cancelled)
     if raw.count == 0:
         raise InputError(f"{name}: this PDF has no pages (0); export or download it again")

@@ -1,35 +1,18 @@
-"""Text files: find the encoding, split into parts of about a page, find the chapters."""
+"""Text files: split into parts of about a page, find the chapters."""
 
-import codecs
 import re
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from app.errors import InputError
-from app.ingest.files import hash_bytes, read_file
+from app.errors import CancelledError, InputError
+from app.ingest.encoding import decode
+from app.ingest.files import MAX_TEXT_BYTES, Cancelled, hash_bytes, never, read_file
 from app.records import Document, Part
 
-MAX_TEXT_BYTES = 200 << 20
 PART_CHARS = 3_000
 LONGEST_PART_CHARS = 4_500
 CHAPTER_CHARS = 1_000  # a heading begins a new part when the one before holds at least so much
 MARKDOWN = (".md", ".markdown")
-
-_BOMS = (  # UTF-32 first: its mark begins with that of UTF-16
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_ENCODINGS = ["cp1252", "cp1251", "shift_jis", "gb18030", "big5", "euc_kr"]
-_SAMPLE_BYTES = 256 << 10
-_HIGH = re.compile(rb"[\x80-\xff]+")
-_HIGH_RUN = re.compile(rb"[\x80-\xff]{2,}")  # accents stand alone among ASCII letters, other scripts run on
-_NOT_TEXT = bytes(set(range(32)) - set(b"\t\n\f\r\x1b"))
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]+")
 
 _COUNTED = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
@@ -41,100 +24,57 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _ROMAN = re.compile(r"[IVXLC]+\.?")
-_PARAGRAPH_BREAK = re.compile(r"\n(?:[ \t]*\n)+")
-_MARKDOWN_BREAK = re.compile(r"\n(?:[ \t]*\n)+|\n(?=#{1,3} )")
+_EMPTY_LINES = r"\n[ \t]*\n(?:[ \t\n]*\n)?"  # a group repeated for each line would keep all of them in mind
+_PARAGRAPH_BREAK = re.compile(_EMPTY_LINES)
+_MARKDOWN_BREAK = re.compile(rf"{_EMPTY_LINES}|\n(?=#{{1,3}} )")
 _MARKDOWN_HEADING = re.compile(r"#{1,3} +(.*\S)")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 
 
-def load_text(path: Path, name: str) -> Document:
+def load_text(path: Path, name: str, *, cancelled: Cancelled = never) -> Document:
     """Read a text or Markdown file, one part for about a page.
 
     Raises:
         InputError: it is too large, or binary.
+        CancelledError: `cancelled` said so.
     """
     data = read_file(path, name, MAX_TEXT_BYTES)
-    text, note = decode(data, name)
+    digest = hash_bytes(data)
+    text, note = decode(data, name, cancelled=cancelled)
     if not text.strip():
         raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
-    parts = split_parts(text, markdown=name.lower().endswith(MARKDOWN))
-    return Document(Path(name).stem, "text", hash_bytes(data), tuple(parts), notes=(note,) if note else ())
+    del data
+    parts = split_parts(text, markdown=name.lower().endswith(MARKDOWN), cancelled=cancelled)
+    return Document(Path(name).stem, "text", digest, tuple(parts), notes=(note,) if note else ())
 
 
-def is_binary(data: bytes) -> bool:
-    """True when the first 8 KB hold a NUL, or more control characters than any text has."""
-    head = data[:8192]
-    if head.startswith(tuple(mark for mark, _ in _BOMS[1:])):
-        return False
-    return b"\0" in head or len(head) - len(head.translate(None, _NOT_TEXT)) > 0.02 * len(head)
-
-
-def decode(data: bytes, name: str) -> tuple[str, str | None]:
-    """Bytes to text with plain line ends.
-
-    Returns:
-        The text, and a note for the user when the encoding had to be guessed.
+def split_parts(text: str, *, markdown: bool = False, cancelled: Cancelled = never) -> list[Part]:
+    """Split at paragraph ends and chapter headings into parts of about a page; only blanks may get lost.
 
     Raises:
-        InputError: the bytes are no text.
+        CancelledError: `cancelled`, asked now and then, said so.
     """
-    if is_binary(data):
-        raise InputError(f"{name}: a binary file, not text (it holds control bytes); add the text or PDF it came from")
-    text, note = _decode(data)
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")), note
-
-
-def _decode(data: bytes) -> tuple[str, str | None]:
-    for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, "replace"), None
-    try:
-        return data.decode("utf-8"), None
-    except UnicodeDecodeError:
-        pass
-    text = data.decode("utf-8", "replace")
-    wrong = text.count("\ufffd")
-    if wrong * 20 < len(data) - len(text.encode("ascii", "ignore")):
-        return text, f"{wrong} places are not valid UTF-8 and show as \ufffd"
-    return _guess(data)
-
-
-def _guess(data: bytes) -> tuple[str, str]:
-    """Only common encodings are tried: unrestricted, the detector prefers exotic relatives of them."""
-    from charset_normalizer import from_bytes
-
-    if len(_HIGH_RUN.findall(data)) * 10 < len(_HIGH.findall(data)):
-        with suppress(UnicodeDecodeError):
-            return data.decode("cp1252"), "not UTF-8: read as cp1252"
-    best = from_bytes(data[:_SAMPLE_BYTES].rpartition(b"\n")[0] or data[:_SAMPLE_BYTES], cp_isolation=_ENCODINGS).best()
-    if best is not None:
-        with suppress(UnicodeDecodeError):
-            return data.decode(best.encoding), f"not UTF-8: read as {best.encoding}"
-    return data.decode("latin-1"), "encoding unknown: read as latin-1, so some letters may be wrong"
-
-
-def split_parts(text: str, *, markdown: bool = False) -> list[Part]:
-    """Split at paragraph ends and chapter headings into parts of about a page; only blanks may get lost."""
     pages: list[tuple[str, str | None]] = []
-    page, page_chapter, chapter = "", None, None
-    for block, heading in _blocks(text, markdown):
-        full = len(page) + len(block) > PART_CHARS
-        if page.strip() and (full or (heading and len(page) >= CHAPTER_CHARS)):
-            pages.append((page, page_chapter))
-            page = ""
+    blocks: list[str] = []  # of the page that is being filled
+    size, blank, page_chapter, chapter = 0, True, None, None
+    for block, heading in _blocks(text, markdown, cancelled):
+        full = size + len(block) > PART_CHARS
+        if not blank and (full or (heading and size >= CHAPTER_CHARS)):
+            pages.append(("".join(blocks), page_chapter))
+            blocks, size, blank = [], 0, True
         chapter = heading or chapter
-        page_chapter = page_chapter if page.strip() else chapter
-        page += block
-    pages.append((page, page_chapter))
+        page_chapter = chapter if blank else page_chapter
+        blocks.append(block)
+        size += len(block)
+        blank = blank and not block.strip()
+    pages.append(("".join(blocks), page_chapter))
     return [Part(i, str(i), page, title) for i, (page, title) in enumerate(pages, start=1) if page.strip()]
 
 
 def find_headings(text: str, *, markdown: bool = False) -> list[tuple[int, int, str]]:
     """Where the chapter headings of a text stand: (start, end, title) in characters, in order."""
-    paragraphs = _cut(text, _MARKDOWN_BREAK if markdown else _PARAGRAPH_BREAK)
-    headings = _markdown_headings(paragraphs) if markdown else _book_headings(paragraphs)
     found, start = [], 0
-    for paragraph, heading in zip(paragraphs, headings, strict=True):
+    for paragraph, heading in _headed(text, markdown, never):
         if heading:
             title = heading if markdown else paragraph.strip()
             place = start + paragraph.index(title)
@@ -143,22 +83,34 @@ def find_headings(text: str, *, markdown: bool = False) -> list[tuple[int, int, 
     return found
 
 
-def _blocks(text: str, markdown: bool) -> Iterator[tuple[str, str | None]]:
+def _blocks(text: str, markdown: bool, cancelled: Cancelled) -> Iterator[tuple[str, str | None]]:
     """Paragraphs with the blank lines after them, none longer than a part may be, and the heading that each is."""
-    paragraphs = _cut(text, _MARKDOWN_BREAK if markdown else _PARAGRAPH_BREAK)
-    headings = _markdown_headings(paragraphs) if markdown else _book_headings(paragraphs)
-    for paragraph, heading in zip(paragraphs, headings, strict=True):
+    for paragraph, heading in _headed(text, markdown, cancelled):
         start = 0
         while len(paragraph) - start > LONGEST_PART_CHARS:
             end = good_end(paragraph, start)
             yield paragraph[start:end], heading if start == 0 else None
             start = end
-        yield paragraph[start:], heading if start == 0 else None
+        yield paragraph[start:] if start else paragraph, heading if start == 0 else None
 
 
-def _cut(text: str, where: re.Pattern[str]) -> list[str]:
-    ends = [match.end() for match in where.finditer(text)] + [len(text)]
-    return [text[start:end] for start, end in pairwise([0, *ends]) if start < end]
+def _headed(text: str, markdown: bool, cancelled: Cancelled) -> Iterator[tuple[str, str | None]]:
+    """Paragraphs with the blank lines after them, and the heading that each is. One by one: there may be millions."""
+    where = _MARKDOWN_BREAK if markdown else _PARAGRAPH_BREAK
+    heading = _MarkdownHeadings() if markdown else _book_headings(_cut(text, where, cancelled))
+    for paragraph in _cut(text, where, cancelled):
+        yield paragraph, heading(paragraph)
+
+
+def _cut(text: str, where: re.Pattern[str], cancelled: Cancelled) -> Iterator[str]:
+    start = 0
+    for count, match in enumerate(where.finditer(text)):
+        if count % 4096 == 0 and cancelled():
+            raise CancelledError("splitting the text was cancelled")
+        yield text[start : match.end()]
+        start = match.end()
+    if start < len(text):
+        yield text[start:]
 
 
 def good_end(text: str, start: int) -> int:
@@ -170,21 +122,39 @@ def good_end(text: str, start: int) -> int:
     return start + PART_CHARS
 
 
-def _book_headings(paragraphs: list[str]) -> list[str | None]:
-    """Headings such as "CHAPTER IV. The Bell"; in a book without them, lone Roman numerals."""
-    lines = [" ".join(paragraph.split()) if len(paragraph) < 130 else "" for paragraph in paragraphs]
-    named = [line if _NAMED.fullmatch(line) else None for line in lines]
-    if any(named):
-        return named
-    numbered = [line if _ROMAN.fullmatch(line) else None for line in lines]
-    return numbered if sum(map(bool, numbered)) >= 3 else [None] * len(lines)
-
-
-def _markdown_headings(paragraphs: list[str]) -> list[str | None]:
-    """`# Title` to `### Title`, unless it stands inside a code fence."""
-    headings, fences = [], 0
+def _book_headings(paragraphs: Iterator[str]) -> Callable[[str], str | None]:
+    """What tells the headings of a book: such as "CHAPTER IV. The Bell", or lone Roman numerals where it has none."""
+    numbered = 0
     for paragraph in paragraphs:
+        if _named(paragraph):
+            return _named
+        numbered += _numbered(paragraph) is not None
+    return _numbered if numbered >= 3 else lambda paragraph: None
+
+
+def _named(paragraph: str) -> str | None:
+    line = _line(paragraph)
+    return line if _NAMED.fullmatch(line) else None
+
+
+def _numbered(paragraph: str) -> str | None:
+    line = _line(paragraph)
+    return line if _ROMAN.fullmatch(line) else None
+
+
+def _line(paragraph: str) -> str:
+    """A paragraph on one line; nothing when it is too long for a heading."""
+    return " ".join(paragraph.split()) if len(paragraph) < 130 else ""
+
+
+class _MarkdownHeadings:
+    """Tells `# Title` to `### Title`, unless it stands inside a code fence; asked for each paragraph in order."""
+
+    def __init__(self) -> None:
+        self._fences = 0
+
+    def __call__(self, paragraph: str) -> str | None:
         found = _MARKDOWN_HEADING.match(paragraph)
-        headings.append(found[1].rstrip("# ") if found and fences % 2 == 0 else None)
-        fences += len(_FENCE.findall(paragraph))
-    return headings
+        heading = found[1].rstrip("# ") if found and self._fences % 2 == 0 else None
+        self._fences += len(_FENCE.findall(paragraph))
+        return heading

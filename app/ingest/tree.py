@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pathspec
@@ -12,6 +13,7 @@ from app.ingest.rules import folder_reason, name_reason
 from app.records import Skipped
 
 MAX_FILES = 20_000
+MAX_NAMES = 200_000  # of files and folders, those left out included
 MAX_DEPTH = 20
 
 
@@ -33,13 +35,22 @@ class Sieve:
 
     def drops_folder(self, path: str) -> bool:
         """True when a folder, or one above it, is left out."""
+        names = path.split("/", MAX_DEPTH + 1)
+        if len(names) > MAX_DEPTH:  # looked at before anything that takes time or memory for each folder above
+            path = "/".join(names[: MAX_DEPTH + 1])
+        for end in [*(at for at, char in enumerate(path) if char == "/"), len(path)]:
+            if self._drops(path[:end]):
+                return True
+        return False
+
+    def _drops(self, path: str) -> bool:
+        """Whether a folder, of which none above is left out, is left out itself."""
         if path not in self._folders:
-            above = path.rpartition("/")[0]
             reason = folder_reason(path) or (".gitignore" if self._ignored(path + "/") else None)
             if path.count("/") >= MAX_DEPTH:
                 reason = f"more than {MAX_DEPTH} folders deep"
-            self._folders[path] = self.drops_folder(above) or reason is not None
-            if reason and not self._folders[above]:
+            self._folders[path] = reason is not None
+            if reason:
                 self.skip(path + "/", reason)
         return self._folders[path]
 
@@ -71,47 +82,57 @@ class Sieve:
 def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[list[Entry], list[Skipped]]:
     """The files of a folder that a codebase is read from, and what is left out.
 
-    Symbolic links are not followed; fifos, sockets and devices are not opened.
+    Symbolic links are not followed; fifos, sockets and devices are not opened. What vanishes meanwhile is listed.
 
     Raises:
         InputError: there are too many files.
-        CancelledError: `cancelled`, asked in every folder, said so.
+        CancelledError: `cancelled`, asked now and then, said so.
+        OSError: the folder itself cannot be opened.
     """
-    sieve, entries = Sieve(), []
-
-    def unreadable(error: OSError) -> None:
-        sieve.skip(printable(os.path.relpath(error.filename, root)) + "/", f"cannot be opened: {error.strerror}")
-
-    for place, folders, files in os.walk(root, onerror=unreadable):
-        if cancelled():
-            raise CancelledError("looking for files was cancelled")
-        above = Path(place).relative_to(root).as_posix()
-        prefix = "" if above == "." else f"{above}/"
-        if ".gitignore" in files:
-            sieve.add_gitignore(prefix.rstrip("/"), _read_rules(Path(place, ".gitignore")))
-        linked = {folder for folder in folders if os.path.islink(os.path.join(place, folder))}
-        for folder in sorted(linked):
-            sieve.skip(printable(prefix + folder), "symbolic link")
-        folders[:] = sorted(f for f in folders if f not in linked and not sieve.drops_folder(prefix + f))
-        entries += _files_of(place, prefix, sorted(files), sieve)
+    sieve, entries, waiting = Sieve(), [], [""]
+    seen = 0
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, prefix)) as items:
+                found = sorted(islice(items, MAX_NAMES + 1), key=lambda item: item.name)
+        except OSError as error:
+            if not prefix:
+                raise
+            sieve.skip(printable(prefix), f"cannot be opened: {error.strerror}")
+            continue
+        seen += len(found)
+        if seen > MAX_NAMES:
+            raise InputError(f"{name}: more than {MAX_NAMES:,} files and folders; choose a folder inside it")
+        if any(item.name == ".gitignore" for item in found):
+            sieve.add_gitignore(prefix.rstrip("/"), _read_rules(Path(root, prefix, ".gitignore")))
+        folders = []
+        for count, item in enumerate(found):
+            if count % 256 == 0 and cancelled():
+                raise CancelledError("looking for files was cancelled")
+            if _look_at(item, prefix, sieve, entries):
+                folders.append(f"{prefix}{item.name}/")
+        waiting += reversed(folders)
         if len(entries) > MAX_FILES:
             raise InputError(f"{name}: more than {MAX_FILES:,} files; choose a folder inside it")
     return entries, sieve.skipped
 
 
-def _files_of(place: str, prefix: str, names: list[str], sieve: Sieve) -> list[Entry]:
-    entries = []
-    with os.scandir(place) as items:
-        found = {item.name: item for item in items}
-    for name in names:
-        path, item = printable(prefix + name), found.get(name)
-        if item is None or item.is_symlink() or not item.is_file():
-            sieve.skip(path, "symbolic link" if item and item.is_symlink() else "not a regular file")
-            continue
-        size_bytes = item.stat().st_size
-        if not sieve.drops_file(path, size_bytes):
+def _look_at(item: os.DirEntry, prefix: str, sieve: Sieve, entries: list[Entry]) -> bool:
+    """Put a file that is read into the entries, or the reason into the sieve; True for a folder to go into."""
+    path = printable(prefix + item.name)
+    try:
+        if item.is_symlink():
+            sieve.skip(path, "symbolic link")
+        elif item.is_dir():
+            return not sieve.drops_folder(prefix + item.name)
+        elif not item.is_file():
+            sieve.skip(path, "not a regular file")
+        elif not sieve.drops_file(path, size_bytes := item.stat().st_size):
             entries.append(Entry(path, size_bytes, _reader(item.path)))
-    return entries
+    except OSError as error:
+        sieve.skip(path, f"cannot be read: {error.strerror}")
+    return False
 
 
 def _reader(path: str) -> Callable[[], bytes]:

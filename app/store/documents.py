@@ -1,12 +1,12 @@
 """Documents in library.db: their parts and search, the memories made of them, and where reading stands."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlite_utils import Database
 
-from app.errors import NotFoundError, StoreError
+from app.errors import CancelledError, NotFoundError, StoreError
 from app.records import Box, Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
 from app.store.database import SqliteFile
 from app.store.text import match, now, storable
@@ -31,8 +31,12 @@ class Documents:
     def __init__(self, library: SqliteFile) -> None:
         self._library = library
 
-    def add_document(self, document: Document) -> str:
-        """Keep a document and return its id, which comes from its bytes; one that is there already stays as it is."""
+    def add_document(self, document: Document, cancelled: Callable[[], bool] = lambda: False) -> str:
+        """Keep a document and return its id, which comes from its bytes; one that is there already stays as it is.
+
+        Raises:
+            CancelledError: `cancelled`, asked before each part, said so; nothing is kept.
+        """
         id = document.sha256[:ID_DIGITS]
         notes = json.dumps(document.notes)
         skipped = json.dumps([[item.name, item.reason] for item in document.skipped])
@@ -47,7 +51,7 @@ class Documents:
             db.execute(f"INSERT INTO document ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             db.conn.executemany(
                 f"INSERT INTO part (document, {_PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                ([id, *_part_row(part)] for part in document.parts),
+                _part_rows(id, document, cancelled),
             )
         return id
 
@@ -184,6 +188,13 @@ class Documents:
             owner = _memory_id(db, id, recipe, memory)
             rows = db.execute("SELECT key FROM manifest WHERE memory = ? ORDER BY position", [owner])
             return [row[0] for row in rows]
+
+
+def _part_rows(id: str, document: Document, cancelled: Callable[[], bool]) -> Iterator[list[Any]]:
+    for part in document.parts:
+        if cancelled():
+            raise CancelledError("putting it into the library was cancelled")
+        yield [id, *_part_row(part)]
 
 
 def find(db: Database, table: str, id: str, by_title: str | None = None) -> str:

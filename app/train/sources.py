@@ -7,9 +7,9 @@ from pathlib import Path
 
 from app.errors import ConfigError, InputError
 from app.ingest.codebase import language
+from app.ingest.encoding import decode
 from app.ingest.files import read_file
 from app.ingest.load import READ_KINDS, load_document
-from app.ingest.text import decode
 from app.train.instructions import Entry, parse
 
 KINDS = ("text", "code", "instructions")

@@ -1,7 +1,8 @@
 """The Library tab: add documents, watch them being read, delete them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.chat.keeping import DiskSpace
-from app.errors import CancelledError
+from app.errors import CancelledError, LecternError
 from app.records import DocumentInfo
 from app.ui import actions, format, search
 from app.ui.ask_tab import GPU, PRIVATE, Reaction
@@ -46,12 +47,12 @@ class Adding:
 
     Attributes:
         status: HTML under the drop area: the file being opened, then one message per file that failed.
-        table: HTML of the library.
+        table: HTML of the library; None while it stays as it is.
         added: ids of the documents that still have to be read.
     """
 
     status: str
-    table: str
+    table: str | None
     added: tuple[str, ...] = ()
 
 
@@ -156,18 +157,38 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uplo
     for number, file in enumerate(files, 1):
         path = Path(file)
         which = f"{number} of {len(files)}: " if len(files) > 1 else ""
-        waiting = format.waiting(f"Opening {which}{path.name}")
-        yield Adding(waiting + "".join(notices), table(chat), tuple(added))
+        yield Adding(format.waiting(f"Opening {which}{path.name}") + "".join(notices), table(chat), tuple(added))
         try:
             with uploads.taken(file) as own:
-                document = chat.add_document(own, password=password or None, name=path.name)
+                document = yield from _add_one(chat, own, password, which, "".join(notices))
             if document.state == "read":
                 notices.append(format.notice(f"{document.title} is in the library already; nothing had to be read."))
             elif document.id not in added:
                 added.append(document.id)
+        except CancelledError:
+            left = len(files) - number + 1
+            notices.append(format.notice(f"Stopped; {format.plural(left, 'file')} not added, none read."))
+            added.clear()
+            for other in files[number:]:
+                with suppress(LecternError), uploads.taken(other):
+                    pass
+            break
         except Exception as error:
             notices.append(format.failure(error))
     yield Adding("".join(notices), table(chat), tuple(added))
+
+
+def _add_one(
+    chat: "DocumentChat", path: Path, password: str, which: str, notices: str
+) -> Generator[Adding, None, DocumentInfo]:
+    """Add one file, telling now and then how far it is."""
+    with closed_after(chat.adding(path, password=password or None, name=path.name)) as steps:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                return end.value
+            yield Adding(format.waiting(f"{which}{path.name}: {step.words}") + notices, None)
 
 
 def read(
@@ -260,9 +281,14 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
 
     def adding(files: list[str] | None, secret: str) -> Iterator[tuple[Any, ...]]:
-        for step in add(chat, files or [], secret, uploads):
-            yield step.status, step.table, list(step.added), gr.skip(), gr.skip()
-        yield gr.skip(), gr.skip(), gr.skip(), None, ""
+        ids: tuple[str, ...] = ()
+        with closed_after(add(chat, files or [], secret, uploads)) as steps:
+            for step in steps:
+                unchanged = step.table is None
+                ids = ids if unchanged else step.added
+                shown = gr.skip() if unchanged else step.table
+                yield step.status, shown, list(ids), gr.skip(), gr.skip(), gr.update(visible=True)
+        yield gr.skip(), gr.skip(), gr.skip(), None, "", gr.update(visible=bool(ids))
 
     def reading(ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         line = ""
@@ -274,7 +300,7 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
         yield from reading([key])
 
     shown = [status, shelf, percent, stop]
-    added = drop.upload(adding, [drop, password], [opening, shelf, waiting, drop, password], **PRIVATE)
+    added = drop.upload(adding, [drop, password], [opening, shelf, waiting, drop, password, stop], **PRIVATE)
     added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
     for word in ("pin", "unpin"):
@@ -283,5 +309,10 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     actions.on("evict", lambda key: evict(chat, key), outputs=[status, shelf], queue=False)
     actions.on("library-delete", lambda key: delete(chat, key), outputs=[status, shelf], queue=False)
     actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, queue=False)
-    stop.click(chat.stop, None, None, queue=False, **PRIVATE)
+
+    def stop_all() -> None:
+        chat.stop_adding()
+        chat.stop()
+
+    stop.click(stop_all, None, None, queue=False, **PRIVATE)
     return LibraryTab(shelf)

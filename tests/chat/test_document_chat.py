@@ -560,3 +560,65 @@ def test_when_the_library_is_full_the_chat_goes_on_without_the_turn(open_chat, t
     second, _ = finish(chat.ask("what?", chat=first.chat, generation=SHORT))
     unbroken, _ = finish(chat.ask("what?", chat=twin.chat, generation=SHORT))
     assert second.answer == unbroken.answer and second.stats.tokens_read == unbroken.stats.tokens_read
+
+
+class Panic(BaseException):
+    """As a native library raises it: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic("no Exception"), ValueError("odd text")])
+def test_a_tokenizer_that_fails_ends_the_document_with_a_reason(error, open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    real = chat.engine().text_tokenizer
+
+    class Broken:
+        encode_special_tokens = True
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            raise error
+
+    monkeypatch.setattr(chat.engine(), "text_tokenizer", Broken())
+    with pytest.raises(InputError, match=str(error)):
+        chat.add_document(write(tmp_path))
+    (document,) = chat.documents()
+    assert document.state == "failed" and str(error) in document.detail
+    monkeypatch.setattr(chat.engine(), "text_tokenizer", real)
+    list(chat.read(document.id))
+    assert chat.document(document.id).state == "read"  # the next try goes on
+
+
+def test_a_reading_that_breaks_ends_the_document_with_a_reason(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    document = chat.add_document(write(tmp_path))
+
+    def panic(*args, **options):
+        raise Panic("no Exception")
+
+    monkeypatch.setattr(type(chat.engine()), "read_steps", panic)
+    with pytest.raises(Panic):
+        list(chat.read(document.id))
+    found = chat.document(document.id)
+    assert (found.state, found.detail) == ("failed", "Panic: no Exception")
+
+
+def test_adding_is_stopped_and_leaves_nothing(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    loading, asked = threading.Event(), threading.Event()
+
+    def endless(path, *, cancelled, **options):
+        loading.set()
+        while not cancelled():
+            asked.set()
+        raise CancelledError("cancelled")
+
+    monkeypatch.setattr("app.ingest.load.load_document", endless)
+    steps = chat.adding(write(tmp_path))
+    assert next(steps).words == "opening it"
+    loading.wait()
+    chat.stop()  # an answer may be stopped while a file is added
+    asked.clear()
+    asked.wait()
+    chat.stop_adding()
+    with pytest.raises(CancelledError):
+        list(steps)
+    assert chat.documents() == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import InputError
+from app.errors import CancelledError, InputError
 from app.ingest import archive
 from app.ingest.codebase import load_codebase
 
@@ -50,11 +50,26 @@ def test_links_that_lead_out_are_refused(target, tmp_path):
         load_codebase(linked(tmp_path / "t.zip", "src/link.py", target), "t.zip")
 
 
-@pytest.mark.parametrize("target", ["a.py", "../README.md", "./a.py"])
+@pytest.mark.parametrize("target", ["a.py", "../README.md", "./a.py", "..", "../", "."])
 def test_links_that_stay_inside_are_listed(target, tmp_path):
     document = load_codebase(linked(tmp_path / "t.zip", "src/link.py", target), "t.zip")
     assert [item.reason for item in document.skipped] == ["symbolic link"]
     assert len(document.parts) == 1
+
+
+@pytest.mark.parametrize("depth", [22, 2_000, 30_000])
+def test_deep_folders_are_left_out_whatever_their_depth(depth, tmp_path):
+    deep = "d/" * depth + "b.py"
+    document = load_codebase(zipped(tmp_path / "t.zip", {"a.py": "x = 1\n", deep: "y = 1\n"}), "t.zip")
+    assert [part.label for part in document.parts] == ["a.py"]
+    assert [(item.name.count("/"), item.reason) for item in document.skipped] == [(21, "more than 20 folders deep")]
+
+
+def test_cancel_is_asked_while_looking_for_files(tmp_path):
+    path = zipped(tmp_path / "t.zip", {"a.py": "x = 1\n"})
+    asked = iter([False, True])
+    with pytest.raises(CancelledError, match="looking for files"):
+        load_codebase(path, "t.zip", cancelled=lambda: next(asked))
 
 
 def test_a_bomb_is_refused(tmp_path):

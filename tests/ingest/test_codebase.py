@@ -160,6 +160,40 @@ def test_a_file_that_vanishes_meanwhile_is_listed(folder):
     assert "tests/test_run.py" in {item.name for item in document.skipped if "No such file" in item.reason}
 
 
+def test_a_folder_that_vanishes_meanwhile_is_listed(folder, monkeypatch):
+    scandir = os.scandir
+
+    def vanish(place):
+        if str(place).endswith("src/"):
+            raise FileNotFoundError(2, "No such file or directory", place)
+        return scandir(place)
+
+    monkeypatch.setattr(tree.os, "scandir", vanish)
+    document = load_codebase(folder, "project")
+    assert ("src/", "cannot be opened: No such file or directory") in {(s.name, s.reason) for s in document.skipped}
+    assert "main.py" in [part.label for part in document.parts]
+
+
+def test_a_file_that_vanishes_before_it_is_looked_at_is_listed(folder):
+    class Gone:
+        name = "gone.py"
+
+        def is_symlink(self):
+            return False
+
+        is_dir = is_symlink
+
+        def is_file(self):
+            return True
+
+        def stat(self):
+            raise FileNotFoundError(2, "No such file or directory")
+
+    sieve, entries = tree.Sieve(), []
+    assert not tree._look_at(Gone(), "src/", sieve, entries) and not entries
+    assert sieve.skipped[0].name == "src/gone.py" and "No such file" in sieve.skipped[0].reason
+
+
 def test_strange_names_are_made_printable(tmp_path):
     write(tmp_path / "p", {"bell\x07.py": "x = 1\n"})
     Path(os.fsdecode(os.fsencode(str(tmp_path / "p")) + b"/caf\xe9.py")).write_text("y = 1\n")
@@ -180,6 +214,29 @@ def test_too_many_files(folder, monkeypatch):
     monkeypatch.setattr(tree, "MAX_FILES", 3)
     with pytest.raises(InputError, match="project: more than 3 files"):
         load_codebase(folder, "project")
+
+
+def test_too_many_names(folder, monkeypatch):
+    monkeypatch.setattr(tree, "MAX_NAMES", 20)
+    with pytest.raises(InputError, match="project: more than 20 files and folders"):
+        load_codebase(folder, "project")
+
+
+def test_too_much_text(folder, monkeypatch):
+    monkeypatch.setattr(codebase, "MAX_TEXT_BYTES", 1 << 5)
+    with pytest.raises(InputError, match=r"more than 0 MB of text by .gitignore \(file \d+ of \d+\); add a folder"):
+        load_codebase(folder, "project")
+
+
+def test_a_long_file_is_several_parts(tmp_path):
+    lines = "".join(f"line {number}\n" for number in range(1, 30_001))
+    document = load_codebase(write(tmp_path / "p", {"long.py": lines, "z.py": "x = 1\n"}), "p")
+    *parts, last = document.parts
+    assert {part.label for part in parts} == {"long.py"} and len(parts) == 4 and last.index == 5
+    assert "".join(part.text for part in parts) == "long.py (Python)\n" + lines
+    for part in parts[1:]:
+        line = part.text.partition("\n")[0]
+        assert spans.label(part, 0, len(line)) == f"long.py:{line.split()[1]}-{line.split()[1]}"
 
 
 def test_too_deep(tmp_path):

@@ -100,8 +100,8 @@ def test_a_pdf_that_vanishes_meanwhile(data, tmp_path, monkeypatch):
     shutil.copy(data / "crazyones.pdf", path)
     hash_file = pdf.hash_file
 
-    def hash_and_delete(target):
-        digest = hash_file(target)
+    def hash_and_delete(target, cancelled):
+        digest = hash_file(target, cancelled)
         target.unlink()
         return digest
 

@@ -1,5 +1,6 @@
 import pytest
 
+from app.errors import CancelledError, InputError
 from app.ingest import spans
 from app.ingest.text import split_parts
 from app.records import Part, Span
@@ -40,6 +41,57 @@ def test_a_large_document_is_read_in_batches(tokenizer, monkeypatch):
     whole = spans.encode(parts, tokenizer, 0)
     monkeypatch.setattr(spans, "_BATCH_CHARS", 20)
     assert spans.encode(parts, tokenizer, 0) == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["word and number 12\n" * 900, "x" * 40_000, "猫" * 20_000, "a" + " " * 40_000 + "b\n", "\n" * 40_000]
+)
+def test_long_texts_are_cut_before_the_tokenizer_gets_them(text, tokenizer):
+    pieces = list(spans._pieces(text, 16_384))
+    assert "".join(pieces) == text and max(map(len, pieces)) <= 16_384
+    (memory,) = spans.encode([Part(1, "1", text), Part(2, "2", "end")], tokenizer, 0)
+    assert tokenizer.decode(memory.token_ids[1:]) == spans._as_read(Part(1, "1", text)) + "end\n"
+    assert [span.part for span in memory.spans] == [1, 2]
+    assert spans.locate(Part(1, "1", text), memory.spans[0], tokenizer, 0, 10**9) == (0, len(text))
+
+
+def test_words_are_cut_as_if_they_were_not(tokenizer):
+    text = "  if word and number == 12:\n        return 'a b'\n" * 900
+    (memory,) = spans.encode([Part(1, "1", text)], tokenizer, None)
+    assert memory.token_ids == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_parts_that_an_older_release_did_not_cut_are_located(tokenizer):
+    part = Part(1, "1", "x" * 40_000)
+    uncut = tokenizer.encode(part.text + "\n", add_special_tokens=False).ids
+    assert spans.locate(part, Span(1, 0, len(uncut)), tokenizer, 0, 10**9) == (0, 40_000)
+
+
+def test_cancel_and_progress_are_seen_between_batches(tokenizer, monkeypatch):
+    monkeypatch.setattr(spans, "_BATCH_CHARS", 100)
+    parts, seen = [Part(1, "1", "word " * 100), Part(2, "2", "more " * 100)], []
+    spans.encode(parts, tokenizer, 0, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen) and seen[-1] == (1000, 1000) and len(seen) > 1
+    asked = iter([False, True])
+    with pytest.raises(CancelledError):
+        spans.encode(parts, tokenizer, 0, cancelled=lambda: next(asked))
+
+
+class Panic(BaseException):
+    """As a native library raises it: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic("not our fault"), ValueError("not our fault"), MemoryError("not our fault")])
+def test_a_tokenizer_that_fails_is_a_message(error):
+    class Broken:
+        encode_special_tokens = True
+
+        def encode_batch_fast(self, texts, add_special_tokens):
+            raise error
+
+    with pytest.raises(InputError, match="page 1 to page 2") as told:
+        spans.encode([Part(1, "page 1", "x"), Part(2, "page 2", "y")], Broken(), None)
+    assert "not our fault" in str(told.value) or isinstance(error, MemoryError)
 
 
 def test_markers_in_a_document_stay_text(tokenizer):

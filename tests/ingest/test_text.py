@@ -2,49 +2,8 @@ import hashlib
 
 import pytest
 
-from app.errors import InputError
-from app.ingest.text import LONGEST_PART_CHARS, PART_CHARS, decode, load_text, split_parts
-
-SAMPLES = {
-    "cp1252": "Le café était fermé. “Où êtes-vous?” L’hôtel coûte 30 €, naïve Straße.",
-    "cp1251": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
-    "shift_jis": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
-    "gb18030": "满纸荒唐言，一把辛酸泪。都云作者痴，谁解其中味？",
-    "big5": "滾滾長江東逝水，浪花淘盡英雄。是非成敗轉頭空。",
-    "euc_kr": "나는 고양이로소이다. 이름은 아직 없다. 어디서 태어났는지 모른다.",
-}
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_unicode_needs_no_note(encoding):
-    assert decode("naïve 猫\r\nß\r".encode(encoding), "x.txt") == ("naïve 猫\nß\n", None)
-
-
-@pytest.mark.parametrize("encoding", SAMPLES)
-def test_other_encodings_are_found_and_named(encoding):
-    text, note = decode((SAMPLES[encoding] + "\n").encode(encoding) * 3, "x.txt")
-    assert text == (SAMPLES[encoding] + "\n") * 3
-    assert encoding in note
-
-
-def test_a_few_wrong_bytes_do_not_spoil_utf8():
-    text, note = decode("“quotes” – all over".encode() * 30 + b" \x92 end", "x.txt")
-    assert text.count("“quotes”") == 30 and text.endswith("\ufffd end")
-    assert "1 places" in note
-
-
-def test_bytes_of_no_known_encoding_are_marked():
-    data = b"a \x81 b \x98 c\n"  # the first is not in cp1252, the second not in cp1251, no pair is in the others
-    text, note = decode(data, "x.txt")
-    assert text == data.decode("latin-1")
-    assert "encoding unknown" in note
-
-
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x7fELF" + bytes(50), bytes(range(1, 32)) * 20])
-def test_binary_is_refused(data):
-    with pytest.raises(InputError, match=r"photo\.txt: a binary file"):
-        decode(data, "photo.txt")
-
+from app.errors import CancelledError, InputError
+from app.ingest.text import LONGEST_PART_CHARS, PART_CHARS, load_text, split_parts
 
 def test_parts_hold_all_the_text_and_about_a_page(data):
     text = (data / "book.txt").read_text(encoding="utf-8")
@@ -101,6 +60,19 @@ def test_a_text_without_paragraphs_is_cut_at_sentences():
     assert "".join(part.text for part in parts) == text
     assert all(part.text.endswith(". ") and len(part.text) <= LONGEST_PART_CHARS for part in parts)
     assert max(len(part.text) for part in split_parts("x" * 50_000)) <= LONGEST_PART_CHARS
+
+
+@pytest.mark.parametrize("blanks", [" " * 9_000, "\n" * 9_000, "\t\n" * 4_500, "\n" + " " * 9_000])
+def test_pages_of_blanks_belong_to_the_page_after_them(blanks):
+    parts = split_parts(blanks + "one\n\n" + blanks + "two\n")
+    assert "".join(part.text for part in parts) == blanks + "one\n\n" + blanks + "two\n"
+    assert [part.text.strip() for part in parts] == ["one", "two"]
+
+
+def test_splitting_is_cancelled():
+    asked = iter([False, False, True])
+    with pytest.raises(CancelledError):
+        split_parts("a line\n\n" * 10_000, cancelled=lambda: next(asked))
 
 
 def test_load_text(tmp_path):

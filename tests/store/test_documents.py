@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import NotFoundError, StoreError
+from app.errors import CancelledError, NotFoundError, StoreError
 from app.ingest.text import split_parts
 from app.records import Document, MemoryText, Part, Skipped, Span
 from app.store.store import Store
@@ -42,6 +42,13 @@ def test_a_document_comes_back_as_it_was_given(store: Store) -> None:
     assert (info.id, info.title, info.kind, info.parts) == (id, "Emma", "text", 2)
     assert (info.tokens, info.state, info.detail) == (0, "new", "")
     assert info.notes == document.notes and info.skipped == document.skipped
+
+
+def test_a_cancelled_document_leaves_nothing(store: Store) -> None:
+    asked = iter([False, True])
+    with pytest.raises(CancelledError):
+        store.add_document(make_document(), lambda: next(asked))
+    assert store.documents(RECIPE) == []
 
 
 def test_a_file_keeps_its_path_and_first_line(store: Store) -> None:

@@ -54,8 +54,19 @@ def test_password_opens_a_locked_file(chat: FakeDocumentChat, files: list[str], 
 
 def test_progress_names_the_file(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
     steps = list(library_tab.add(chat, files, "", uploads))
-    assert "Opening 2 of 4: A Quiet Coast.txt" in steps[1].status
-    assert "empty.txt: empty" in steps[1].status
+    second = [step for step in steps if "2 of 4: A Quiet Coast.txt" in step.status]
+    assert "Opening 2 of 4" in second[0].status and "opening it, 75%" in second[-1].status
+    assert all("empty.txt: empty" in step.status for step in second)
+    assert second[0].table is not None and second[-1].table is None
+
+
+def test_stop_ends_the_adding_and_leaves_no_upload(chat: FakeDocumentChat, files: list[str], uploads: Uploads) -> None:
+    for last in library_tab.add(chat, files, "", uploads):
+        if "3 of 4" in last.status:
+            chat.stop_adding()
+    assert "Stopped; 2 files not added" in last.status and last.added == ()
+    assert [info.title for info in chat.documents()] == ["A Quiet Coast"]
+    assert not any(Path(file).exists() for file in files)
 
 
 def test_sizes_are_shown_and_memories_pinned_and_freed(chat: FakeDocumentChat, book: Path) -> None:
