@@ -37,6 +37,9 @@ LIBRARIES = {
     "pypdf": {"ingest"},
     "pypdfium2": {"ingest"},
     "pathspec": {"ingest"},
+    "lxml": {"ingest"},
+    "mathml_to_latex": {"ingest"},
+    "officemath2latex": {"ingest"},
     "charset_normalizer": {"ingest"},
     "pygments": {"ingest"},
     "tokenizers": {"ingest", "runtime", "train", "eval"},
@@ -53,7 +56,10 @@ LIBRARIES = {
     "platformdirs": {"settings"},
     "PIL": {"ingest", "ui"},
 }
-PACKAGES = {"sqlite_utils": "sqlite-utils", "charset_normalizer": "charset-normalizer", "PIL": "pypdfium2"}
+PACKAGES = {
+    "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex", "charset_normalizer": "charset-normalizer",
+    "PIL": "pypdfium2",
+}  # fmt: skip
 OPTIONAL = {"triton", "flash_attn"}  # one comes with CUDA builds of torch and with the test packages, one never
 
 MODULES = sorted(path for path in (*APP.rglob("*.py"), ROOT / "launch.py") if "__pycache__" not in path.parts)

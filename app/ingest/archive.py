@@ -19,7 +19,7 @@ MAX_RATIO = 100
 RATIO_FROM_BYTES = 10 << 20  # a small file may compress very well without being a bomb
 _DIRECTORY_BYTES_PER_FILE = 600
 _CHUNK_BYTES = 1 << 16
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
 
 class Meter:
@@ -64,7 +64,7 @@ def open_archive(
     try:
         archive = zipfile.ZipFile(path)
         members = [member for member in archive.infolist() if not member.is_dir()]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{name}: not a zip archive or damaged ({error}); download or pack it again") from error
     try:
         _check_members(name, archive, members, packed_bytes)
@@ -118,7 +118,7 @@ def _target(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     try:
         with archive.open(member) as stream:
             target = stream.read(4096).decode("utf-8", "replace")
-    except _DAMAGE:
+    except DAMAGE:
         return ".."
     if target.startswith("/") or re.match(r"[A-Za-z]:", target):
         return target
@@ -169,7 +169,7 @@ def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: Meter) -> 
                 while len(data) <= MAX_FILE_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
                     meter.add(len(chunk))
                     data += chunk
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise Unreadable(f"damaged in the archive ({error})") from error
         return data
 

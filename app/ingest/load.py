@@ -12,14 +12,13 @@ from app.ingest.text import load_text
 from app.records import Document
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".csv", ".tsv", "")
-READ_KINDS = "PDF, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
+READ_KINDS = "PDF, EPUB, web pages, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
 _ADVICE = {
     ".doc": "save it as PDF",
     ".docx": "save it as PDF",
     ".odt": "save it as PDF",
     ".rtf": "save it as PDF",
     ".pptx": "save it as PDF",
-    ".epub": "convert it to PDF or text",
     ".mobi": "convert it to PDF or text",
     ".djvu": "convert it to PDF",
     ".gz": "unpack it and add the folder",

@@ -8,7 +8,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.ingest.archive import check_directory
+from app.errors import InputError
+from app.ingest.archive import DAMAGE, check_directory
 from app.records import DocumentKind
 
 HEAD_BYTES = 4096
@@ -32,32 +33,42 @@ class Format:
     content: str | re.Pattern[bytes] | None = None
 
 
+_OFFICE = "application/vnd.openxmlformats-officedocument."
+_HTML = re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype html|<html[\s>])", re.IGNORECASE | re.DOTALL)
+_MHTML = re.compile(rb"(?=.*^MIME-Version:)(?=.*^Content-Type:\s*multipart/related)", re.I | re.M | re.S)
+
 FORMATS = (
+    Format("EPUB", "book", "epub", (".epub",), "application/epub+zip"),
     Format("notebook", "notebook", "notebook", (".ipynb",)),
     Format("subtitle file", "captions", "subtitles", (".srt", ".vtt"), re.compile(rb"\s*WEBVTT[\s]")),
+    Format("saved web page", "web", "mhtml", (".mhtml", ".mht"), _MHTML),
+    Format("web page", "web", "html", (".html", ".htm", ".xhtml", ".xht"), _HTML),
 )
 ENDINGS = tuple(ending for form in FORMATS for ending in form.endings)
 PACKAGED = {form.content: form for form in FORMATS if isinstance(form.content, str)}
 
 
 def find_format(path: Path, name: str) -> Format | None:
-    """The format of a file, None when it is none of `FORMATS`."""
+    """The format of a file, None when it is none of `FORMATS`.
+
+    Source files may begin as a web page does, so what stands in a file decides over no other ending than ours.
+    """
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
-    if head.startswith(b"PK\3\4"):
-        return PACKAGED.get(_package_type(path, name))
-    head = head.removeprefix(b"\xef\xbb\xbf")
-    for form in FORMATS:
-        if isinstance(form.content, re.Pattern) and form.content.match(head):
-            return form
     ending = Path(name).suffix.lower()
-    return next((form for form in FORMATS if ending in form.endings and not isinstance(form.content, str)), None)
+    if head.startswith(b"PK\3\4") and (found := PACKAGED.get(_package_type(path))):
+        return found
+    if ending in ("", ".txt", *ENDINGS):
+        for form in FORMATS:
+            if isinstance(form.content, re.Pattern) and form.content.match(head.removeprefix(b"\xef\xbb\xbf")):
+                return form
+    return next((form for form in FORMATS if ending in form.endings), None)
 
 
-def _package_type(path: Path, name: str) -> str:
-    """The media type that a zip package names for what it holds, "" for another zip archive."""
-    check_directory(path, name)
+def _package_type(path: Path) -> str:
+    """The media type that a zip package names for what it holds, "" for another or a damaged zip archive."""
     try:
+        check_directory(path, path.name)
         with zipfile.ZipFile(path) as package:
             names = package.namelist()
             if names[:1] == ["mimetype"] or "mimetype" in names and "META-INF/container.xml" in names:
@@ -69,6 +80,6 @@ def _package_type(path: Path, name: str) -> str:
                 return ""
             with package.open("[Content_Types].xml") as stream:
                 types = stream.read(1 << 20).decode("utf-8", "replace")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+    except (InputError, *DAMAGE):
         return ""
     return next((known for known in PACKAGED if known in types), "")

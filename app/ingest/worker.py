@@ -13,6 +13,8 @@ import os
 import sys
 import threading
 
+DEEPEST = 20_000  # calls: a page may be nested 2,048 deep
+
 
 def limit_memory(size_bytes: int) -> None:
     """Let this process have so much address space and no more, where the system can."""
@@ -35,6 +37,7 @@ def main() -> None:
     output, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not mix with the events
     request = json.loads(sys.stdin.readline())
     limit_memory(request["memory_bytes"])
+    sys.setrecursionlimit(DEEPEST)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     for event in importlib.import_module(request["module"]).events(request):
         output.write(json.dumps(event) + "\n")

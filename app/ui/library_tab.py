@@ -135,7 +135,7 @@ def table(chat: "DocumentChat") -> str:
 def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> str:
     """Rows in the given order. What was read belongs to a model: until one is ready nothing can be said of it."""
     if not documents:
-        return '<p class="lt-nothing">No documents yet. Drop a PDF, a text, or a zip of code above.</p>'
+        return '<p class="lt-nothing">No documents yet. Drop a PDF, an e-book, a text, or a zip of code above.</p>'
     rows = "".join(
         f'<tr><td class="lt-title" data-label="Document"><b>{escape(document.title)}</b>'
         f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
@@ -263,8 +263,9 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     # Ids to be read, kept in the page: a second drop must not change what a first one still waits for.
     waiting = gr.JSON([], visible="hidden")
     drop = gr.File(
-        file_count="multiple", label="Drop PDFs, texts, or zips of code", elem_id="drop", height=150, type="filepath"
-    )
+        file_count="multiple", label="Drop PDFs, e-books, web pages, notebooks, texts, or zips of code",
+        elem_id="drop", height=150, type="filepath",
+    )  # fmt: skip
     with gr.Accordion("Password for encrypted PDFs", open=False, elem_classes="lt-settings"):
         password = gr.Textbox(
             value="",
