@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if complaint:
         print(complaint, file=sys.stderr)
         return 1
-    from app import commands
+    from app.setup import commands
 
     try:
         request = commands.split(argv)

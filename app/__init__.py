@@ -2,13 +2,16 @@
 
 Who may import whom; a row imports rows below it, never up or sideways (tests/test_imports.py):
 
-    launch  cli  doctor
+    launch  cli
     ui  server
-    chat  eval  train
-    runtime  ingest  store
+    chat  eval  train  guard
+    runtime  tasks
+    models  ingest  store
+    memory
     kernels
-    records  settings  passkeys  passages  needles  answers  process
-    errors  commands  privacy  setup
+    records  settings
+    errors  setup
+    system  privacy
     units
 """
 

@@ -3,11 +3,11 @@
 import math
 import os
 import tomllib
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
-import types
 
 from app.errors import ConfigError
 

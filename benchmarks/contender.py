@@ -54,7 +54,7 @@ class Ours:
     """Lectern's engine, under the shipped policy or another one."""
 
     def __init__(self, job: Job, policy: str = "keep-all") -> None:
-        from app.runtime.opening import load_engine
+        from app.runtime.load import load_engine
         from app.settings import Settings, fill
 
         values = {"model": job.model, "threads": job.threads, "policy": policy, "device": "cpu", "draft_tokens": 0}
@@ -65,7 +65,7 @@ class Ours:
         self.memory = self.engine.read(ids)
 
     def steps(self, last: int, count: int) -> Iterator[int]:
-        from app.runtime.config import GenerationConfig
+        from app.memory.config import GenerationConfig
 
         cache = self.engine.open_chat([self.memory])
         return self.engine.generate(cache, [last], GenerationConfig(max_new_tokens=count))
@@ -103,9 +103,9 @@ class LlamaCpp:
     """llama.cpp out of the wheel xllamacpp, as its server runs it. Original positions too."""
 
     def __init__(self, job: Job, gguf: str, flash: bool) -> None:
-        from scripts.llama_cpp import LlamaCpp as Server
-
         import xllamacpp
+
+        from scripts.llama_cpp import LlamaCpp as Server
 
         flags = xllamacpp.llama_flash_attn_type
         kind = xllamacpp.ggml_type.GGML_TYPE_F16

@@ -116,7 +116,7 @@ def filled(engine, read, tokens: int, *, room: int = 0, seed: int = 0) -> Any:
     """
     import torch
 
-    from app.runtime.memory import RegionMemory
+    from app.memory.memory import RegionMemory
 
     generator, memory = torch.Generator().manual_seed(seed), RegionMemory(engine.shape, tokens + room)
     rule = engine.shape.compaction
@@ -143,7 +143,7 @@ def _first_step(engine, memory) -> float:
 
 def steps(engine, memory, count: int = DECODED, warm: int = WARM) -> list[tuple[float, float]]:
     """(processor, wall) seconds of each token after the first `warm` ones; the first has the question and the draft."""
-    from app.runtime.config import GenerationConfig
+    from app.memory.config import GenerationConfig
 
     cache, taken = engine.open_chat([memory]), []
     turn = engine.encode_turn([{"role": "user", "content": "What happens next, and who is there?"}])

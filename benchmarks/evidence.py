@@ -23,8 +23,8 @@ from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
 if TYPE_CHECKING:
+    from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
-    from app.runtime.memory import RegionMemory
 
 TOP = 3
 DEEPEST = 0.98  # what stands nearer to the question is seen whatever it says, and is no evidence

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app import needles as facts
 from app.eval import needles, texts
-from app.needles import Needle
+from app.tasks import needles as facts
+from app.tasks.needles import Needle
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine

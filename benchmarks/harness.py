@@ -98,7 +98,7 @@ def engine(
         settings: more fields of Settings.
         attention: changes to the checkpoint's attention recipe, by the names of AttentionConfig.
     """
-    from app.runtime.opening import load_engine
+    from app.runtime.load import load_engine
 
     values = {"model": args.model, "device": args.device, "threads": args.threads, **(settings or {})}
     if attention or not isinstance(policy, str):
@@ -111,9 +111,9 @@ def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str,
     import torch
     from transformers import AutoTokenizer
 
-    from app.runtime import checkpoint
+    from app.models import checkpoint
+    from app.models.folder import find_folder, read_config
     from app.runtime.engine import Engine
-    from app.runtime.folder import find_folder, read_config
 
     folder = find_folder(settings.model, download=False)
     recipe = checkpoint.read_recipe(folder, read_config(folder), settings)
@@ -127,8 +127,8 @@ def _variant(settings: Settings, policy: "str | Policy", attention: Mapping[str,
 
 def trained_tokens(args: argparse.Namespace) -> int:
     """The length the model was trained on, without loading it."""
-    from app.runtime import checkpoint
-    from app.runtime.folder import find_folder, read_config
+    from app.models import checkpoint
+    from app.models.folder import find_folder, read_config
 
     folder = find_folder(args.model, download=False)
     return checkpoint.read_recipe(folder, read_config(folder), Settings(model=args.model)).trained_tokens

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from app.train.induction import lay_down_induction
+from app.train.pretrain.induction import lay_down_induction
 
 BASE = Path(__file__).parent / "fixtures" / "keyworld" / "model.safetensors"
 SYMBOLS, PHRASE, KEY = 1024, 12, 6
@@ -76,7 +76,7 @@ def batch(count: int, tokens: int, generator: torch.Generator, most_keys: int) -
 
 
 def new_model(seed: int = 0) -> LlamaForCausalLM:
-    """0.5 M parameters in two layers, which can already copy (app/train/induction.py)."""
+    """0.5 M parameters in two layers, which can already copy (app/train/pretrain/induction.py)."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(

@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import passkeys
 from app.eval import texts
-from app.process import forget_peak, peak_bytes
+from app.system import forget_peak, peak_bytes
+from app.tasks import passkeys
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
 if TYPE_CHECKING:
+    from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
-    from app.runtime.memory import RegionMemory
 
 ROWS = (8_192, 65_536, 131_072, 262_144, 524_288, 1_048_576, 2_097_152, 4_194_304)
 ENDS = (262_144, 1_048_576, 4_194_304)  # of the readings
@@ -86,7 +86,7 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def read(args: argparse.Namespace, rows: Sequence[int], ids: array, keys: list[passkeys.Passkey]) -> Values:
     """One reading; half of its first row is timed as well, to be compared with."""
-    from app.runtime.memory import RegionMemory
+    from app.memory.memory import RegionMemory
 
     engine = harness.engine(args)
     room = engine.shape.token_bytes * (len(ids) + MORE_ROOM)
@@ -150,7 +150,7 @@ def _asked(engine: "Engine", memory: "RegionMemory", keys: Sequence[passkeys.Pas
 
 def _decode(engine: "Engine", memory: "RegionMemory") -> Values:
     """Tokens a second after the first, before which there may be a draft, over a few repeats."""
-    from app.runtime.config import GenerationConfig
+    from app.memory.config import GenerationConfig
 
     speeds = []
     for _ in range(REPEATS):

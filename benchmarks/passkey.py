@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import passkey
 from app.eval.passkey import PasskeyConfig
-from app.process import peak_bytes
+from app.system import peak_bytes
 from benchmarks import controls, harness
 from benchmarks.harness import Benchmark, Part, Values
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import needles
 from app.eval import perplexity, report, texts
 from app.eval.perplexity import PerplexityConfig
+from app.tasks import needles
 from benchmarks import harness, machine
 from benchmarks.harness import Benchmark, Part, Values
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import report
-from app.runtime.stretch import PositionConfig, stretched
+from app.models.rope import PositionConfig, stretched
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
@@ -173,9 +173,9 @@ def _compact(args: argparse.Namespace, arm: Arm, engine: "Engine", lengths: Sequ
 
 def tune(args: argparse.Namespace, arm: Arm, model: "LlamaForCausalLM") -> list[float]:
     """Train all weights; the model has its stock attention afterwards. Returns the losses."""
-    from app.runtime.config import AttentionConfig
-    from app.runtime.positions import PositionSampler, part_at
+    from app.memory.config import AttentionConfig
     from app.train.attention import TrainingAttention, install, uninstall
+    from app.train.tune.positions import PositionSampler, part_at
     from benchmarks import keyworld
 
     sampler = PositionSampler.of(arm.positions, model)
@@ -216,8 +216,8 @@ def engine_of(model: "LlamaForCausalLM", budget: int, **changes: Any) -> "Engine
     """The product's engine over a model whose token ids are symbols; `changes` to the selection."""
     import torch
 
-    from app.runtime.checkpoint import Recipe
-    from app.runtime.config import AttentionConfig
+    from app.memory.config import AttentionConfig
+    from app.models.checkpoint import Recipe
     from app.runtime.engine import Engine
     from benchmarks import keyworld
 

@@ -23,10 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app import privacy
 from app.chat import DocumentChat
 from app.eval import report
-from app.process import peak_bytes
+from app.memory.config import GenerationConfig
 from app.records import Done
-from app.runtime.config import GenerationConfig
 from app.settings import Settings, fill
+from app.system import peak_bytes
 from benchmarks import machine
 
 BOOK = machine.ROOT / "tests" / "data" / "book.txt"

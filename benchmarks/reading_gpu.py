@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from app.eval import report
-from app.runtime.checkpoint import Recipe
-from app.runtime.config import AttentionConfig, GenerationConfig
+from app.memory.config import AttentionConfig, GenerationConfig
+from app.memory.memory import RegionMemory
+from app.memory.pools import Tiers
+from app.models.checkpoint import Recipe
 from app.runtime.engine import Engine
-from app.runtime.memory import RegionMemory
-from app.runtime.tiers import Tiers
 from benchmarks import harness, keyworld, machine, seven_b
 
 GIB = 1 << 30

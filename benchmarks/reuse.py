@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.chat import DocumentChat
 from app.eval import report
+from app.memory.config import GenerationConfig
 from app.records import Done, Reading
-from app.runtime.config import GenerationConfig
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
@@ -215,7 +215,7 @@ def _engine(settings: Any, other: Path | None) -> "Engine":
     """The engine, or one of another model: the same with one weight changed."""
     from dataclasses import replace
 
-    from app.runtime.opening import load_engine
+    from app.runtime.load import load_engine
 
     if other is None:
         return load_engine(settings)

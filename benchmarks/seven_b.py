@@ -30,10 +30,10 @@ from app.eval import report
 from app.kernels.ms_attn import ms_attention
 from app.kernels.rope import rotate
 from app.kernels.sf_attn import PATTERNS, allowed
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
+from app.models.rope import PositionConfig
 from app.runtime.seams import IdentityRotary
-from app.runtime.stretch import PositionConfig
-from app.train.lora import causal_model, trained_parameters
+from app.train.tune.lora import causal_model, trained_parameters
 from benchmarks import harness, machine, steps
 
 ATTENTION, TARGETS = ("ms", "sf", "full"), ("qkvo", "ko")

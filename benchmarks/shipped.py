@@ -23,13 +23,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app.answers import f1
 from app.errors import ConfigError, LecternError
 from app.eval import needles, qa, report, texts
 from app.eval.needles import Asked, NeedlesConfig, Planted
 from app.eval.qa import Answered, QaConfig, Question
-from app.process import peak_bytes
-from app.train.quoting import asked_words, sentence_places
+from app.system import peak_bytes
+from app.tasks.scoring import f1
+from app.train.pretrain.quoting import asked_words, sentence_places
 from benchmarks import bars, harness
 from benchmarks.bars import FIND
 from benchmarks.harness import Benchmark, Part, Values

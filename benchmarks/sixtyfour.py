@@ -57,7 +57,7 @@ def _cost(args: argparse.Namespace, kind: str, tokens: int) -> Values:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from app.runtime.checkpoint import pick_dtype
+    from app.models.checkpoint import pick_dtype
     from benchmarks import steps
 
     torch.set_num_threads(args.threads)

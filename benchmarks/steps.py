@@ -13,13 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from app.runtime.config import AttentionConfig
-from app.runtime.positions import PositionSampler
-from app.runtime.stretch import PositionConfig
+from app.memory.config import AttentionConfig
+from app.models.rope import PositionConfig
 from app.train.attention import TrainingAttention, install
-from app.train.lora import add_adapter, causal_model, trained_parameters
-from app.train.recipe import LoraRecipe
-from app.train.tuner import TuningModel
+from app.train.tune.lora import add_adapter, causal_model, trained_parameters
+from app.train.tune.positions import PositionSampler
+from app.train.tune.recipe import LoraRecipe
+from app.train.tune.tuner import TuningModel
 
 aten = torch.ops.aten
 BACKWARD_SHARE = 2.5  # of the products of fused attention's backward pass to those of its forward pass

@@ -70,9 +70,9 @@ def _train(args: argparse.Namespace, arm: str) -> Path:
     """Go on from the start by one arm; a folder with a plain checkpoint."""
     from transformers import AutoTokenizer
 
-    from app.runtime.config import AttentionConfig, DecodeConfig
+    from app.memory.config import AttentionConfig, DecodeConfig
     from app.train.cli import export, sample_maker
-    from app.train.trainer import PretrainConfig, Stage, pretrain
+    from app.train.pretrain.trainer import PretrainConfig, Stage, pretrain
 
     changes = dict(ARMS[arm])
     stage = Stage(args.trained, BATCH, args.steps, SHARES, region_loss=changes.pop("region_loss", 0.0))

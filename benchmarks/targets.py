@@ -2,7 +2,7 @@
 
     python benchmarks/targets.py
 
-The base of the toy world (benchmarks/toy.py), of documents of 256 symbols, is tuned by `app.train.tuner.tune` at four
+The base of the toy world (benchmarks/toy.py), of documents of 256 symbols, is tuned by `tuner.tune` at four
 times its length, positions interpolated, every arm and seed on the same documents, with full attention and with
 MS-Attn, and scored with the same attention on documents it never saw. Arms are compared at equal steps, then at equal
 numbers of weights (rank doubled for pairs, four times for k alone). MS-Attn's paper says that reduced LoRA, {k,o} in
@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from app.kernels.rope import rope_table
-from app.runtime.config import AttentionConfig
-from app.runtime.stretch import PositionConfig
+from app.memory.config import AttentionConfig
+from app.models.rope import PositionConfig
 from app.train.attention import TrainingAttention, install, uninstall
-from app.train.lora import causal_model, trained_parameters
-from app.train.recipe import LoraRecipe, Recipe, TuneConfig
-from app.train.tuner import tune
+from app.train.tune.lora import causal_model, trained_parameters
+from app.train.tune.recipe import LoraRecipe, Recipe, TuneConfig
+from app.train.tune.tuner import tune
 from benchmarks import harness, toy
 from benchmarks.harness import Benchmark, Part, Values
 

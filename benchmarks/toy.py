@@ -5,7 +5,7 @@
 trains the base model at short lengths and writes it to fixtures/phrases/base.safetensors. A document repeats phrases of
 12 symbols from a dictionary of its own, in random order: a phrase that was seen can be continued, and nothing else can.
 
-The base starts with copying heads (app/train/induction.py). From noise it learns another trick first: since all phrases
+The base starts with copying heads (pretrain/induction.py). From noise it learns another trick first: since all phrases
 are equally long, to look back by multiples of 12, 64 symbols far at most after 12 M tokens.
 """
 
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from app.train.induction import lay_down_induction
+from app.train.pretrain.induction import lay_down_induction
 
 BASE = Path(__file__).parent / "fixtures" / "phrases" / "base.safetensors"
 SYMBOLS, PHRASE = 64, 12

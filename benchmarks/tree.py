@@ -33,15 +33,15 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from app import needles
-from app.eval import texts
 from app.errors import ConfigError
+from app.eval import texts
 from app.kernels.rope import rotate
+from app.memory.config import AttentionConfig
+from app.memory.index import RegionIndex
+from app.memory.memory import RegionMemory
 from app.runtime import attention, selection, single
 from app.runtime.cache import RegionCache
-from app.runtime.config import AttentionConfig
-from app.runtime.index import RegionIndex
-from app.runtime.memory import RegionMemory
+from app.tasks import needles
 from benchmarks import harness, machine
 from benchmarks.harness import Benchmark, Part, Values
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from app.kernels.rope import rope_table, rotate
 from app.kernels.sf_attn import PATTERNS, GroupPattern, allowed
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
 from app.train.attention import TrainingAttention, install, uninstall
 from benchmarks import harness, toy
 from benchmarks.harness import Benchmark, Part, Values

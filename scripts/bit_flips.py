@@ -123,8 +123,8 @@ def run(data_flips: int, index_flips: int, answers: int, seed: int = 0) -> dict[
 def _answers(count: int, generator: random.Random) -> list[str]:
     """Ask a chat after each flip; returns what was wrong."""
     from app.chat import DocumentChat
+    from app.memory.config import GenerationConfig
     from app.records import Done
-    from app.runtime.config import GenerationConfig
     from app.settings import Settings
     from tests import tiny
 

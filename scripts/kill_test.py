@@ -41,8 +41,8 @@ SEGMENT_GROUPS = 4  # tests.tiny reads four groups at a time
 def work(home: Path, number: int, tell: Callable[..., None]) -> None:
     """What the killed process does, telling what a user saw: runs until it is killed."""
     from app.chat import DocumentChat
+    from app.memory.config import GenerationConfig
     from app.records import Delta, Done
-    from app.runtime.config import GenerationConfig
     from app.settings import Settings
     from tests import tiny
 

@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from app.errors import LecternError, ModelError  # noqa: E402
-from app.runtime.adapter import EMBEDDINGS, HEAD  # noqa: E402
-from app.runtime.folder import expected_shapes, heads_of, read_config, read_json, stored_weights, weight_files  # noqa: E402
-from app.runtime.merging import read_tensors  # noqa: E402
-from app.runtime.stretch import stated_rope  # noqa: E402
-from app.train.tokenizer import SPLIT  # noqa: E402
+from app.models.adapter import EMBEDDINGS, HEAD  # noqa: E402
+from app.models.folder import expected_shapes, heads_of, read_config, read_json, stored_weights, weight_files  # noqa: E402
+from app.models.merging import read_tensors  # noqa: E402
+from app.models.rope import stated_rope  # noqa: E402
+from app.train.pretrain.tokenizer import SPLIT  # noqa: E402
 from scripts.llama_cpp import LlamaCpp  # noqa: E402
 
 SPLITS = {SPLIT: "qwen2"}  # our split rule, and llama.cpp's name for it

@@ -14,10 +14,11 @@ from typing import Any
 
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
-from app.chat.models import SHIPS, Choice, LocalModel
+from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.ingest.spans import label
 from app.ingest.stream import Step
-from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
+from app.memory.config import GenerationConfig
+from app.models.shelf import SHIPS, Choice, LocalModel
 from app.records import (
     AnswerStats,
     ChatInfo,
@@ -36,7 +37,6 @@ from app.records import (
     Reading,
     Removal,
 )
-from app.runtime.config import GenerationConfig
 from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to

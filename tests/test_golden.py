@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from app.models.checkpoint import read_recipe
 from app.runtime import policies
-from app.runtime.checkpoint import read_recipe
 from app.settings import POLICIES, Settings
-from app.train.base import Base
-from app.train.output import lectern_json
-from app.train.recipe import read_tuning
+from app.train.tune.base import Base
+from app.train.tune.output import lectern_json
+from app.train.tune.recipe import read_tuning
 from tests import tiny
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
 

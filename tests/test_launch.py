@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from app import commands
-from app.setup import SetupError, builds, install, lock, runner, state
+from app.setup import SetupError, builds, commands, install, lock, runner, state
 
 ROOT = Path(launch.__file__).resolve().parent
 PYTHON = getattr(sys, "_base_executable", None) or sys.executable
@@ -58,7 +57,7 @@ class Checkout:
         self.target = state.Target(self.root)
         self.wheels = root / "wheels"
         self.wheels.mkdir(parents=True)
-        for name in ("app/__init__.py", "app/commands.py", "app/units.py", "launch.py"):
+        for name in ("app/__init__.py", "app/units.py", "launch.py"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         shutil.copytree(ROOT / "app/setup", self.root / "app/setup", ignore=shutil.ignore_patterns("__pycache__"))
@@ -128,7 +127,6 @@ class TestBeforeSetup:
     def test_needs_only_the_standard_library(self):
         for path in (
             ROOT / "launch.py",
-            ROOT / "app/commands.py",
             ROOT / "app/units.py",
             *(ROOT / "app/setup").glob("*.py"),
         ):

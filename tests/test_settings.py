@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from app.settings import Settings, fill
 
 

@@ -4,8 +4,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from app.runtime.checkpoint import Recipe
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
+from app.models.checkpoint import Recipe
 from app.runtime.engine import Engine
 
 MARKERS = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

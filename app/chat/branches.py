@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from app.chat.focus import Sight
 from app.errors import InputError, NotFoundError
+from app.memory.config import GenerationConfig
 from app.records import ChatInfo, Delta, Done, Message, Reading
-from app.runtime.config import GenerationConfig
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
-from app.chat.loading import Loading
+from app.chat.loaded_model import Loading
 from app.chat.policies import Policies
 from app.errors import InputError, LecternError
 from app.ingest.stream import Step, Watch, in_steps
+from app.memory.config import GenerationConfig
 from app.records import (
     ChatInfo,
     Delta,
@@ -28,12 +29,11 @@ from app.records import (
     Reading,
     Removal,
 )
-from app.runtime.config import GenerationConfig
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    from app.runtime.engine import Engine
     from app.chat.sessions import Job, Sessions
+    from app.runtime.engine import Engine
 
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from app.chat.citations import Attached, regions_of
+from app.chat.evidence import Attached, regions_of
 from app.errors import InputError
 from app.records import DocumentInfo, Evidence, Part
 

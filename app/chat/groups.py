@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from app.errors import DamagedBlock, NotFoundError, StoreError
-from app.runtime.memory import RegionMemory
+from app.memory.memory import RegionMemory
 from app.store.blocks import BlockStore
 
 log = logging.getLogger(__name__)

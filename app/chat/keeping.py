@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.answers import ending, only_refuses
 from app.errors import NotFoundError
 from app.records import ChatInfo, DocumentInfo, Message
+from app.tasks.scoring import ending, only_refuses
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions

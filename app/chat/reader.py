@@ -8,16 +8,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.chat import slots
-from app.chat.citations import Attached
+from app.chat import memory_files
+from app.chat.evidence import Attached
 from app.chat.groups import StoredGroups
 from app.errors import CancelledError, DamagedBlock, InputError, LecternError, NotFoundError, StoreError
 from app.ingest import spans
 from app.ingest.files import Cancelled, Progress, never, no_progress
+from app.memory.memory import RegionMemory
 from app.records import DocumentInfo, MemoryText, Part, Reading
-from app.runtime import stored
+from app.runtime import recover
 from app.runtime.engine import Engine
-from app.runtime.memory import RegionMemory
 from app.store.store import Store
 from app.store.transfer import Fit
 
@@ -93,7 +93,9 @@ class Reader:
             size = self.group_tokens
             chain = self.store.blocks.chain_keys(root or engine.recipe, token_ids, size)
             if engine.shape.compaction:
-                return [(key, ()) for key in slots.block_keys(slots.state_key(chain[-1]), max(0, count - 1))]
+                return [
+                    (key, ()) for key in memory_files.block_keys(memory_files.state_key(chain[-1]), max(0, count - 1))
+                ]
             found = [(key, token_ids[i * size : (i + 1) * size]) for i, key in enumerate(chain)]
             return found if root else [*found, (_mass_key(chain), ())]
 
@@ -188,8 +190,8 @@ class Reader:
         Other keys and values are fetched when they are selected.
         """
         if self.engine.shape.compaction:
-            state = slots.state_key(keys[-1])
-            return slots.bring(self.store.blocks, state, text.token_ids, self.engine.shape, frozen=True)
+            state = memory_files.state_key(keys[-1])
+            return memory_files.bring(self.store.blocks, state, text.token_ids, self.engine.shape, frozen=True)
         blocks, size = self.store.blocks, self.group_tokens
         known = keys[: blocks.known_prefix(keys)]
         memory = RegionMemory(self.engine.shape, len(text.token_ids))
@@ -214,7 +216,7 @@ class Reader:
 
         def take() -> None:
             first = memory.tokens
-            stored.open_groups(memory, token_ids[first : first + len(rows) * size], rows, source)
+            recover.open_groups(memory, token_ids[first : first + len(rows) * size], rows, source)
             rows.clear()
 
         try:
@@ -232,10 +234,10 @@ class Reader:
     def _warm(self, keys: Sequence[str], memory: RegionMemory) -> None:
         """Bring in what is nearly always needed; the stored attention mass only says what is worth keeping at hand."""
         try:
-            stored.warm(memory, self.store.blocks.get_index(_mass_key(keys)))
+            recover.warm(memory, self.store.blocks.get_index(_mass_key(keys)))
         except (DamagedBlock, NotFoundError, ValueError) as error:
             log.warning("%s", error)
-            stored.warm(memory, None)
+            recover.warm(memory, None)
 
     def read_again_note(self, documents: Sequence[ReadDocument]) -> str:
         """What the user should know of stored memory that was lost: read again since the last call, or left out."""
@@ -290,9 +292,9 @@ class Reader:
             yield progress.at(number, done)
         if writing:
             if self.engine.shape.compaction:
-                slots.put(self.store.blocks, slots.state_key(keys[-1]), memory)
+                memory_files.put(self.store.blocks, memory_files.state_key(keys[-1]), memory)
             else:
-                self.store.blocks.put(_mass_key(keys), [], stored.export_mass(memory), [], "raw")
+                self.store.blocks.put(_mass_key(keys), [], recover.export_mass(memory), [], "raw")
             stored_keys = self._block_keys(keys, memory)
             self._name_blocks(document, number, stored_keys)
             self._enforce_budget(set(stored_keys))
@@ -300,7 +302,7 @@ class Reader:
     def _block_keys(self, keys: Sequence[str], memory: RegionMemory) -> list[str]:
         """Keys of all blocks of a text that was read, whose groups of tokens have these."""
         if self.engine.shape.compaction:
-            return slots.block_keys(slots.state_key(keys[-1]), memory.groups)
+            return memory_files.block_keys(memory_files.state_key(keys[-1]), memory.groups)
         return [*keys, _mass_key(keys)]
 
     def _name_blocks(self, document: str, number: int, keys: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
 
-from app.chat.citations import Attached
+from app.chat.evidence import Attached
 from app.chat.sessions import Session, Sessions
 from app.errors import CancelledError, InputError
 from app.records import Evidence, Removal

@@ -5,18 +5,18 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.answers import only_refuses
-from app.chat import citations, slots
+from app.chat import evidence, memory_files
 from app.chat.focus import Sight, look
 from app.chat.policies import check_model
-from app.errors import InputError, StoreError
-from app.process import peak_bytes
 from app.chat.reader import ReadDocument, Reader
+from app.errors import InputError, StoreError
+from app.memory.config import GenerationConfig
+from app.memory.memory import RegionMemory
 from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
 from app.runtime.cache import RegionCache
-from app.runtime.config import GenerationConfig
-from app.runtime.memory import RegionMemory
 from app.store.store import Store
+from app.system import peak_bytes
+from app.tasks.scoring import only_refuses
 
 TITLE_CHARS = 60
 CHANGED = (
@@ -107,7 +107,7 @@ class Sessions:
         elif not self._may_stay(tail.token_ids, documents):
             session.note = "the chat has no document any more; its turns are read again"
         elif engine.shape.compaction:
-            memory = slots.bring(self.store.blocks, tail.keys[-1], tail.token_ids, engine.shape, frozen=False)
+            memory = memory_files.bring(self.store.blocks, tail.keys[-1], tail.token_ids, engine.shape, frozen=False)
             if memory.tokens:
                 session.cache = engine.open_chat(cache.memories, memory)
                 session.turns = list(tail.turns)
@@ -265,7 +265,7 @@ class Sessions:
         # Blocks made by a chat are shared with nothing: their root names the chat and the moment.
         root = f"{session.keys[-1] if kept else self.engine.recipe}/chat/{session.chat}/{time.time_ns()}"
         if self.engine.shape.compaction:
-            keys = slots.put(self.store.blocks, slots.state_key(root), tail)  # all of it: slots move
+            keys = memory_files.put(self.store.blocks, memory_files.state_key(root), tail)  # all of it: slots move
         else:
             new = self.store.blocks.chain_keys(root, tail.token_ids[kept * reader.group_tokens :], reader.group_tokens)
             reader.put_groups(new, tail, range(kept, tail.groups))
@@ -359,8 +359,8 @@ class Sessions:
             return (), stats, ()
         attached = self.reader.attached(session.documents)
         size = engine.shape.attention.region_tokens
-        found = citations.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size)
-        return tuple(found), stats, citations.looks(engine.pieces(said), seen.looks(), attached)
+        found = evidence.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size)
+        return tuple(found), stats, evidence.looks(engine.pieces(said), seen.looks(), attached)
 
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:

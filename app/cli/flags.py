@@ -5,11 +5,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app.cli import checkpoints, evidence, keeping, library, measure, service, talk
-from app.cli.samples import samples
-from app.commands import COMMANDS
+from app.cli import (
+    ask,
+    documents,
+    eval,
+    evidence,
+    models,
+    serve,
+    store,
+)
+from app.cli.train import samples
 from app.errors import ConfigError
 from app.settings import H2O_PRESETS, KV_CODECS, POLICIES
+from app.setup.commands import COMMANDS
 
 # flag, its name in Settings, what it says
 SETTINGS = (
@@ -93,14 +101,14 @@ def parser() -> Parser:
     common = _common()
     root = Parser(prog="launch.py", parents=[common], allow_abbrev=False, description="Chat with whole books.")
     commands = _Commands(root, common)
-    serve = commands.add("serve", COMMANDS["serve"], service.serve)
-    serve.add_argument("--port", type=int, metavar="N", help="port; the first free one from 7860 when not given")
-    serve.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
-    commands.add("doctor", COMMANDS["doctor"], service.doctor)
+    page = commands.add("serve", COMMANDS["serve"], serve.serve)
+    page.add_argument("--port", type=int, metavar="N", help="port; the first free one from 7860 when not given")
+    page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
+    commands.add("doctor", COMMANDS["doctor"], serve.doctor)
     _library(commands)
     _talk(commands)
     _measure(commands.group("eval", COMMANDS["eval"]))
-    train = commands.add("train", COMMANDS["train"], service.train)
+    train = commands.add("train", COMMANDS["train"], serve.train)
     train.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file with a table [tune] or [pretrain]")
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
@@ -110,7 +118,7 @@ def parser() -> Parser:
         "two to begin with, docs/training.md every key. The same command again goes on with a run that was stopped."
     )
     _samples(commands.add("samples", COMMANDS["samples"], samples))
-    merge = commands.add("merge", COMMANDS["merge"], checkpoints.merge)
+    merge = commands.add("merge", COMMANDS["merge"], models.merge)
     merge.add_argument("path", type=Path, metavar="ADAPTER", help="folder of a LoRA adapter")
     merge.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the checkpoint goes")
     merge.add_argument("--base", type=Path, metavar="FOLDER", help="its base, when that is not where it says")
@@ -119,14 +127,14 @@ def parser() -> Parser:
         "--trained-tokens", type=int, metavar="N", help="length it was trained on, when it does not say (LongLoRA)"
     )
     merge.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
-    models = commands.group("models", COMMANDS["models"], checkpoints.models_list)
-    models.add("list", "list checkpoints and adapters", checkpoints.models_list)
+    known = commands.group("models", COMMANDS["models"], models.models_list)
+    known.add("list", "list checkpoints and adapters", models.models_list)
     for name, text, run in (
-        ("add", "look for models in a folder from now on", checkpoints.models_add),
-        ("remove", "look no more in a folder that was added", checkpoints.models_remove),
+        ("add", "look for models in a folder from now on", models.models_add),
+        ("remove", "look no more in a folder that was added", models.models_remove),
     ):
-        models.add(name, text, run).add_argument("folder", metavar="FOLDER", help="a folder with models in it")
-    look = commands.add("inspect", COMMANDS["inspect"], checkpoints.inspect)
+        known.add(name, text, run).add_argument("folder", metavar="FOLDER", help="a folder with models in it")
+    look = commands.add("inspect", COMMANDS["inspect"], models.inspect)
     look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
     look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")
     return root
@@ -147,83 +155,85 @@ def _samples(command: Parser) -> None:
 
 
 def _library(commands: _Commands) -> None:
-    read = commands.add("read", COMMANDS["read"], library.read)
+    read = commands.add("read", COMMANDS["read"], documents.read)
     read.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a file, folder or .zip")
     read.add_argument("--password", metavar="P", help="password of an encrypted PDF")
-    text = commands.add("text", COMMANDS["text"], library.text)
+    text = commands.add("text", COMMANDS["text"], documents.text)
     text.add_argument("path", type=Path, metavar="PATH", help="a file, folder or .zip")
     text.add_argument("--password", metavar="P", help="password of an encrypted PDF")
-    documents = commands.group("documents", COMMANDS["documents"], library.documents_list)
-    documents.add("list", "list the library", library.documents_list)
-    _one(documents.add("show", "show one document", library.documents_show), "a document")
-    _one(documents.add("delete", "delete a document and its memory", library.documents_delete), "a document")
-    _one(documents.add("pin", "keep the memory of a document on the disk", keeping.documents_pin), "a document")
-    _one(documents.add("unpin", "let the memory go when room is needed", keeping.documents_unpin), "a document")
-    _one(documents.add("evict", "delete the memory, not the document", keeping.documents_evict), "a document")
-    search = documents.add("search", "find words in the text of the library", keeping.documents_search)
+    group = commands.group("documents", COMMANDS["documents"], documents.documents_list)
+    group.add("list", "list the library", documents.documents_list)
+    _one(group.add("show", "show one document", documents.documents_show), "a document")
+    _one(group.add("delete", "delete a document and its memory", documents.documents_delete), "a document")
+    _one(group.add("pin", "keep the memory of a document on the disk", store.documents_pin), "a document")
+    _one(group.add("unpin", "let the memory go when room is needed", store.documents_unpin), "a document")
+    _one(group.add("evict", "delete the memory, not the document", store.documents_evict), "a document")
+    search = group.add("search", "find words in the text of the library", store.documents_search)
     search.add_argument("words", nargs="+", metavar="WORD", help='words, or "a phrase"')
     search.add_argument("-d", "--document", metavar="DOCUMENT", help="in this document only")
     search.add_argument("--limit", type=int, default=20, metavar="N", help="places to show (20)")
-    store = commands.group("store", COMMANDS["store"])
-    store.add("stats", "say what the data folder holds", keeping.store_stats)
-    store.add("verify", "check every stored block", library.store_verify)
-    store.add("compact", "delete what nothing names any more and give the space back", keeping.store_compact)
-    restore = store.add("restore", "put a copy of the library in its place", keeping.store_restore)
+    whole = commands.group("store", COMMANDS["store"])
+    whole.add("stats", "say what the data folder holds", store.store_stats)
+    whole.add("verify", "check every stored block", documents.store_verify)
+    whole.add("compact", "delete what nothing names any more and give the space back", store.store_compact)
+    restore = whole.add("restore", "put a copy of the library in its place", store.store_restore)
     restore.add_argument("copy", nargs="?", metavar="COPY", help="file name in the data folder; the newest sound copy")
     restore.add_argument("--empty", action="store_true", help="begin with an empty library; copies get other names")
 
 
 def _talk(commands: _Commands) -> None:
-    ask = commands.add("ask", COMMANDS["ask"], talk.ask)
-    ask.add_argument("question", metavar="QUESTION")
+    question = commands.add("ask", COMMANDS["ask"], ask.ask)
+    question.add_argument("question", metavar="QUESTION")
     repeat: dict[str, Any] = {"action": "append", "default": []}
-    ask.add_argument("-d", "--document", metavar="DOCUMENT", help="document id or title; repeat for several", **repeat)
-    ask.add_argument("--chat", metavar="CHAT", help="go on in this chat")
-    ask.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the default)")
-    ask.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens of this mass")
-    ask.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
-    ask.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
-    ask.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
-    ask.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
-    ask.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
+    question.add_argument(
+        "-d", "--document", metavar="DOCUMENT", help="document id or title; repeat for several", **repeat
+    )
+    question.add_argument("--chat", metavar="CHAT", help="go on in this chat")
+    question.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the default)")
+    question.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens of this mass")
+    question.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
+    question.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    question.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
+    question.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
+    question.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
     _one(commands.add("evidence", COMMANDS["evidence"], evidence.evidence), "a passage, such as e12-1")
-    chats = commands.group("chats", COMMANDS["chats"], talk.chats_list)
-    chats.add("list", "list chats", talk.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
-    _one(chats.add("show", "show the turns of a chat", talk.chats_show), "a chat")
-    _one(chats.add("delete", "delete a chat", talk.chats_delete), "a chat")
+    chats = commands.group("chats", COMMANDS["chats"], ask.chats_list)
+    chats.add("list", "list chats", ask.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
+    _one(chats.add("show", "show the turns of a chat", ask.chats_show), "a chat")
+    _one(chats.add("delete", "delete a chat", ask.chats_delete), "a chat")
     attach = _one(chats.add("attach", "attach documents to a chat", evidence.attach), "a chat")
     detach = _one(chats.add("detach", "detach documents from a chat", evidence.detach), "a chat")
     for command in (attach, detach):
         command.add_argument("documents", nargs="+", metavar="DOCUMENT", help="document id or title")
     _branches(chats)
-    export = _one(chats.add("export", "write a chat into a file", keeping.chats_export), "a chat")
+    export = _one(chats.add("export", "write a chat into a file", store.chats_export), "a chat")
     export.add_argument("--output", type=Path, metavar="FILE", help="where to; stdout when not given")
-    export.add_argument("--format", choices=keeping.FORMATS, help="md, json, or lectern: with documents and memory")
-    take = chats.add("import", "take in a chat that was exported", keeping.chats_import)
+    export.add_argument("--format", choices=store.FORMATS, help="md, json, or lectern: with documents and memory")
+    take = chats.add("import", "take in a chat that was exported", store.chats_import)
     take.add_argument("path", type=Path, metavar="FILE", help="a .lectern or .json file")
     take.add_argument("--text-only", action="store_true", help="leave the memory out; documents are read again")
 
 
 def _branches(chats: _Commands) -> None:
-    fork = _one(chats.add("fork", "begin a new chat as this one stood after a turn", keeping.chats_fork), "a chat")
+    fork = _one(chats.add("fork", "begin a new chat as this one stood after a turn", store.chats_fork), "a chat")
     fork.add_argument(
         "--turn", type=int, metavar="N", help="last turn to take over; 0: documents only; all if not given"
     )
-    edit = _one(chats.add("edit", "ask another question in the place of an earlier one", keeping.chats_edit), "a chat")
+    edit = _one(chats.add("edit", "ask another question in the place of an earlier one", store.chats_edit), "a chat")
     edit.add_argument("turn", type=int, metavar="TURN", help="which question, counted from 1")
     edit.add_argument("question", metavar="QUESTION")
     edit.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
 
 
 def _measure(evals: _Commands) -> None:
-    passkey = evals.add("passkey", "hide numbers in long texts and ask for them", measure.passkey)
+    passkey = evals.add("passkey", "hide numbers in long texts and ask for them", eval.passkey)
     _lengths(passkey)
     passkey.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
     passkey.add_argument("--per-reading", type=int, default=1, metavar="K", help="numbers in one text (1)")
     passkey.add_argument("--distractors", type=int, default=0, metavar="N", help="other keys in it, never asked (0)")
     passkey.add_argument("--one-text", action="store_true", help="move the key through one text: half the reading")
     _filler(passkey, "repeat")
-    needles = evals.add("needles", "hide facts of several kinds in long texts and ask for them", measure.needles)
+    needles = evals.add("needles", "hide facts of several kinds in long texts and ask for them", eval.needles)
     needles.add_argument("--task", type=_words, default=["multi-key"], metavar="T,T", help="what is hidden (multi-key)")
     _lengths(needles)
     needles.add_argument("--trials", type=int, default=20, metavar="N", help="questions per task and length (20)")
@@ -233,12 +243,12 @@ def _measure(evals: _Commands) -> None:
     needles.add_argument("--second", type=int, metavar="N", help="of those, asked again as a second question (half)")
     needles.add_argument("--distractors", type=int, default=0, metavar="N", help="other facts in it, never asked (0)")
     _filler(needles, "prose")
-    perplexity = evals.add("perplexity", "measure how well a text is predicted", measure.perplexity)
+    perplexity = evals.add("perplexity", "measure how well a text is predicted", eval.perplexity)
     perplexity.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
     _lengths(perplexity)
     perplexity.add_argument("--counted", type=int, metavar="N", help="tokens that count at the end of each window")
     perplexity.add_argument("--windows", type=int, default=4, metavar="N", help="places in the text (4)")
-    qa = evals.add("qa", "ask the questions of a file", measure.qa)
+    qa = evals.add("qa", "ask the questions of a file", eval.qa)
     qa.add_argument("--file", type=Path, required=True, metavar="F", help="JSON lines with text and qas; .xz too")
     qa.add_argument("--limit", type=int, metavar="N", help="draw this many questions; all when not given")
     qa.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw and of the places")
@@ -247,7 +257,7 @@ def _measure(evals: _Commands) -> None:
     qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
     qa.add_argument("--second", type=int, default=0, metavar="N", help="of those asked, again as a second question (0)")
     qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
-    made = evals.add("questions", "make a file for eval qa from question sets", measure.questions)
+    made = evals.add("questions", "make a file for eval qa from question sets", eval.questions)
     made.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with qa/, as for train")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where they go; .xz packs them")
     made.add_argument("--count", type=int, default=300, metavar="N", help="how many, each about another text (300)")

@@ -7,15 +7,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from app import needles
 from app.errors import ConfigError
 from app.eval import report, texts
-from app.needles import Needle
-from app.passkeys import NAMES
+from app.tasks import needles
+from app.tasks.needles import Needle
+from app.tasks.passkeys import NAMES
 
 if TYPE_CHECKING:
+    from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
-    from app.runtime.memory import RegionMemory
 
 Task = Literal[
     "single",

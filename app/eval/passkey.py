@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from app import passkeys
 from app.errors import ConfigError
 from app.eval import report, texts
-from app.passkeys import Passkey
+from app.tasks import passkeys
+from app.tasks.passkeys import Passkey
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.answers import exact, f1, holds, is_refusal
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
-from app.passages import passage_of
+from app.tasks.passages import passage_of
+from app.tasks.scoring import exact, f1, holds, is_refusal
 
 if TYPE_CHECKING:
+    from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
-    from app.runtime.memory import RegionMemory
 
 ANSWER_TOKENS = 64
 SHOWN = 3  # regions of an answer

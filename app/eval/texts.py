@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import CancelledError, ConfigError, InputError
-from app.passkeys import REPEAT_FILLER
+from app.tasks.passkeys import REPEAT_FILLER
 
 if TYPE_CHECKING:
+    from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
-    from app.runtime.memory import RegionMemory
 
 ROUNDS = 4
 LOOKED = 64  # regions told of an answer
@@ -205,7 +205,7 @@ def converse(
     cancelled: Callable[[], bool] = never,
 ) -> list[Reply]:
     """The greedy answers to questions asked one after the other in one fresh chat over memories read before."""
-    from app.runtime.config import GenerationConfig
+    from app.memory.config import GenerationConfig
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
     cache, messages, replies = engine.open_chat(memories), [], []

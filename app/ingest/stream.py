@@ -104,4 +104,3 @@ def as_reason(error: BaseException, doing: str) -> BaseException:
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit):
         return error
     return InputError(f"{doing} ended inside a library ({type(error).__name__}: {error}); split or change the file")
-

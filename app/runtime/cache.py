@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from app.memory.memory import RegionMemory
+from app.memory.shape import MemoryShape
 from app.runtime.evidence import AnswerEvidence
-from app.runtime.memory import RegionMemory
-from app.runtime.shape import MemoryShape
 
 if TYPE_CHECKING:
     from app.kernels.decode import Places

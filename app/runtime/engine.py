@@ -15,21 +15,21 @@ from torch import Tensor
 
 from app.errors import CancelledError, ConfigError, ModelError
 from app.kernels.backend import backend_name
+from app.memory.config import GenerationConfig
+from app.memory.groups import PagesLost
+from app.memory.memory import RegionMemory
+from app.memory.packing import LAYOUTS
+from app.memory.pools import Tiers
+from app.memory.shape import MemoryShape
+from app.models.checkpoint import Recipe
 from app.records import Ending
-from app.runtime import answering, policies
+from app.runtime import decode, policies
 from app.runtime.cache import RegionCache
-from app.runtime.checkpoint import Recipe
-from app.runtime.config import GenerationConfig
-from app.runtime.memory import RegionMemory
-from app.runtime.groups import PagesLost
-from app.runtime.packing import LAYOUTS
+from app.runtime.chat_text import ChatText
 from app.runtime.policies import Policy
-from app.runtime.shape import MemoryShape
+from app.runtime.recover import restore
 from app.runtime.seams import install
 from app.runtime.spec import AttentionSpec
-from app.runtime.stored import restore
-from app.runtime.tiers import Tiers
-from app.runtime.turns import ChatText
 
 MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
@@ -325,12 +325,12 @@ class Engine(ChatText):
             try:
                 for _ in self._run(cache, token_ids[:-1], cancelled):
                     pass
-                cache.narrow(answering.second_look(self, cache, token_ids[-1], cancelled))
+                cache.narrow(decode.second_look(self, cache, token_ids[-1], cancelled))
             except CancelledError:  # half a question is not left behind
                 cache.tail.truncate(before)
                 return ""
             try:
-                return (yield from answering.answer(self, cache, token_ids[-1], config, cancelled))
+                return (yield from decode.answer(self, cache, token_ids[-1], config, cancelled))
             finally:
                 cache.narrow(None)
 
@@ -349,7 +349,7 @@ class Engine(ChatText):
         with self._running():
             for _ in self._run(twin, token_ids[:-1], cancelled):
                 pass
-            return answering.second_look(self, twin, token_ids[-1], cancelled)
+            return decode.second_look(self, twin, token_ids[-1], cancelled)
 
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from app.kernels.decode import Pages, Places, decode_attention
+from app.memory.pools import SlotPool
 from app.runtime.cache import RegionCache
 from app.runtime.graphs import Captured
 from app.runtime.selection import found
 from app.runtime.spec import AttentionSpec
-from app.runtime.tiers import SlotPool
 
 
 @dataclass

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from app.errors import ConfigError
 from app.kernels.h2o import PRESETS, H2OOptions
-from app.runtime.config import AttentionConfig
-from app.runtime.index import RegionIndex
-from app.runtime.shape import MemoryShape
-from app.runtime.slots import Compaction, Eviction, Merging
+from app.memory.compaction import Compaction, Eviction, Merging
+from app.memory.config import AttentionConfig
+from app.memory.index import RegionIndex
+from app.memory.shape import MemoryShape
 from app.settings import POLICIES, Settings
 
 STRETCHES = 8  # stretches that fill the budget: what a memory that drops tokens reads at once

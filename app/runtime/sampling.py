@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 
 
 class Sampler:

@@ -10,9 +10,9 @@ from app.kernels.decode import Pages
 from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
 from app.kernels.rope import rotate
 from app.kernels.tree import candidate_regions, search
+from app.memory.config import AttentionConfig
+from app.memory.memory import RegionMemory
 from app.runtime.cache import RegionCache
-from app.runtime.config import AttentionConfig
-from app.runtime.memory import RegionMemory
 from app.runtime.spec import AttentionSpec
 
 FOUND_PER_CANDIDATE = 4  # fine means that the tree is asked for: several may lie in one region

@@ -12,9 +12,9 @@ from torch import Tensor
 from app.kernels.codes import uses_integers
 from app.kernels.regions import best_regions, region_scores
 from app.kernels.tree import candidate_regions, search
+from app.memory.config import AttentionConfig
+from app.memory.memory import RegionMemory
 from app.runtime.cache import RegionCache
-from app.runtime.config import AttentionConfig
-from app.runtime.memory import RegionMemory
 from app.runtime.selection import FOUND_PER_CANDIDATE, query_means, searched_by_tree, select
 from app.runtime.spec import AttentionSpec
 

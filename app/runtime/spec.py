@@ -7,7 +7,7 @@ from torch import Tensor
 
 from app.kernels.options import SelectionOptions
 from app.kernels.rope import rope_table
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
 from app.runtime.policies import Policy
 
 EVERYTHING = 1 << 62

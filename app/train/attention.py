@@ -18,9 +18,9 @@ from app.errors import ConfigError
 from app.kernels.ms_groups import check_options, ms_attention_groups
 from app.kernels.rope import rope_table, rotate
 from app.kernels.sf_attn import PATTERNS, GroupPattern, sf_attention
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
 from app.runtime.seams import IdentityRotary
-from app.train.region_loss import RegionProbe
+from app.train.pretrain.region_loss import RegionProbe
 
 NAME = "lectern_training"
 KINDS = ("full", *PATTERNS, "ms")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError, InputError
-from app.train.recipe import Recipe, read_toml, read_tuning
+from app.train.tune.recipe import Recipe, read_toml, read_tuning
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ def read_recipe(path: Path):
     Raises:
         ConfigError: the file is missing, not TOML, or has unknown keys.
     """
-    from app.runtime.config import AttentionConfig, DecodeConfig
-    from app.train.trainer import PretrainConfig, Stage
+    from app.memory.config import AttentionConfig, DecodeConfig
+    from app.train.pretrain.trainer import PretrainConfig, Stage
 
     recipe = read_toml(path)
     table = dict(recipe.get("pretrain", {}))
@@ -57,8 +57,8 @@ def read_recipe(path: Path):
 def _tokenizer(folder: Path, data: Path):
     from transformers import AutoTokenizer
 
-    from app.train import corpus
-    from app.train.tokenizer import save_tokenizer, train_tokenizer
+    from app.train.pretrain import corpus
+    from app.train.pretrain.tokenizer import save_tokenizer, train_tokenizer
 
     if not (folder / "tokenizer.json").exists():
         rng = random.Random(0)
@@ -137,7 +137,7 @@ def _tune(args: argparse.Namespace) -> Path:
     recipe = read_tuning(args.recipe)
     run = args.run or Path("runs") / args.recipe.stem
     out = args.out or (Path(recipe.tune.out) if recipe.tune.out else run / "adapter")
-    from app.train.output import is_finished
+    from app.train.tune.output import is_finished
 
     if is_finished(out, recipe):
         log.info("%s is finished already", out)
@@ -146,8 +146,8 @@ def _tune(args: argparse.Namespace) -> Path:
     import torch
     from transformers import AutoTokenizer
 
-    from app.train.base import read_base
-    from app.train.tuner import tune
+    from app.train.tune.base import read_base
+    from app.train.tune.tuner import tune
 
     base = read_base(recipe.tune.base)
 
@@ -169,8 +169,8 @@ def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
     Raises:
         ConfigError, InputError: what is wrong with the files.
     """
-    from app.train.packing import PackedRows
-    from app.train.sources import divide, read_sources, without
+    from app.train.tune.packing import PackedRows
+    from app.train.tune.sources import divide, read_sources, without
 
     data, kept_back = recipe.data, []
     sources = read_sources(data.files, data.kinds)
@@ -197,9 +197,9 @@ def sample_maker(data: Path, split: str, tokenizer, cache: Path, tasks: Collecti
     Raises:
         InputError: a file that is needed is missing or damaged.
     """
-    from app.train import corpus
-    from app.train.data import BookTokens, SampleMaker
-    from app.train.quoting import quoted
+    from app.train.pretrain import corpus
+    from app.train.pretrain.data import BookTokens, SampleMaker
+    from app.train.pretrain.quoting import quoted
 
     training = split == "train"
     apart = corpus.held_back(data) if training else None
@@ -229,8 +229,8 @@ def _pretrain(args: argparse.Namespace) -> Path:
     import torch
     from transformers import LlamaForCausalLM
 
-    from app.train.probes import Probes
-    from app.train.trainer import pretrain
+    from app.train.pretrain.probes import Probes
+    from app.train.pretrain.trainer import pretrain
 
     torch.set_num_threads(args.threads)
     folder = args.recipe.parent

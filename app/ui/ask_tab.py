@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.chat.focus import Sight
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from app.ui import actions, asking, branching, examples, format, policies, switching, viewer
 from app.ui.actions import GPU, PRIVATE
 from app.ui.asking import View

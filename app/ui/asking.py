@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.chat.focus import Sight
+from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Reading, Removal
-from app.runtime.config import GenerationConfig
 from app.settings import ROOT
 from app.ui import foot, format, viewer
 

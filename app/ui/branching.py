@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from app.chat.focus import Sight
+from app.memory.config import GenerationConfig
 from app.records import Message
-from app.runtime.config import GenerationConfig
 from app.ui import asking, format
 from app.ui.asking import View
 

@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.eval import passkey
-from app.ui import actions, ask_tab, branching, chats_tab, format, library_tab, models_tab, passkey_tab
-from app.ui import switching, theme
+from app.ui import (
+    actions,
+    ask_tab,
+    branching,
+    chats_tab,
+    format,
+    library_tab,
+    models_tab,
+    passkey_tab,
+    switching,
+    theme,
+)
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
 from app.ui.events import checker

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from app.records import DocumentInfo
-from app.train.questions import questions
+from app.tasks.questions import questions
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from app.answers import MAY_SAY, ending, only_refuses
 from app.chat.focus import Sight
 from app.records import DocumentKind, Evidence, Message, ModelState
+from app.tasks.scoring import MAY_SAY, ending, only_refuses
 from app.ui.format import LOSSES, count, place, plural
 from app.units import duration
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from app.chat.models import LocalModel
+from app.models.shelf import LocalModel
 from app.ui import actions, format, switching
 from app.ui.actions import PRIVATE
 from app.units import size_text

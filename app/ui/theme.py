@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from gradio.themes import Base
-from gradio.themes.utils.fonts import LocalFont
 from gradio.themes.utils.colors import Color
+from gradio.themes.utils.fonts import LocalFont
 
 HERE = Path(__file__).parent
 

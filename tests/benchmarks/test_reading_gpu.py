@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.runtime.pages import KVPages
+from app.memory.pages import KVPages
 from benchmarks import reading_gpu
 
 CPU = torch.device("cpu")

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from app.eval import needles, texts
-from app.runtime.config import AttentionConfig
+from app.memory.config import AttentionConfig
 from app.settings import Settings
-from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions, reselect
+from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions, reselect, store
 from benchmarks import needles as table
-from benchmarks import store
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 from tests.eval.test_needles import oracle

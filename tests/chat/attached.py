@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.chat.citations import Attached
+from app.chat.evidence import Attached
 from app.ingest import spans
 from app.records import DocumentInfo, DocumentKind, Part
 from tests import tiny

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.chat import DocumentChat
+from app.memory.config import GenerationConfig
 from app.records import Done
-from app.runtime.config import GenerationConfig
 from app.settings import Settings
 from tests import tiny
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.chat import DocumentChat
 from app.errors import InputError, LecternError, NotFoundError
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
 
 __all__ = ["open_chat"]

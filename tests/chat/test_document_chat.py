@@ -10,8 +10,8 @@ import torch
 from app.chat import DocumentChat
 from app.chat.focus import Sight
 from app.errors import BusyError, CancelledError, InputError, LecternError, ModelError, NotFoundError, StoreError
+from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Reading
-from app.runtime.config import GenerationConfig
 from app.settings import Settings
 from tests import tiny
 

@@ -5,8 +5,8 @@ import sqlite3
 
 import pytest
 
-from app.runtime.groups import PagesLost
-from app.runtime.stored import read_again
+from app.memory.groups import PagesLost
+from app.runtime.recover import read_again
 from tests.chat.opened import SHORT, finish, open_chat, write
 
 __all__ = ["open_chat"]
@@ -88,7 +88,7 @@ def test_what_can_be_neither_fetched_nor_read_again_is_left_out(open_chat, tmp_p
     pages = memory_of(chat, document).pages
     with sqlite3.connect(tmp_path / "home" / "kv.db", timeout=10) as db:
         db.execute(DAMAGE["zeroed"], [json.dumps(pages.source._keys)])
-    monkeypatch.setattr("app.runtime.stored._read_groups", out_of_memory)
+    monkeypatch.setattr("app.runtime.recover._read_groups", out_of_memory)
     done = finish(chat.ask("and then?", chat=twin, generation=SHORT))
     assert done.stats.new_tokens and pages.left_out
     assert f"{len(pages.left_out) * pages.group_tokens:,} tokens are left out" in done.stats.note

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import app.runtime.opening
+import app.runtime.load
 from app.chat import DocumentChat
-from app.chat.models import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
 from app.errors import InputError, LecternError, ModelError, NotFoundError
-from app.runtime import hub, swap
+from app.models import hub
+from app.models.shelf import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
+from app.runtime import swap
 from app.settings import Settings
 from tests import tiny
 from tests.chat.checkpoints import save_checkpoint
@@ -219,14 +220,14 @@ def test_a_load_that_fails_half_way_brings_the_old_model_back(
     chat: DocumentChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unforeseen: bool
 ) -> None:
     document, key = asked(chat, tmp_path)
-    choice, load_engine = named(chat, "beta").choices[0].id, app.runtime.opening.load_engine
+    choice, load_engine = named(chat, "beta").choices[0].id, app.runtime.load.load_engine
 
     def failing(settings: Settings, *rest: object) -> object:
         if settings.model_name == "beta":
             raise MemoryError("no room") if unforeseen else ModelError("beta: needs 90.0 GiB")
         return load_engine(settings, *rest)
 
-    monkeypatch.setattr(app.runtime.opening, "load_engine", failing)
+    monkeypatch.setattr(app.runtime.load, "load_engine", failing)
     with pytest.raises(ModelError, match="no room.* alpha goes on" if unforeseen else "90.0 GiB. alpha goes on"):
         list(chat.switch_model(choice))
     assert chat.model_state().name == "alpha" and chat.busy() is None
@@ -237,18 +238,18 @@ def test_when_neither_model_can_be_had_the_page_says_so_and_a_third_can_be_loade
     chat: DocumentChat, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat.engine()
-    choice, load_engine = named(chat, "beta").choices[0].id, app.runtime.opening.load_engine
+    choice, load_engine = named(chat, "beta").choices[0].id, app.runtime.load.load_engine
 
     def failing(settings: Settings, *rest: object) -> object:
         raise ModelError(f"{settings.model_name}: no room")
 
-    monkeypatch.setattr(app.runtime.opening, "load_engine", failing)
+    monkeypatch.setattr(app.runtime.load, "load_engine", failing)
     with pytest.raises(ModelError, match="beta: no room. alpha is not loaded either: alpha: no room"):
         list(chat.switch_model(choice))
     assert chat.model_state().state == "failed" and chat.loaded_choice() == ""
     with pytest.raises(ModelError, match="alpha: no room"):
         chat.engine()
-    monkeypatch.setattr(app.runtime.opening, "load_engine", load_engine)
+    monkeypatch.setattr(app.runtime.load, "load_engine", load_engine)
     list(chat.switch_model(choice))
     assert chat.model_state().state == "ready" and chat.engine().name == "beta"
 

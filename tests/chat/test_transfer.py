@@ -12,7 +12,7 @@ from app.errors import InputError
 from app.records import Part
 from app.store import bundle
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
-from tests.chat.test_slots import POLICIES
+from tests.chat.test_memory_files import POLICIES
 
 __all__ = ["open_chat"]
 

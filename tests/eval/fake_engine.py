@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 
 BOS = 256
 

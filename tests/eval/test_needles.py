@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from app import needles as forms
 from app.errors import CancelledError, ConfigError
 from app.eval import needles
 from app.eval.needles import Asked, NeedlesConfig
+from app.tasks import needles as forms
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from app import passkeys
 from app.errors import CancelledError, ConfigError
 from app.eval import passkey, texts
 from app.eval.passkey import PasskeyCell, PasskeyConfig
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
+from app.tasks import passkeys
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.answers import REFUSALS, holds, is_refusal, only_refuses
 from app.errors import ConfigError, InputError
 from app.eval import qa, texts
 from app.eval.qa import Answered, QaConfig, Question
+from app.tasks.scoring import REFUSALS, holds, is_refusal, only_refuses
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 

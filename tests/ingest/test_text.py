@@ -5,6 +5,7 @@ import pytest
 from app.errors import CancelledError, InputError
 from app.ingest.text import LONGEST_PART_CHARS, PART_CHARS, load_text, split_parts
 
+
 def test_parts_hold_all_the_text_and_about_a_page(data):
     text = (data / "book.txt").read_text(encoding="utf-8")
     parts = split_parts(text)

@@ -5,8 +5,8 @@ import torch
 
 from app.errors import ConfigError
 from app.kernels.h2o import (
-    PRESETS,
     PEAK_DECAY,
+    PRESETS,
     H2OOptions,
     add_rows,
     attention_mass,

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.kernels.selected import selected_attention, selected_mass_reference, selected_reference
 from app.kernels.rope import rotate
+from app.kernels.selected import selected_attention, selected_mass_reference, selected_reference
 from tests.kernels.blocks import Sizes, make
 from tests.kernels.paged import relative
 

@@ -8,8 +8,8 @@ from app.kernels.tree import (
     candidate_regions,
     cluster_span,
     node_radii,
-    search,
     sealed_nodes,
+    search,
 )
 
 DIM = 8

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from app.kernels.backend import VARIABLE, backend
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from tests import tiny
 
 

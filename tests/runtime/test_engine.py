@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from app.errors import CancelledError
+from app.memory.config import AttentionConfig, GenerationConfig
+from app.memory.memory import RegionMemory
 from app.runtime.attention import AttentionSpec
 from app.runtime.cache import RegionCache
-from app.runtime.config import AttentionConfig, GenerationConfig
-from app.runtime.memory import RegionMemory
 from tests import tiny
 
 LONG = 300
@@ -100,7 +100,7 @@ def test_exported_groups_bring_the_memory_back(kv_dtype):
 
 def test_rows_stay_below_their_limit(monkeypatch):
     """A layer larger than a row is cut into pieces, and comes back whole."""
-    from app.runtime import pages as module
+    from app.memory import pages as module
 
     monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
     engine, ids = tiny.engine(), tiny.token_ids(16)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from app.memory.config import GenerationConfig
 from app.runtime.cache import SINK_TOKENS
-from app.runtime.config import GenerationConfig
 from app.runtime.evidence import MOST_PER_TOKEN, AnswerEvidence
 from tests import tiny
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from app.memory.config import AttentionConfig, GenerationConfig
+from app.memory.pages import KVPages
+from app.models.checkpoint import Recipe
 from app.runtime.cache import RegionCache
-from app.runtime.checkpoint import Recipe
-from app.runtime.config import AttentionConfig, GenerationConfig
 from app.runtime.engine import Engine
-from app.runtime.pages import KVPages
 from tests import tiny
 
 SIZES = dict(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from app.kernels.backend import VARIABLE, backend
+from app.memory.pages import KVPages
 from app.runtime import attention, listed, selection
-from app.runtime.pages import KVPages
 from tests import tiny
 
 

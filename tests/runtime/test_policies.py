@@ -8,12 +8,12 @@ import torch
 
 from app.errors import ConfigError, ModelError
 from app.kernels.h2o import PRESETS, SCORES, H2OOptions, peaks
+from app.memory.compaction import Merging, merged_levels, pairs_to_merge
+from app.memory.config import GenerationConfig
+from app.memory.memory import RegionMemory
 from app.runtime import policies
-from app.runtime.config import GenerationConfig
 from app.runtime.engine import Engine
-from app.runtime.memory import RegionMemory
-from app.runtime.policies import Bounded, H2O, Policy, memory_bytes
-from app.runtime.slots import Merging, merged_levels, pairs_to_merge
+from app.runtime.policies import H2O, Bounded, Policy, memory_bytes
 from app.settings import H2O_PRESETS, POLICIES, Settings
 from tests import tiny
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from app.runtime.sampling import Repetition, Sampler, choose
 
 LOGITS = torch.tensor([0.5, -1.0, 2.0, float("-inf"), 1.0, 0.5])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from app.runtime.config import GenerationConfig
+from app.memory.config import GenerationConfig
 from tests import tiny
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None}

@@ -7,8 +7,8 @@ import torch
 
 from app.errors import ConfigError
 from app.kernels.tree import SPAN
+from app.memory.config import AttentionConfig
 from app.runtime import selection, single
-from app.runtime.config import AttentionConfig
 from tests import tiny
 
 VARIANTS = {

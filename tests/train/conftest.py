@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from app.train import corpus
 from app.train.cli import sample_maker
-from app.train.data import TASKS, SampleMaker
+from app.train.pretrain import corpus
+from app.train.pretrain.data import TASKS, SampleMaker
 
 ROOT = Path(__file__).resolve().parents[2]
 FROZEN = ROOT / "models" / "lectern-small"

@@ -10,7 +10,7 @@ from app.kernels.ms_attn import ms_attention
 from app.kernels.rope import rope_table, rotate
 from app.kernels.sf_attn import PATTERNS, allowed
 from app.train.attention import KINDS, TrainingAttention, install, uninstall
-from app.train.region_loss import RegionProbe
+from app.train.pretrain.region_loss import RegionProbe
 from tests import tiny
 
 HEADS, DIM = 4, 8

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from app import cli
 from app.errors import ConfigError, InputError, ModelError, TrainError
-from app.runtime.config import GenerationConfig
-from app.runtime.opening import load_engine
+from app.memory.config import GenerationConfig
+from app.runtime.load import load_engine
 from app.settings import Settings
 from app.train.cli import train
-from app.train.tuner import last_checkpoint
+from app.train.tune.tuner import last_checkpoint
 from tests import tiny
 from tests.checkpoints import rewrite
 
@@ -53,7 +53,7 @@ files = ["texts"]
 DYING = """
 import os, signal, sys
 from app.train import cli
-from app.train.packing import PackedRows
+from app.train.tune.packing import PackedRows
 draw = PackedRows.__call__
 def dying(self, step, rows):
     if step == 17:

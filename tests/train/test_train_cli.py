@@ -8,11 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.errors import ConfigError, InputError
-from app.runtime.config import AttentionConfig, DecodeConfig, GenerationConfig
-from app.runtime.opening import load_engine
+from app.memory.config import AttentionConfig, DecodeConfig, GenerationConfig
+from app.runtime.load import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
-from app.train.trainer import PretrainConfig, Stage, new_model
+from app.train.pretrain.trainer import PretrainConfig, Stage, new_model
 from tests import tiny
 from tests.train.conftest import FROZEN
 
@@ -163,7 +163,8 @@ def test_a_start_that_is_not_there_is_refused(recipe, data):
 
 def test_shares_follow_their_files_whatever_these_are_called(tmp_path, monkeypatch):
     """Two files of one name, the first of which is kept back as a whole."""
-    from app.train import cli, packing, sources
+    from app.train import cli
+    from app.train.tune import packing, sources
 
     texts = [sources.Source("a.txt", "text", (f"entry {i}",)) for i in range(2)]
     given = {}

@@ -8,8 +8,8 @@ import pytest
 
 from app.chat.focus import Sight
 from app.errors import ModelError, StoreError
+from app.memory.config import GenerationConfig
 from app.records import AnswerStats, Delta, Done
-from app.runtime.config import GenerationConfig
 from app.ui import asking
 from tests.fake_chat import FakeDocumentChat, model_state
 

@@ -1,0 +1,128 @@
+"""Commands about answers: ask, chats."""
+
+import argparse
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from app.chat.focus import Sight
+from app.cli.evidence import answer_values, memory_line
+from app.cli.session import Session
+from app.memory.config import GenerationConfig
+from app.records import Delta, Done, Reading
+from app.settings import fill
+from app.tasks.scoring import MAY_SAY, ending, only_refuses
+from app.units import duration
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+EXCERPT_CHARS = 160
+
+
+def ask(session: Session, args: argparse.Namespace) -> None:
+    """Ask one question; without documents and chat it is a plain chat."""
+    flags = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "max_new_tokens")}
+    generation = fill(GenerationConfig, flags=flags, environment={})
+    with session.chat() as chat:
+        documents = [chat.document(name).id for name in args.document]
+        session.model_ready(chat)
+        if args.chat and (policy := chat.policy_of(args.chat)) != session.settings.policy:
+            started = session.settings.policy
+            session.out.say(f"chat {args.chat} is answered under policy {policy}; --policy {started} is for new chats")
+        if args.chat and (other := chat.other_model(chat.chat(args.chat).id)):
+            session.out.say(f"chat {args.chat} was read with {other.name}; this reads {other.cost}")
+        events = chat.ask(
+            args.question,
+            chat=args.chat,
+            documents=documents,
+            generation=generation,
+            focus=tuple(args.focus),
+            mute=tuple(args.mute),
+            without=args.without,
+        )
+        follow(session, chat, events)
+
+
+def follow(session: Session, chat: "DocumentChat", events: Generator[Reading | Delta | Done]) -> None:
+    """Show an answer as it comes, what it rests on and what it cost."""
+    with closing(events):
+        for event in events:
+            if isinstance(event, Reading):
+                session.reading(event)
+            elif isinstance(event, Delta):
+                session.out.stream(event.text)
+            elif isinstance(event, Done):
+                _answered(session, event, chat.model_state().demonstration)
+
+
+def _answered(session: Session, done: Done, demonstration: bool) -> None:
+    session.out.stream("\n")
+    stats, refused = done.stats, only_refuses(done.answer)
+    values = {
+        "answer": done.answer,
+        "ended": stats.ended,
+        "refused": refused,
+        "chat": done.chat,
+        "policy": stats.policy,
+        "tokens_read": stats.tokens_read,
+        "tokens_reused": stats.tokens_reused,
+        "new_tokens": stats.new_tokens,
+        "seconds_to_first_token": stats.seconds_to_first_token,
+        "tokens_per_s": stats.tokens_per_s,
+        "peak_bytes": stats.peak_bytes,
+        **answer_values(done),
+    }
+    longer = "; --max-new-tokens allows a longer one" if stats.ended == "length" else ""
+    ended = ending(stats.ended, stats.new_tokens).rstrip(".") + longer
+    may_say = MAY_SAY if refused and demonstration and done.evidence else ""
+    for remark in filter(None, (ended, may_say, stats.note, Sight.of(stats.as_dict()).words)):
+        session.out.say(remark)
+    if not session.out.json:
+        _looked(session, done, refused)
+        looked_again = f"second look at {stats.second_look} regions; " if stats.second_look else ""
+        session.out.say(
+            f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "
+            f"{duration(stats.seconds)}, {stats.tokens_per_s:,.1f} tokens/s; {memory_line(stats)}; {looked_again}"
+            f"policy {stats.policy}; chat {done.chat}"
+        )
+    session.out.result(values)
+
+
+def _looked(session: Session, done: Done, refused: bool) -> None:
+    """The passages; under a refusal they support nothing."""
+    if done.evidence:
+        found = "Looked at, without finding an answer" if refused else "Looked at"
+        session.out.say(f"{found} (share of the attention on the documents):")
+    for passage in done.evidence:
+        excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
+        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
+
+
+def chats_list(session: Session, args: argparse.Namespace) -> None:
+    """List chats, newest first."""
+    from app.eval.report import table
+
+    with session.chat(load=False) as chat:
+        chats = chat.chats(getattr(args, "search", None))
+    rows = [[c.id, c.title, c.messages, ", ".join(c.documents), c.updated] for c in chats]
+    text = table(["id", "title", "messages", "documents", "updated"], rows) if rows else "No chats."
+    session.out.result({"chats": [asdict(c) for c in chats]}, text)
+
+
+def chats_show(session: Session, args: argparse.Namespace) -> None:
+    """Show the turns of one chat."""
+    with session.chat(load=False) as chat:
+        info, messages = chat.chat(args.id), chat.messages(args.id)
+    values = asdict(info) | {"messages": [asdict(message) for message in messages]}
+    turns = []
+    for message in messages:
+        ended = ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0))
+        turns.append(f"{message.role}: {message.content}" + (f"\n({ended})" if ended else ""))
+    session.out.result(values, "\n\n".join([f"{info.title} ({info.id})", *turns]))
+
+
+def chats_delete(session: Session, args: argparse.Namespace) -> None:
+    """Delete a chat; its documents stay."""
+    session.delete(args.id, lambda chat: (chat.chat, chat.delete_chat))

@@ -1,0 +1,140 @@
+"""Commands about documents and the store: read, text, documents, store."""
+
+import argparse
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.session import Session
+from app.errors import InputError
+from app.ingest.stream import Watch, in_steps
+from app.records import Document, DocumentInfo
+from app.system import peak_bytes
+from app.units import duration, size_text
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+def read(session: Session, args: argparse.Namespace) -> int:
+    """Read documents, so that questions cost only their own tokens; one that cannot be read does not keep the others.
+
+    Returns:
+        The exit code: 1 when one of them could not be read.
+    """
+    started = time.perf_counter()
+    read_now = reused = 0
+    documents: list[DocumentInfo] = []
+    failed: dict[str, str] = {}
+    with session.chat() as chat:
+        for path in args.paths:
+            try:
+                info, tokens_reused = _read_one(session, chat, path, args.password)
+            except InputError as error:
+                if len(args.paths) == 1:
+                    raise
+                failed[str(path)] = str(error)
+                session.out.say(str(error))
+                continue
+            documents.append(info)
+            reused += tokens_reused
+            read_now += info.tokens - tokens_reused
+        disk_bytes = sum(chat.disk_space().documents.get(info.id, 0) for info in documents)
+    ids = [info.id for info in documents]
+    seconds = time.perf_counter() - started
+    values = {
+        "document": ids[0] if len(ids) == 1 else ids,
+        "tokens": sum(info.tokens for info in documents),
+        "tokens_read": read_now,
+        "tokens_reused": reused,
+        "disk_bytes": disk_bytes,
+        "seconds": round(seconds, 3),
+        "peak_bytes": peak_bytes(),
+    }
+    if failed:
+        values |= {"failed": failed, "error": "; ".join(failed.values())}
+    lines = [f"{info.id}  {info.title}: {info.tokens:,} tokens" for info in documents]
+    lines.append(f"{read_now:,} tokens read, {reused:,} reused, {size_text(disk_bytes)} on disk, {duration(seconds)}")
+    lines += [f"{len(failed)} of {len(args.paths)} could not be read"] if failed else []
+    session.out.result(values, "\n".join(lines))
+    return 1 if failed else 0
+
+
+def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str | None) -> tuple[DocumentInfo, int]:
+    """Add and read one document; returns it and how many of its tokens were read before."""
+    info = session.adding(path, chat.adding(path, password=password))
+    for note in info.notes:
+        session.out.say(f"{info.title}: {note}")
+    for skipped in info.skipped:
+        session.out.say(f"{info.title}: left out {skipped.name}: {skipped.reason}")
+    session.model_ready(chat)
+    reused, told = 0, False
+    with closing(chat.read(info.id)) as readings:
+        for reading in readings:
+            reused = reading.reused
+            if not told and reading.tokens_total > reused:
+                taken = size_text((reading.tokens_total - reused) * chat.token_bytes())
+                session.out.say(
+                    f"{info.title}: {reading.tokens_total - reused:,} tokens to read, about {taken} on disk"
+                )
+            told = True
+            session.reading(reading)
+    return chat.document(info.id), reused
+
+
+def text(session: Session, args: argparse.Namespace) -> None:
+    """Show what ingestion makes of a file; nothing is stored and no model is loaded."""
+    from app.ingest.load import load_document
+
+    def load(watch: Watch) -> Document:
+        tell = watch.progress("opening it")
+        return load_document(args.path, password=args.password, progress=tell, cancelled=watch.cancelled)
+
+    document = session.adding(args.path, in_steps(load))
+    for note in document.notes:
+        session.out.say(note)
+    for skipped in document.skipped:
+        session.out.say(f"left out {skipped.name}: {skipped.reason}")
+    parts = [{"index": part.index, "label": part.label, "text": part.text} for part in document.parts]
+    session.out.result({"parts": parts}, "\n\n".join(f"== {part.label}\n{part.text}" for part in document.parts))
+
+
+def documents_list(session: Session, args: argparse.Namespace) -> None:
+    """List the library."""
+    from app.eval.report import table
+
+    with session.chat(load=False) as chat:
+        documents = chat.documents()
+    rows = [[d.id, d.title, d.kind, d.parts, d.tokens, d.state] for d in documents]
+    text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
+    session.out.result({"documents": [asdict(d) for d in documents]}, text)
+
+
+def documents_show(session: Session, args: argparse.Namespace) -> None:
+    """Show one document."""
+    with session.chat(load=False) as chat:
+        document = chat.document(args.id)
+    lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
+    lines += [f"note: {note}" for note in document.notes]
+    lines += [f"left out: {skipped.name}: {skipped.reason}" for skipped in document.skipped]
+    session.out.result(asdict(document), "\n".join(lines))
+
+
+def documents_delete(session: Session, args: argparse.Namespace) -> None:
+    """Delete a document and the memory of it."""
+    session.delete(args.id, lambda chat: (chat.document, chat.delete_document))
+
+
+def store_verify(session: Session, args: argparse.Namespace) -> None:
+    """Check both databases; damaged blocks are dropped, so that their part is read again when it is needed."""
+    with session.chat(load=False) as chat:
+        report = chat.store.verify(
+            lambda done, total: session.out.progress(f"Checking block {done:,} of {total:,}"), repair=True
+        )
+    damaged = list(report.damaged)
+    lines = [f"{report.checked:,} blocks checked, {len(damaged)} damaged", *damaged]
+    if damaged:
+        lines.append("Damaged blocks are dropped; their part of a document is read again when it is needed.")
+    session.out.result({"checked": report.checked, "damaged": damaged}, "\n".join(lines))

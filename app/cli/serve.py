@@ -1,0 +1,46 @@
+"""Commands that open the page, look at the installation and make a model: serve, doctor, train."""
+
+import argparse
+import os
+
+from app.cli.session import Session
+from app.errors import BusyError
+
+
+def serve(session: Session, args: argparse.Namespace) -> None:
+    """Serve the page; on a folder that is already served, open the running page."""
+    try:
+        with session.chat() as chat:
+            from app.server import serve as serve_page
+            from app.ui.build import build
+
+            serve_page(chat, build(chat), port=args.port, browser=args.browser, say=session.out.say)
+    except BusyError as error:
+        if error.url is None:
+            raise
+        from app.server import has_display, show_page
+
+        if args.browser and has_display():
+            show_page(error.url, session.settings.folder)
+        session.out.say(f"Lectern is already open at {error.url}")
+        if session.out.json:
+            session.out.result({"url": error.url})
+
+
+def doctor(session: Session, args: argparse.Namespace) -> int:
+    """Say what Lectern found on this computer."""
+    from app.cli import doctor as examine
+
+    return examine.run(session.settings, session.out)
+
+
+def train(session: Session, args: argparse.Namespace) -> None:
+    """Tune or make a model; a run that was stopped goes on where it was."""
+    from app.train.cli import train as run
+
+    given = {"--data": args.data, "--run": args.run_folder, "--out": args.out, "--threads": session.settings.threads}
+    words = [str(args.recipe), "--device", session.settings.device]
+    words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    folder = run(words)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        session.out.result({"model": str(folder)}, f"It is in {folder}.")

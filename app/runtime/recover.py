@@ -1,0 +1,151 @@
+"""Memories whose keys and values stay in the store until they are selected."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from app.errors import LecternError, StoreError
+from app.memory.groups import PagesLost, PageSource
+from app.memory.memory import RegionMemory
+from app.memory.pages import KVPages
+from app.memory.shape import from_bytes, to_bytes
+from app.runtime.cache import RegionCache
+
+log = logging.getLogger(__name__)
+MOST_GROUPS = 16  # read again together
+HEAVY_GROUPS = 16  # those with most attention mass are brought in when a memory is opened
+
+
+class Stored(PageSource, Protocol):
+    """A source of groups that can take one back."""
+
+    def replace(self, group: int, memory: RegionMemory) -> None:
+        """A group that was lost has been read again; keep it."""
+
+
+def open_groups(memory: RegionMemory, token_ids: Sequence[int], index: Sequence[bytes], source: Stored) -> None:
+    """Append whole groups of a text: their index now, keys and values when they are selected.
+
+    Args:
+        token_ids: of the groups; `index` the rows of `RegionMemory.export_group`.
+
+    Raises:
+        ValueError: a row does not have the size that this memory's shape asks for.
+    """
+    start, size = memory.tokens, memory.shape.attention.group_tokens
+    assert start % size == 0 and len(token_ids) == len(index) * size
+    memory.reserve(start + len(token_ids))
+    memory.index.import_groups(start // size, index)
+    memory.filled = [start + len(token_ids)] * memory.shape.layers
+    memory.token_ids += token_ids
+    memory.pages.source = source
+
+
+def export_mass(memory: RegionMemory) -> bytes:
+    """H2O mass of each group, [groups] float32: what its keys are worth against other groups'."""
+    size, tokens = memory.shape.attention.group_tokens, memory.tokens
+    mass = torch.stack([layer[:, :tokens].sum(0) for layer in memory.mass]).sum(0)
+    return to_bytes(torch.nn.functional.pad(mass, (0, -tokens % size)).view(-1, size).sum(-1))
+
+
+def warm(memory: RegionMemory, mass: bytes | None) -> None:
+    """Bring in what nearly every answer needs: the sinks, the end of the text, and the heavy hitters.
+
+    Args:
+        mass: what `export_mass` gave.
+
+    Raises:
+        ValueError: it is that of another memory.
+    """
+    whole = memory.tokens // memory.shape.attention.group_tokens
+    wanted = [0, whole - 1]
+    if mass is not None:
+        scores = memory.pages.scores = from_bytes(mass, torch.float32, (memory.groups,))
+        wanted += scores[:whole].topk(min(HEAVY_GROUPS, whole)).indices.tolist()
+    memory.pages.warm([group for group in dict.fromkeys(wanted) if 0 <= group < whole])
+
+
+def restore(
+    cache: RegionCache,
+    lost: PagesLost,
+    forward: Callable[[RegionCache, Sequence[int]], Any],
+    tried: set[tuple[KVPages, int]],
+) -> None:
+    """Read lost groups again; those of an attached memory that cannot be are left out, as if they were muted.
+
+    Args:
+        forward: as for `read_again`.
+        tried: what was read again in this step of the model; what is lost once more cannot be had.
+
+    Raises:
+        StoreError: they belong to the text that is being read, which cannot go on without them.
+    """
+    now = {(lost.pages, group) for group in lost.groups}
+    try:
+        if now & tried:
+            raise lost
+        tried |= now
+        read_again(cache, lost, forward)
+    except (PagesLost, LecternError, RuntimeError, MemoryError) as error:  # memory that runs out is a RuntimeError
+        log.warning("groups %s are neither stored nor can they be read again: %s", lost.groups, error)
+        if not any(memory.pages is lost.pages for memory in cache.memories):
+            raise StoreError(
+                f"the stored memory of groups {lost.groups} is damaged and cannot be made again ({error}); "
+                "delete the memory (documents evict) and read the document again"
+            ) from error
+        lost.pages.leave_out(lost.groups)
+        cache.look()
+
+
+def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCache, Sequence[int]], Any]) -> None:
+    """Read groups again whose stored copy cannot be used, from their token ids.
+
+    Everything before a group is still known, or read again first, so what comes out is what was lost, up to the
+    rounding of other sums.
+
+    Args:
+        forward: runs tokens into a cache's tail and raises what happens there.
+
+    Raises:
+        PagesLost: nobody keeps the groups' tokens, or what was just read again is lost at once.
+    """
+    found = [memory for memory in (*cache.memories, cache.tail) if memory.pages is lost.pages]
+    if not found or lost.pages.source is None:
+        raise lost
+    memory, pending, done = found[0], set(lost.groups), set[int]()
+    while pending:
+        last = min(pending)
+        first = last
+        while first and not memory.pages.has(first - 1):  # a group always looks at the one before
+            first -= 1
+        pending |= set(range(first, last))
+        groups = [group for group in range(first, first + MOST_GROUPS) if pending.issuperset(range(first, group + 1))]
+        try:
+            _read_groups(memory, groups, forward)
+        except PagesLost as more:
+            if done & set(more.groups):
+                raise
+            pending |= set(more.groups)
+            continue
+        pending -= set(groups)
+        done |= set(groups)
+        lost.pages.reread |= set(groups)
+        for group in groups:
+            lost.pages.source.replace(group, memory)
+
+
+def _read_groups(memory: RegionMemory, groups: Sequence[int], forward: Callable[..., Any]) -> None:
+    """Run the tokens of consecutive groups again, in place; the rest of the memory stays as it is."""
+    size = memory.shape.attention.group_tokens
+    start, end = groups[0] * size, (groups[-1] + 1) * size
+    log.warning("tokens %d to %d are read again: their stored memory cannot be used", start, end)
+    ids, filled = memory.token_ids, memory.filled
+    books = [[book.clone() for book in layers] for layers in (memory.mass, memory.exposure)]
+    memory.filled, memory.token_ids = [start] * memory.shape.layers, ids[:start]
+    try:
+        forward(RegionCache(memory.shape, tail=memory), ids[start:end])
+    finally:
+        memory.filled, memory.token_ids = filled, ids
+        memory.mass, memory.exposure = books

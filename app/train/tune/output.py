@@ -1,0 +1,119 @@
+"""What a tuning run leaves: an adapter folder (a plain checkpoint where every weight learnt), with `lectern.json`."""
+
+import json
+import shutil
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from app import __version__
+from app.errors import InputError
+from app.models.folder import tokenizer_files, whole_folder
+from app.models.rope import applied, rope_entry, stated_rope
+from app.train.tune.base import Base
+from app.train.tune.recipe import Recipe
+
+BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether a run of this recipe has left its result there.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if not folder.exists():
+        return False
+    try:
+        facts = json.loads((folder / "lectern.json").read_text(encoding="utf-8")).get("tuning")
+    except (OSError, ValueError, AttributeError):
+        facts = None
+    if facts != tuning_facts(recipe):
+        raise InputError(f"{folder}: is there already; delete it, or choose another folder with --out")
+    return True
+
+
+def write_output(
+    folder: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    base: Base,
+    training: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write what learnt, whole or not at all.
+
+    Args:
+        model: a PeftModel, or the causal model itself where every weight learnt.
+        training: counts for `lectern.json`.
+        weights: the model's, by name, where it does not hold them itself (FSDP, DeepSpeed).
+
+    Raises:
+        InputError: `folder` is there already, or cannot be written.
+    """
+    lectern = lectern_json(recipe, base, training)
+    with whole_folder(folder) as new:
+        if isinstance(model, PeftModel):
+            _write_adapter(new, model, weights)
+        else:
+            _write_checkpoint(new, model, base, lectern["rope"], weights)
+        (new / "lectern.json").write_text(json.dumps(lectern, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_adapter(folder: Path, model: PeftModel, weights: dict[str, Tensor] | None) -> None:
+    """LoRA, embeddings, norms and token rows in one file, in float32; peft wants tied output embeddings there too."""
+    tensors = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy(model.peft_config["default"])
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
+def _write_checkpoint(
+    folder: Path, model: nn.Module, base: Base, rope: dict[str, Any], weights: dict[str, Tensor] | None
+) -> None:
+    stored = getattr(torch, base.config.get("dtype") or base.config.get("torch_dtype") or "bfloat16")
+    model.config.rope_parameters, model.config.dtype = applied(rope, base.config), stored
+    cast = {name: tensor.to(stored) for name, tensor in (weights or model.state_dict()).items()}
+    model.save_pretrained(folder, state_dict=cast)
+    for path in [*tokenizer_files(base.folder), *(base.folder / name for name in BESIDE_TOKENIZER)]:
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
+
+
+def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[str, Any]:
+    """How the tuned model wants to be read, and how it was made."""
+    config, selection = base.config, recipe.selection
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    positions = recipe.positions.of_base(config.get("max_position_embeddings", 2048))
+    attention = asdict(selection) if selection else base.recipe.get("attention")
+    return {
+        "format": 1,
+        "trained_tokens": max(recipe.tune.tokens, base.trained_tokens),
+        **({"attention": attention} if attention else {}),
+        "rope": rope_entry(positions, stated_rope(config), head_dim),
+        "training": training,
+        "base": {"name": base.folder.name, "fingerprint": base.fingerprint()},
+        "tuning": tuning_facts(recipe),
+        "versions": {"lectern": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
+                     "peft": peft.__version__},
+    }  # fmt: skip
+
+
+def tuning_facts(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON, of files and folders only the names."""
+    facts = recipe.plain()
+    facts["tune"] = {name: value for name, value in facts["tune"].items() if name not in ("base", "out")}
+    if "data" in facts:
+        named = {key: [Path(file).name for file in facts["data"][key]] for key in ("files", "validation_files")}
+        facts["data"] = {**facts["data"], **named}
+    return json.loads(json.dumps(facts))

@@ -1,0 +1,59 @@
+"""One pass of a tuning run: which rows it has, and the module whose forward pass is its loss."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from app.train.attention import TrainingAttention
+from app.train.loss import chunked_loss, target_weights
+from app.train.tune.lora import causal_model
+from app.train.tune.positions import part_at
+from app.train.tune.recipe import TuneConfig
+
+# (step, rows) -> {"input_ids": [rows, T] int64, "weights": [rows, T], optionally "documents": [rows, T]}, the same for
+# the same step, whoever asks. Rows of one step are shared out among passes and processes.
+Batches = Callable[[int, int], dict[str, Tensor]]
+
+
+class TuningModel(nn.Module):
+    """A causal model whose forward pass is its loss."""
+
+    _keys_to_ignore_on_save = None  # the Trainer asks for it
+
+    def __init__(self, model: nn.Module, attention: TrainingAttention, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.attention, self.dtype_of_stream = model, attention, dtype
+        self._no_split_modules = causal_model(model)._no_split_modules  # what FSDP wraps
+
+    def forward(
+        self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None, seam: int | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted sum of the cross entropy of a pass, in nats.
+
+        Args:
+            input_ids, weights, documents: [B, T] as `Batches` has them.
+            seam: first token that attends to nothing before it; predicted like any other.
+        """
+        causal = causal_model(self.model)
+        self.attention.documents = part_at(seam, documents, *input_ids.shape)
+        # Trained embeddings are float32; what runs through the layers, and is kept for backward, need not be.
+        embedded = causal.get_input_embeddings()(input_ids).to(self.dtype_of_stream)
+        hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return {"loss": chunked_loss(hidden, causal.lm_head, input_ids, target_weights(weights, documents))}
+
+
+class Passes(IterableDataset):
+    """The passes of one process: its rows of each step, `accumulation` times."""
+
+    def __init__(self, tune: TuneConfig, batches: Batches, first_step: int, process: int, processes: int) -> None:
+        self.tune, self.batches, self.first_step = tune, batches, first_step
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        size, count = self.tune.batch, self.tune.accumulation * self.processes
+        for step in range(self.first_step, self.tune.steps):
+            rows = self.batches(step, size * count)
+            for i in range(self.process, count, self.processes):
+                yield {name: values[i * size : (i + 1) * size] for name, values in rows.items()}

@@ -1,0 +1,46 @@
+"""From attention on regions to passages."""
+
+from types import SimpleNamespace
+
+from app.chat import evidence
+from tests.chat.attached import SIZE, attach
+
+
+def passages(mass: dict[int, float], parts, memory, tokenizer):
+    values = [mass.get(region, 0.0) for region in range(memory.first_region + memory.regions)]
+    kept = SimpleNamespace(part=lambda _, i: parts[i - 1], line_of=lambda _, i: 100 * i)
+    return evidence.evidence(values, [memory], kept, tokenizer, SIZE)
+
+
+def test_a_passage_of_a_plain_text_is_told_by_its_line():
+    text = "alpha\nbeta\ngamma delta epsilon zeta eta theta iota"
+    for kind, label in (("text", "line 202"), ("pdf", "2")):
+        parts, memory, tokenizer = attach(["one page", text], kind=kind)
+        (found,) = passages({3: 1.0}, parts, memory, tokenizer)
+        assert (found.part, found.label) == (2, label)
+
+
+def test_the_best_region_becomes_a_passage_and_neighbours_join():
+    parts, memory, tokenizer = attach(["alpha beta gamma delta epsilon zeta eta theta iota kappa"])
+    (found,) = passages({3: 2.0, 4: 1.0}, parts, memory, tokenizer)
+    assert found.regions == ((0, 3), (0, 4)) and found.weight == 1.0
+    assert found.text == parts[0].text[found.char_start : found.char_end].strip()
+    assert found.text.split()[0] in parts[0].text.split()
+
+
+def test_many_faint_regions_still_show_the_best():
+    parts, memory, tokenizer = attach(["word " * 400])
+    mass = {region: 1.0 for region in range(1, 200)} | {77: 1.5}
+    found = passages(mass, parts, memory, tokenizer)
+    assert (0, 77) in [region for item in found for region in item.regions]
+
+
+def test_a_last_region_that_holds_the_line_end_alone_is_no_passage():
+    parts, memory, tokenizer = attach(["x" * (4 * SIZE - 1)])
+    assert len(memory.text.token_ids) == 4 * SIZE + 1
+    assert passages({4: 1.0}, parts, memory, tokenizer) == []
+
+
+def test_no_attention_gives_no_passage():
+    parts, memory, tokenizer = attach(["some text that is long enough"])
+    assert passages({}, parts, memory, tokenizer) == []
