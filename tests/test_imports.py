@@ -44,7 +44,7 @@ LIBRARIES = {
     "officemath2latex": {"ingest"},
     "charset_normalizer": {"ingest"},
     "pygments": {"ingest"},
-    "tokenizers": {"ingest", "runtime", "train", "eval"},
+    "tokenizers": {"ingest", "models", "runtime", "train", "eval"},
     "torch": {"kernels", "memory", "models", "runtime", "train", "eval", "cli"},
     "triton": {"kernels"},
     "flash_attn": {"kernels"},
@@ -55,6 +55,7 @@ LIBRARIES = {
     "accelerate": {"train"},
     "numpy": {"kernels", "models", "train", "eval"},
     "psutil": {"models", "train", "system"},
+    "gguf": {"models"},
     "platformdirs": {"settings"},
     "PIL": {"ingest", "ui"},
 }

@@ -15,9 +15,12 @@ from app.models.merging import merge_into
 from app.models.rope import MOST_POSITIONS, applied, range_tokens, refusal
 from app.settings import Settings
 
-RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "decode", "rope", "training", "system_prompt"}
+RECIPE_KEYS = {"format", "demonstration", "trained_tokens", "attention", "decode", "rope", "training"}
+RECIPE_KEYS |= {"system_prompt", "document_start"}
 RECIPE_KEYS |= {"base", "merged_from", "tuning", "versions"}  # how it was made; reading does not need them
+ADAPTER_KEYS = ("trained_tokens", "attention", "rope", "system_prompt", "document_start")  # change how a base is read
 DEFAULT_BUDGET = 4096
+ANSWER_FROM_TEXT = "Answer the question from the text."  # told to models without a recipe
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Recipe:
     """How a checkpoint wants to be read: `lectern.json`, or what its config implies.
 
     Attributes:
+        system_prompt: what a chat begins with, where it has no system message of its own.
+        document_start: the token with which a document begins; None finds one, see `app.models.turns`.
         rope: `rope_parameters` that an adapter brings with it; None leaves those of config.json.
     """
 
@@ -32,6 +37,7 @@ class Recipe:
     trained_tokens: int
     demonstration: bool = False
     system_prompt: str = ""
+    document_start: str | None = None
     rope: dict[str, Any] | None = None
     decode: DecodeConfig = DecodeConfig()
 
@@ -75,10 +81,16 @@ def read_recipe(folder: Path, config: dict[str, Any], settings: Settings) -> Rec
         attention=AttentionConfig(**{**attention, "budget_tokens": budget}),
         trained_tokens=trained,
         demonstration=bool(recipe.get("demonstration", False)),
-        system_prompt=str(recipe.get("system_prompt", "")),
+        **told_before(recipe),
         rope=applied(rope, config) if "rope" in tuned else None,
         decode=_decode(path, decode, config, settings),
     )
+
+
+def told_before(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a document and a chat begin with, as lectern.json has it; {} is the recipe of a model that has none."""
+    prompt = recipe.get("system_prompt", "" if recipe else ANSWER_FROM_TEXT)
+    return {"system_prompt": str(prompt), "document_start": recipe.get("document_start")}
 
 
 def _table(path: Path, recipe: dict[str, Any], name: str) -> dict[str, Any]:
@@ -117,7 +129,7 @@ def _read_adapter_recipe(adapter: str | None) -> dict[str, Any]:
     if recipe.get("format", 1) != 1:
         raise ModelError(f"{path}: format is not known to this version; update Lectern")
     _check_rope(path, recipe.get("rope", {}), None)
-    return {key: recipe[key] for key in ("trained_tokens", "attention", "rope") if key in recipe}
+    return {key: recipe[key] for key in ADAPTER_KEYS if key in recipe}
 
 
 def _window(config: dict[str, Any]) -> int | None:

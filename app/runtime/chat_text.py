@@ -1,30 +1,31 @@
 """ChatText: between what is said and the tokens that the model runs."""
 
-import re
 from collections.abc import Iterator, Sequence
 
+from app.models.turns import Turns
+
 NEIGHBOURS = 8  # tokens before one that decide how it is spelt
-CONTENT_MARK = re.compile(r"\x02(\d+)\x03")
 
 
 class ChatText:
     """A model's tokenizer, its chat template, and what it is told before a chat.
 
     Attributes:
+        turns: how documents begin and what turns become.
         text_tokenizer: tokenizers.Tokenizer that takes markers inside a text as plain characters.
         stop_ids: tokens that end an answer.
     """
 
-    def __init__(self, model, tokenizer, system_prompt: str) -> None:
+    def __init__(self, model, tokenizer, system_prompt: str, document_start: str | None = None) -> None:
         self.tokenizer, self.system_prompt = tokenizer, system_prompt
-        backend = tokenizer.backend_tokenizer
-        self.text_tokenizer = type(backend).from_str(backend.to_str())
-        self.text_tokenizer.encode_special_tokens = True
-        self.stop_ids = _stop_ids(model, tokenizer)
+        self.turns = Turns(tokenizer, system_prompt, document_start)
+        self.text_tokenizer = self.turns.text_tokenizer
+        self.stop_ids = _stop_ids(model, tokenizer, self.turns)
 
     @property
     def bos_id(self) -> int | None:
-        return self.tokenizer.bos_token_id
+        """The token with which a document begins, whatever the tokenizer calls it."""
+        return self.turns.start_id
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
@@ -63,39 +64,11 @@ class ChatText:
             messages: role/content of the whole chat, ending in a user message.
             last_token: the last token of the chat that was run; None when nothing of it was.
         """
-        history = list(messages)
-        if self.system_prompt and history[0]["role"] != "system":
-            history.insert(0, {"role": "system", "content": self.system_prompt})
-        # Contents are put in after rendering: a marker that a user types stays text, and the place of the last answer
-        # is known whatever its words are.
-        marked = [{**message, "content": f"\x02{i}\x03"} for i, message in enumerate(history)]
-        text = self._render(marked)
-        answers = [message["content"] for message in marked if message["role"] == "assistant"]
-        if last_token is not None and answers:
-            _, found, text = text.rpartition(answers[-1])
-            if not found:  # the template leaves out old answers: open the turn afresh
-                text = self._render(marked[-1:])
-            if last_token in self.stop_ids:  # an answer that was cut still needs its end
-                text = text.removeprefix(self.tokenizer.decode([last_token]))
-        if self.tokenizer.bos_token:
-            text = text.removeprefix(self.tokenizer.bos_token)
-        ids: list[int] = []
-        for i, piece in enumerate(CONTENT_MARK.split(text)):
-            if i % 2:
-                ids += self.text_tokenizer.encode(history[int(piece)]["content"], add_special_tokens=False).ids
-            elif piece:
-                ids += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _render(self, messages: list[dict[str, str]]) -> str:
-        if not self.tokenizer.chat_template:
-            lines = [f"{'Answer' if m['role'] == 'assistant' else 'Question'}: {m['content']}\n" for m in messages]
-            return "\n" + "".join(lines) + "Answer:"
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.turns.question(messages, last_token, self.stop_ids)
 
 
-def _stop_ids(model, tokenizer) -> frozenset[int]:
-    """End-of-sequence ids of the tokenizer and of the model's generation config."""
+def _stop_ids(model, tokenizer, turns: Turns) -> frozenset[int]:
+    """What generation config and tokenizer call the end, and the marker with which the template ends an answer."""
     configured = model.generation_config.eos_token_id
-    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id}
+    ids = set(configured if isinstance(configured, list) else [configured]) | {tokenizer.eos_token_id, turns.end_id}
     return frozenset(i for i in ids if i is not None)

@@ -72,7 +72,7 @@ class Engine(ChatText):
         self._attention, attends = recipe.attention, policy.attention(recipe.attention)
         self.spec = AttentionSpec(attends, rotary.inv_freq.detach().clone(), float(rotary.attention_scaling), policy)
         install(model, self.spec)
-        super().__init__(model, tokenizer, recipe.system_prompt)
+        super().__init__(model, tokenizer, recipe.system_prompt, recipe.document_start)
         self.model, self.name = model, name
         self.backend = backend_name(device)
         self.trained_tokens, self.demonstration = recipe.trained_tokens, recipe.demonstration

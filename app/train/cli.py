@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def _tune(args: argparse.Namespace) -> Path:
     base = read_base(recipe.tune.base)
 
     torch.set_num_threads(args.threads)
-    rows, kept_back = packed_rows(recipe, AutoTokenizer.from_pretrained(base.folder))
+    rows, kept_back = packed_rows(recipe, AutoTokenizer.from_pretrained(base.folder), base.told_before)
     log.info(rows.told())
     in_order = kept_back.in_order if kept_back else None
     tuned = tune(recipe, rows, run, out=out, in_order=in_order, device=args.device)
@@ -163,8 +163,11 @@ def _tune(args: argparse.Namespace) -> Path:
     return out
 
 
-def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
+def packed_rows(recipe: Recipe, tokenizer, told_before: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """What a recipe's [data] holds, packed: (to learn from, to validate with or None).
+
+    Args:
+        told_before: what chats and documents begin with, see `checkpoint.told_before`.
 
     Raises:
         ConfigError, InputError: what is wrong with the files.
@@ -183,7 +186,7 @@ def packed_rows(recipe: Recipe, tokenizer) -> tuple[Any, Any]:
         sources, kept_back = divide(sources, data.validation)
     shares = [source.share for source in sources] if data.shares else []  # one wholly kept back took its share along
     options = {"tokens": recipe.tune.tokens, "seed": recipe.tune.seed}
-    options |= {"prompt_weight": data.prompt_weight, "document_weight": data.document_weight}
+    options |= {"prompt_weight": data.prompt_weight, "document_weight": data.document_weight, **(told_before or {})}
     rows = PackedRows(sources, tokenizer, shares=shares, **options)
     return rows, PackedRows(kept_back, tokenizer, **options) if kept_back else None
 

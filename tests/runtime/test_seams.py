@@ -137,4 +137,5 @@ def test_without_a_template_turns_are_plain_lines():
     one = [{"role": "user", "content": "a"}]
     two = [*one, {"role": "assistant", "content": "b"}, {"role": "user", "content": "b?"}]
     assert engine.tokenizer.decode(engine.encode_turn(one)) == "\nQuestion: a\nAnswer:"
-    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=9)) == "\nQuestion: b?\nAnswer:"
+    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=2)) == "\nQuestion: b?\nAnswer:"
+    assert engine.tokenizer.decode(engine.encode_turn(two, last_token=9)) == "<|end|>\nQuestion: b?\nAnswer:"

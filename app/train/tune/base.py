@@ -31,6 +31,11 @@ class Base:
     def trained_tokens(self) -> int:
         return self.recipe.get("trained_tokens") or self.config.get("max_position_embeddings", 2048)
 
+    @property
+    def told_before(self) -> dict[str, Any]:
+        """What chats and documents begin with, as the app reads the base."""
+        return checkpoint.told_before(self.recipe)
+
     def fingerprint(self) -> str:
         """SHA-256 over the files of weights: what an adapter belongs to."""
         return fingerprint(weight_files(self.folder), {})

@@ -99,6 +99,7 @@ def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[s
     return {
         "format": 1,
         "trained_tokens": max(recipe.tune.tokens, base.trained_tokens),
+        **{name: value for name, value in base.told_before.items() if value},
         **({"attention": attention} if attention else {}),
         "rope": rope_entry(positions, stated_rope(config), head_dim),
         "training": training,

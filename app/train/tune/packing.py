@@ -156,6 +156,8 @@ class PackedRows:
         shares: Sequence[float] = (),
         prompt_weight: float = 0.0,
         document_weight: float = 0.0,
+        system_prompt: str = "",
+        document_start: str | None = None,
     ) -> None:
         """Encode and pack.
 
@@ -164,6 +166,7 @@ class PackedRows:
             shares: of each source in the rows; none: by size.
             prompt_weight: loss weight of turns that are no answers.
             document_weight: loss weight of documents that turns are about.
+            system_prompt, document_start: what chats and documents begin with, see `app.models.turns`.
 
         Raises:
             ConfigError: the shares do not fit.
@@ -174,7 +177,13 @@ class PackedRows:
         if tokens < 2:
             raise ConfigError(f"rows of {tokens} tokens: give at least 2")
         self.tokens = tokens
-        encoder = Encoder(tokenizer, prompt_weight=prompt_weight, document_weight=document_weight)
+        encoder = Encoder(
+            tokenizer,
+            prompt_weight=prompt_weight,
+            document_weight=document_weight,
+            system_prompt=system_prompt,
+            document_start=document_start,
+        )
         self._pools = [_Pool(source, encoder, tokens, seed, i) for i, source in enumerate(sources)]
         self.counts = sum((pool.counts for pool in self._pools), Counts())
         self.notes = tuple(note for source in sources for note in source.notes)
