@@ -32,9 +32,10 @@ from app.memory.memory import RegionMemory
 from app.memory.pools import Tiers
 from app.models.checkpoint import Recipe
 from app.runtime.engine import Engine
-from benchmarks import harness, keyworld, machine, seven_b
+from benchmarks import harness, machine, seven_b
 
 GIB = 1 << 30
+SYMBOLS = 1024
 LLAMA_3_8B = {
     "vocab_size": 128_256,
     "hidden_size": 4096,
@@ -115,9 +116,14 @@ def _engine(
     model = seven_b.new_model(shapes, device, dtype).eval()
     recipe = Recipe(attention=selection, trained_tokens=selection.budget_tokens)
     tiers = Tiers(device_bytes=room)
-    engine = Engine(model, keyworld.tokenizer(), recipe, name="random", kv_dtype=dtype, codec=codec, tiers=tiers)
+    engine = Engine(model, symbols(), recipe, name="random", kv_dtype=dtype, codec=codec, tiers=tiers)
     engine.stop_ids = frozenset()  # a random model may say anything
     return engine
+
+
+def symbols() -> PreTrainedTokenizerFast:
+    """One word for each symbol; the engine wants a tokenizer."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"s{i}": i for i in range(SYMBOLS)})))
 
 
 def _ids(engine: Engine, count: int) -> list[int]:

@@ -3,15 +3,12 @@
 import json
 import math
 import random
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from app.eval import needles, texts
-from app.memory.config import AttentionConfig
-from app.settings import Settings
-from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, regions, reselect, store
+from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, store
 from benchmarks import needles as table
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
@@ -101,21 +98,6 @@ def test_attached_tells_a_loss() -> None:
     assert all(sum(found) == 6 for found in scores.values())
     values = {"scores": {"together": [1.0] * 6, "attached": [1.0] * 5 + [0.0], "other_order": [1.0] * 6}}
     assert not attached._finish({"pair-0": values})["same"]
-
-
-def test_reselect(quick: list[str]) -> None:
-    values = result(reselect, quick, "--by-layer", "2,1")
-    names = [
-        "1 tokens",
-        "4 tokens",
-        "4 but in layer 0",
-        "4 but in layer 1",
-        "4 in layer 0",
-        "4 in layer 1",
-        "by layer 2, 1",
-    ]
-    assert [row["choices"] for row in values["rows"]] == names and values["keys"] == 4
-    assert all(row["seconds_per_answer"] > 0 and 0 <= row["right"] <= 4 for row in values["rows"])
 
 
 def test_evidence(quick: list[str]) -> None:
@@ -208,18 +190,6 @@ def test_h2o_keeps_what_is_looked_at() -> None:
     assert alive[3] and alive[45:].all() and 14 <= alive.sum() < 30
 
 
-def test_regions(quick: list[str]) -> None:
-    values = result(regions, quick)
-    assert values["over_default_percent"] == {"default": 0, "max-max": pytest.approx(0, abs=50)}
-
-
-@pytest.mark.parametrize("variant", regions.variants().values(), ids=regions.variants())
-def test_every_variant_of_regions_can_be_had(variant: regions.Variant) -> None:
-    changed = AttentionConfig(budget_tokens=2048, **variant.attention)
-    assert changed.group_tokens <= 512 and set(variant.settings) <= {f.name for f in fields(Settings)}
-    Settings(policy=variant.policy, **variant.settings)
-
-
 def test_the_random_control_attends_to_as_much_as_ours_but_not_the_same(quick: list[str]) -> None:
     args = h2o.harness.flags("Test.", "h2o").parse_args(quick)
     ours, chance = (controls.engine(args, policy) for policy in ("keep-all", "random"))
@@ -234,7 +204,7 @@ def test_the_random_control_attends_to_as_much_as_ours_but_not_the_same(quick: l
 
 
 def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    for script in (passkey, table, perplexity, attached, evidence, h2o, regions):
+    for script in (passkey, table, perplexity, attached, evidence, h2o):
         assert script.main(["--estimate", "--model", str(tiny_folder), "--file", str(BOOK)]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("all")
 
