@@ -12,7 +12,7 @@ from tests.browser import ROOT, Server, Visit, find_chromium, serving, visiting
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
-TRICKY = "Page with ${1+1} and {{7*7}} and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
+TRICKY = "Page with self.__init__ and ${1+1} and {{7*7}} and <style>body{display:none}</style> and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
 # Gradio's own words while the page under it goes away.
 UNLOADING = re.compile("AbortError: signal is aborted|Connection errored out")
 FAKE_PACE_S = 0.02  # slow enough to be stopped
@@ -98,10 +98,10 @@ def test_document_text_is_shown_and_never_obeyed(visit: Visit, files: dict[str, 
     visit.add(files["tricky.txt"]) if not visit.row("tricky").count() else None
     pick(visit, "tricky")
     visit.ask(f"Who kept the lantern? {TRICKY}")
-    expect(visit.page.locator("#talk .user-row")).to_contain_text("${1+1} and {{7*7}} and <img src='http")
+    expect(visit.page.locator("#talk .user-row")).to_contain_text(TRICKY, use_inner_text=True)
     visit.page.locator(".lt-chip").first.click()
     expect(visit.page.locator(".lt-text")).to_contain_text(TRICKY)
-    assert visit.page.locator("img[src*=evil]").count() == 0
+    assert visit.page.locator("img[src*=evil], #talk style").count() == 0
 
 
 def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Path]) -> None:
@@ -379,7 +379,7 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
         assert len(page.locator(".lt-mark").first.inner_text()) > 20
         page.get_by_role("button", name="Answer without this").click()
         expect(page.locator(".lt-without .lt-cost")).to_be_visible(timeout=300_000)
-        first = page.locator("#talk .bot-row .md").first.inner_text()
+        first = page.locator("#talk .bot-row .lt-md").first.inner_text()
         assert visit.outside == [] and visit.errors == []
         assert server.contacts == []
 
@@ -388,7 +388,7 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
         expect(page.locator(".lt-model")).to_contain_text("ready", timeout=60_000)
         visit.tab("Chats")
         page.locator(".lt-open", has_text="What is the name").click()
-        expect(page.locator("#talk .bot-row .md").first).to_have_text(first)
+        expect(page.locator("#talk .bot-row .lt-md").first).to_have_text(first)
         visit.ask("Who gave him bread?", timeout_s=300)
         reused, read = spent(visit)
         assert reused >= tokens and read < 100, "a document token was read again"

@@ -23,7 +23,7 @@ ROWS = (
     ("memory",),
     ("kernels",),
     ("records", "settings"),
-    ("errors", "setup"),
+    ("errors", "setup", "markdown"),
     ("system", "privacy"),
     ("units",),
 )
@@ -43,6 +43,7 @@ LIBRARIES = {
     "mathml_to_latex": {"ingest"},
     "officemath2latex": {"ingest"},
     "charset_normalizer": {"ingest"},
+    "markdown_it": {"markdown"},
     "pygments": {"ingest"},
     "tokenizers": {"ingest", "models", "runtime", "train", "eval"},
     "torch": {"kernels", "memory", "models", "runtime", "train", "eval", "cli"},
@@ -60,6 +61,7 @@ LIBRARIES = {
     "PIL": {"ingest", "ui"},
 }
 PACKAGES = {
+    "markdown_it": "markdown-it-py",
     "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex", "charset_normalizer": "charset-normalizer",
     "PIL": "pypdfium2",
 }  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import markdown
 from app.errors import NotFoundError
 from app.records import ChatInfo, DocumentInfo, Message
 from app.tasks.scoring import ending, only_refuses
@@ -108,7 +109,8 @@ class Keeping:
                 titles.append(self.document(id).title)
             except NotFoundError:
                 titles.append("a document since deleted")
-        lines = [f"# {info.title}", "", f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}.", ""]
+        about = f"Documents: {', '.join(titles) or 'none'}. Model: {info.model}."
+        lines = [f"# {markdown.plain(info.title)}", "", markdown.plain(about), ""]
         for message in self.store.messages(info.id):
             lines += _markdown(message)
         return "\n".join(lines)
@@ -148,12 +150,16 @@ class Keeping:
 
 def _markdown(message: Message) -> list[str]:
     """Lines of a message: what was said, how an answer ended, and its passages."""
-    lines = [f"**{'You' if message.role == 'user' else 'Lectern'}**", "", message.content, ""]
+    if message.role == "user":
+        lines = ["**You**", "", markdown.plain(message.content), ""]
+    else:
+        lines = ["**Lectern**", "", markdown.source(message.content), ""]
     if ended := ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0)):
         lines += [f"*{ended}*", ""]
     if message.evidence and only_refuses(message.content):
         lines += ["Looked at, without finding an answer:", ""]
     for item in message.evidence:
         quote = " ".join(item.text.split())
-        lines += [f"> {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}", ""]
+        passage = f"{item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}"
+        lines += [f"> {markdown.plain(passage)}", ""]
     return lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app import markdown
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
 from app.ui import actions, asking, branching, examples, format, policies, switching, viewer
@@ -183,13 +184,14 @@ def _place_list(label: str, example: str, name: str) -> gr.Dropdown:
 
 
 def _messages(view: View) -> list[dict[str, Any]]:
-    """Gradio's messages; what stands under an answer is a component, so that its buttons keep their data."""
+    """Gradio's messages, each as HTML of ours: Gradio's own Markdown would take its own view of what is code."""
     messages = []
     for message in view.messages:
         if "foot" in message:
-            messages.append({"role": "assistant", "content": gr.HTML(message["foot"])})
+            html = message["foot"]
         else:
-            messages.append({"role": message["role"], "content": format.safe_markdown(message["text"])})
+            html = (markdown.plain_html if message["role"] == "user" else markdown.html)(message["text"])
+        messages.append({"role": message.get("role", "assistant"), "content": gr.HTML(html)})
     return messages
 
 

@@ -95,17 +95,6 @@ def waiting(text: str) -> str:
     return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(text)}</div>'
 
 
-def safe_markdown(text: str) -> str:
-    """Markdown that shows its HTML and image marks as text; code keeps every character.
-
-    The page renders Markdown. A tag or an image in a book or an answer must neither vanish nor be obeyed.
-    """
-    pieces = re.split(r"(```.*?(?:```|\Z)|`[^`\n]+`)", text, flags=re.DOTALL)
-    for i in range(0, len(pieces), 2):  # odd pieces are code
-        pieces[i] = pieces[i].replace("&", "&amp;").replace("<", "&lt;").replace("![", "!\\[")
-    return "".join(pieces)
-
-
 def memory(line: MemoryLine) -> str:
     """What a chat remembers, in a sentence, and folded under it how; the bytes are those of all that is held."""
     if not line.tokens:

@@ -72,19 +72,6 @@ def test_foreign_text_is_escaped(html: str) -> None:
     assert "&lt;img" in html
 
 
-def test_markdown_shows_tags_and_keeps_code() -> None:
-    text = "A <b>tag</b> & ![image](http://evil.example/x.png)\n\n`a < b`\n```\nList<int> x;\n```\nend <i>"
-    safe = format.safe_markdown(text)
-    assert "&lt;b>tag&lt;/b> &amp; !\\[image]" in safe
-    assert "`a < b`" in safe and "List<int> x;" in safe
-    assert safe.endswith("end &lt;i>")
-
-
-def test_markdown_of_an_open_code_block_is_code() -> None:
-    """An answer that is still growing ends inside a block."""
-    assert format.safe_markdown("x\n```\nvector<int") == "x\n```\nvector<int"
-
-
 def test_errors_become_messages(caplog: pytest.LogCaptureFixture) -> None:
     assert "a.pdf: damaged" in format.failure(InputError("a.pdf: damaged")) and not caplog.records
     assert "lt-calm" in format.failure(CancelledError("stopped"))

@@ -1,0 +1,137 @@
+"""Markdown of answers and of imported chats: one parser says what is code, for the page and for exports.
+
+What an answer, a document or an imported chat holds is shown and never obeyed: no HTML, no picture, no style of it
+reaches a page, and no link but to the web.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
+from html import escape
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+_LINKS = re.compile(r"(?:https?|mailto):", re.IGNORECASE)
+_INLINE = re.compile(r"([\\`*_\[\]<>&~|$])")
+_AT_START = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list
+
+
+@lru_cache(maxsize=2048)  # every view of a chat that is being answered shows its earlier answers again
+def html(text: str) -> str:
+    """HTML of an answer; tags and pictures in it are shown as they were written."""
+    return f'<div class="lt-md">{_page_parser().render(text)}</div>'
+
+
+def plain_html(text: str) -> str:
+    """HTML of text that is no Markdown, such as a question: every character and line as it was typed."""
+    return f'<div class="lt-md lt-plain">{escape(text)}</div>'
+
+
+def plain(text: str) -> str:
+    """Markdown source that shows a text as it is."""
+    lines = [_AT_START.sub(r"\1\\\2", _INLINE.sub(r"\\\1", line)) for line in text.splitlines()]
+    return "\n".join(re.sub(r"^\s{4,}", lambda blank: "&nbsp;" * len(blank[0]), line) for line in lines)
+
+
+def source(text: str) -> str:
+    """The same Markdown with its HTML and pictures escaped, for an export; code keeps every character.
+
+    The result is parsed again: where it has any HTML, or other code than before, code is escaped too. Code that is left
+    open is closed: what follows in the file is no part of it.
+    """
+    tokens = _export_parser().parse(text)
+    escaped = "".join(_escaped(piece) if prose else piece for prose, piece in _pieces(text, tokens))
+    again = _strict_parser().parse(escaped)
+    kinds = {token.type for token in _flat(again)}
+    if kinds & {"html_block", "html_inline", "image"} or _code(again) != _code(tokens):
+        return _closed(_escaped(text))
+    return _closed(escaped)
+
+
+def _closed(text: str) -> str:
+    last = _strict_parser().parse(f"{text}\n\nend")
+    if last and last[-1].type == "fence":
+        return f"{text}\n{last[-1].markup}"
+    return text
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("![", "!\\[")
+
+
+def _image(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    token = tokens[index]
+    return escape(f"![{token.content}]({token.attrGet('src')})")
+
+
+def _link(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    tokens[index].attrSet("rel", "noopener noreferrer")
+    tokens[index].attrSet("target", "_blank")
+    return self.renderToken(tokens, index, options, env)
+
+
+@cache
+def _page_parser() -> MarkdownIt:
+    parser = _export_parser(breaks=True)
+    parser.disable("entity")  # an answer that holds &lt; shows it
+    parser.validateLink = lambda url: bool(_LINKS.match(url))
+    parser.add_render_rule("image", _image)
+    parser.add_render_rule("link_open", _link)
+    return parser
+
+
+def _export_parser(*, breaks: bool = False) -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": breaks})
+    return parser.enable(["table", "strikethrough"]).disable("reference")  # a definition must not vanish
+
+
+@cache
+def _strict_parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+
+
+def _flat(tokens: Sequence[Token]) -> Iterator[Token]:
+    for token in tokens:
+        yield token
+        yield from _flat(token.children or ())
+
+
+def _code(tokens: Sequence[Token]) -> list[str]:
+    """The contents of all code, in order."""
+    return [token.content for token in _flat(tokens) if token.type in ("fence", "code_block", "code_inline")]
+
+
+def _pieces(text: str, tokens: Sequence[Token]) -> Iterator[tuple[bool, str]]:
+    """Cut Markdown at its code; yields whether a piece is prose, and the piece."""
+    lines = text.splitlines(keepends=True)
+    done = 0  # lines
+    for token in _flat(tokens):
+        if token.map is None or not (token.type in ("fence", "code_block") or token.type == "inline"):
+            continue
+        first, last = token.map
+        if first < done:
+            continue
+        yield True, "".join(lines[done:first])
+        block = "".join(lines[first:last])
+        if token.type == "inline":
+            yield from _spans(block, token.children or ())
+        else:
+            yield False, block
+        done = last
+    yield True, "".join(lines[done:])
+
+
+def _spans(block: str, children: Sequence[Token]) -> Iterator[tuple[bool, str]]:
+    """Cut a block at the code inside its lines; a span that is not found is left to the parser's second look."""
+    for child in children:
+        if child.type != "code_inline":
+            continue
+        words = r"[\s>]+".join(map(re.escape, re.split(r"\s+", child.content)))
+        found = re.search(rf"(?<!`){child.markup}(?!`)[\s>]*{words}[\s>]*(?<!`){child.markup}(?!`)", block)
+        if found:
+            yield True, block[: found.start()]
+            yield False, found[0]
+            block = block[found.end() :]
+    yield True, block
