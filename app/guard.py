@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from html import escape
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -21,6 +22,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 KEY = "key"  # in the URL that is printed
 OPEN_TO_ALL = ("/health",)
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/")
+OPEN_PAGE = "/gradio_api/heartbeat/"  # a request that lasts as long as the page is open
 CALL_BYTES = 16 << 20  # a pasted text is the longest thing that the page sends as an event
 
 # What the page itself asks for. Of what Gradio serves beside it nothing is reached, events by their name included.
@@ -85,12 +87,17 @@ class Guard:
 
     The key is in the URL that is printed; it becomes a cookie that scripts and other sites cannot read. The app sees
     `scope["lectern.known"]`, whether the request has the key.
+
+    Attributes:
+        check: looks at the events.
+        opened: is entered while a page is open, with its session.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, check: Check | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any]) -> None:
         self.app = app
         self.key = key
         self.check = check
+        self.opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -98,7 +105,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         answer = self._answer(scope, headers)
-        if answer is None and scope["path"] in CALLS and scope["method"] == "POST" and self.check:
+        if answer is None and scope["path"] in CALLS and scope["method"] == "POST":
             body, answer = await self._checked(headers, receive)
             receive = _replayed(body, receive)
         if scope["type"] == "websocket":
@@ -106,7 +113,8 @@ class Guard:
         elif answer is not None:
             await answer(scope, receive, _with_policy(send))
         else:
-            await self.app(scope, receive, _with_policy(send))
+            with self.opened(scope["path"][len(OPEN_PAGE) :]) if scope["path"].startswith(OPEN_PAGE) else nullcontext():
+                await self.app(scope, receive, _with_policy(send))
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """A refusal, or the redirect that takes the key out of the address; None lets the request through."""
@@ -153,7 +161,7 @@ class Guard:
                 call = json.loads(body)
             except (ValueError, RecursionError):
                 call = None
-            problem = "not a JSON object" if not isinstance(call, dict) else self.check(call) if self.check else None
+            problem = "not a JSON object" if not isinstance(call, dict) else self.check(call)
         if problem is None:
             return body, None
         log.warning("an event was refused: %s", problem)

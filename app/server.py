@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from app import __version__
 from app.errors import ConfigError, LecternError
-from app.guard import Check, Guard, address, new_key
+from app.guard import Guard, address, new_key
 
 if TYPE_CHECKING:
     import gradio
@@ -51,8 +51,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str) -> FastA
     import gradio
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    check: Check = blocks.check
-    app.add_middleware(Guard, key=key, check=check)
+    app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open)
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from tests.browser import ROOT, Server, Visit, find_chromium, serving, visiting
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
-TRICKY = "Page with self.__init__ and ${1+1} and {{7*7}} and <style>body{display:none}</style> and <img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
+TRICKY = (
+    "Page with self.__init__ and ${1+1} and {{7*7}} and <style>body{display:none}</style> and "
+    "<img src='http://evil.example/x.png'> and ![p](http://evil.example/y.png)"
+)
 # Gradio's own words while the page under it goes away.
 UNLOADING = re.compile("AbortError: signal is aborted|Connection errored out")
 FAKE_PACE_S = 0.02  # slow enough to be stopped

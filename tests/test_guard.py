@@ -183,3 +183,15 @@ def test_wrong_values_make_no_traceback(owner: TestClient, blocks, capfd: pytest
         assert "Something went wrong" not in answer.text, call
     assert "Traceback" not in "".join(capfd.readouterr())
     assert min(answers.values()) > 10, answers
+
+
+def test_pages_that_were_left_are_let_go_of(owner: TestClient, blocks) -> None:
+    delete = named(blocks, "do-chat-delete")
+    call = {"fn_index": delete, "data": ["", None], "event_data": {"id": "c1", "text": ""}}
+    with blocks.sessions.open("stays"):
+        for number in range(20):
+            with blocks.sessions.open(f"load{number}"):
+                for session in (f"load{number}", "stays"):
+                    assert event(owner, **call | {"session_hash": session}).status_code == 200
+        kept = list(blocks.state_holder.session_data)
+        assert "stays" in kept and "load19" in kept and "load0" not in kept and len(kept) <= 10

@@ -22,6 +22,7 @@ from app.ui import (
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
 from app.ui.events import checker
+from app.ui.sessions import Sessions
 from app.ui.uploads import FOLDER, Uploads
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
-    blocks.check = checker(blocks, uploads)
+    blocks.check, blocks.sessions = checker(blocks, uploads), Sessions(blocks)
     return blocks
 
 
