@@ -12,13 +12,22 @@ from app.ingest.text import load_text
 from app.records import Document
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".csv", ".tsv", "")
-READ_KINDS = "PDF, EPUB, web pages, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
+READ_KINDS = (
+    "PDF, EPUB, .docx, .pptx, .odt, web pages, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
+)
 _ADVICE = {
-    ".doc": "save it as PDF",
-    ".docx": "save it as PDF",
-    ".odt": "save it as PDF",
+    ".doc": "save it as .docx or PDF",
     ".rtf": "save it as PDF",
-    ".pptx": "save it as PDF",
+    ".ppt": "save it as .pptx or PDF",
+    ".xlsx": "save the sheet as .csv",
+    ".xls": "save the sheet as .csv",
+    ".ods": "save the sheet as .csv",
+    ".odp": "save it as PDF",
+    ".pages": "save it as .docx or PDF",
+    ".key": "save it as .pptx or PDF",
+    ".eml": "save the message's text, or add what is attached to it by itself",
+    ".msg": "save the message's text, or add what is attached to it by itself",
+    ".mbox": "save the messages' text, or add what is attached to them by itself",
     ".mobi": "convert it to PDF or text",
     ".djvu": "convert it to PDF",
     ".gz": "unpack it and add the folder",

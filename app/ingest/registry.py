@@ -39,6 +39,9 @@ _MHTML = re.compile(rb"(?=.*^MIME-Version:)(?=.*^Content-Type:\s*multipart/relat
 
 FORMATS = (
     Format("EPUB", "book", "epub", (".epub",), "application/epub+zip"),
+    Format("Word file", "document", "docx", (".docx", ".docm", ".dotx"), _OFFICE + "wordprocessingml"),
+    Format("PowerPoint file", "slides", "pptx", (".pptx", ".pptm", ".ppsx"), _OFFICE + "presentationml"),
+    Format("OpenDocument text", "document", "odt", (".odt", ".ott"), "application/vnd.oasis.opendocument.text"),
     Format("notebook", "notebook", "notebook", (".ipynb",)),
     Format("subtitle file", "captions", "subtitles", (".srt", ".vtt"), re.compile(rb"\s*WEBVTT[\s]")),
     Format("saved web page", "web", "mhtml", (".mhtml", ".mht"), _MHTML),

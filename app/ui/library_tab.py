@@ -263,7 +263,7 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     # Ids to be read, kept in the page: a second drop must not change what a first one still waits for.
     waiting = gr.JSON([], visible="hidden")
     drop = gr.File(
-        file_count="multiple", label="Drop PDFs, e-books, web pages, notebooks, texts, or zips of code",
+        file_count="multiple", label="Drop PDFs, e-books, office files, web pages, notebooks, texts, or zips of code",
         elem_id="drop", height=150, type="filepath",
     )  # fmt: skip
     with gr.Accordion("Password for encrypted PDFs", open=False, elem_classes="lt-settings"):

@@ -59,7 +59,8 @@ def test_empty_file(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("a.docx", "save it as PDF"), ("a.mobi", "convert it to PDF or text"), ("a.xyz", "if it is text, rename it"),
+    [("a.doc", "save it as .docx or PDF"), ("a.mobi", "convert it to PDF or text"),
+     ("a.xyz", "if it is text, rename it"), ("a.eml", "save the message's text"),
      ("a.tar.gz", "unpack it and add the folder"), ("a.RAR", "unpack it and add the folder")],
 )  # fmt: skip
 def test_unknown_kinds(name, advice, tmp_path):

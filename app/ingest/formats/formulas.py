@@ -12,9 +12,11 @@ _log = logging.getLogger(__name__)
 
 
 def from_omml(formula: etree._Element) -> str:
-    """The LaTeX of an `m:oMath` element; its plain letters where the converter fails; "" when it is empty."""
+    """The LaTeX of an `m:oMath` or `m:oMathPara`; its plain letters where the converter fails; "" when it is empty."""
     from officemath2latex import process_math_node
 
+    if local(formula) == "omathpara":
+        return "\n".join(filter(None, (from_omml(one) for one in formula if local(one) == "omath")))
     formula = deepcopy(formula)
     formula.tail = None
     _as_shown(formula)
