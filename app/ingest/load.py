@@ -13,11 +13,11 @@ from app.records import Document
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".csv", ".tsv", "")
 READ_KINDS = (
-    "PDF, EPUB, .docx, .pptx, .odt, web pages, notebooks, captions, .txt, .md, source files, a folder or a .zip of them"
+    "PDF, EPUB, .docx, .pptx, .odt, .rtf, web pages, notebooks, captions, .txt, .md, source files, "
+    "a folder or a .zip of them"
 )
 _ADVICE = {
     ".doc": "save it as .docx or PDF",
-    ".rtf": "save it as PDF",
     ".ppt": "save it as .pptx or PDF",
     ".xlsx": "save the sheet as .csv",
     ".xls": "save the sheet as .csv",

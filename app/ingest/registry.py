@@ -42,6 +42,7 @@ FORMATS = (
     Format("Word file", "document", "docx", (".docx", ".docm", ".dotx"), _OFFICE + "wordprocessingml"),
     Format("PowerPoint file", "slides", "pptx", (".pptx", ".pptm", ".ppsx"), _OFFICE + "presentationml"),
     Format("OpenDocument text", "document", "odt", (".odt", ".ott"), "application/vnd.oasis.opendocument.text"),
+    Format("RTF file", "document", "rtf", (".rtf",), re.compile(rb"\s*\{\\rtf")),
     Format("notebook", "notebook", "notebook", (".ipynb",)),
     Format("subtitle file", "captions", "subtitles", (".srt", ".vtt"), re.compile(rb"\s*WEBVTT[\s]")),
     Format("saved web page", "web", "mhtml", (".mhtml", ".mht"), _MHTML),
