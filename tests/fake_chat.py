@@ -99,6 +99,9 @@ class FakeStore:
         self.passages: dict[str, tuple[Evidence, str, int]] = {}
         self.runs: list[dict[str, Any]] = []
 
+    def finish(self) -> int:
+        return 0
+
     def evidence(self, evidence_id: str) -> tuple[Evidence, str, int]:
         if evidence_id not in self.passages:
             raise NotFoundError(f"evidence {evidence_id}: not known; it may belong to a deleted chat")

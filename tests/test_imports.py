@@ -25,7 +25,7 @@ ROWS = (
     ("records", "settings"),
     ("errors", "setup", "markdown"),
     ("system", "privacy"),
-    ("units",),
+    ("units", "wellformed"),
 )
 
 # Third-party libraries and the units that may import them.

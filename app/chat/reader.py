@@ -15,6 +15,7 @@ from app.errors import CancelledError, DamagedBlock, InputError, LecternError, N
 from app.ingest import spans
 from app.ingest.files import Cancelled, Progress, never, no_progress
 from app.memory.memory import RegionMemory
+from app.memory.soundness import check_block
 from app.records import DocumentInfo, MemoryText, Part, Reading
 from app.runtime import recover
 from app.runtime.engine import Engine
@@ -27,13 +28,18 @@ INDEXES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class ReadDocument:
-    """A document ready for questions. `tokens_read` were run through the model now, `tokens_reused` were not."""
+    """A document ready for questions. `tokens_read` were run through the model now, `tokens_reused` were not.
+
+    Attributes:
+        root: what the keys of its blocks begin with.
+    """
 
     document: DocumentInfo
     texts: list[MemoryText]
     memories: list[RegionMemory]
     tokens_read: int
     tokens_reused: int
+    root: str
 
 
 class Reader:
@@ -89,20 +95,24 @@ class Reader:
         """What a memory from elsewhere has to fit."""
         engine = self.engine
 
-        def blocks(root: str, token_ids: Sequence[int], count: int) -> list[tuple[str, Sequence[int]]]:
+        def blocks(root: str, token_ids: Sequence[int], count: int, *, whole: bool) -> list[tuple[str, Sequence[int]]]:
             size = self.group_tokens
-            chain = self.store.blocks.chain_keys(root or engine.recipe, token_ids, size)
+            chain = self.store.blocks.chain_keys(root, token_ids, size)
             if engine.shape.compaction:
                 return [
                     (key, ()) for key in memory_files.block_keys(memory_files.state_key(chain[-1]), max(0, count - 1))
                 ]
             found = [(key, token_ids[i * size : (i + 1) * size]) for i, key in enumerate(chain)]
-            return found if root else [*found, (_mass_key(chain), ())]
+            return [*found, (_mass_key(chain), ())] if whole else found
+
+        def check(token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
+            check_block(engine.shape, None if engine.shape.compaction else len(token_ids), index, kv)
 
         def texts(parts: Sequence[Part]) -> list[MemoryText]:
             return spans.encode(parts, engine.text_tokenizer, engine.bos_id)
 
-        return Fit(engine.recipe, engine.recipe_parts, blocks, texts)
+        vocabulary = engine.model.config.vocab_size
+        return Fit(engine.recipe, engine.recipe_parts, blocks, texts, check, vocabulary)
 
     def read(self, document: str, cancelled: Callable[[], bool]) -> Iterator[Reading]:
         """Read what is not stored yet, telling how far it is; returns a ReadDocument.
@@ -112,7 +122,8 @@ class Reader:
         Raises:
             CancelledError: stopped; the next reading goes on from there.
         """
-        if document in self._kept:
+        root = self.store.root(document, self.engine.recipe)
+        if document in self._kept and self._kept[document].root == root:
             self._kept.move_to_end(document)
             kept = self._kept[document]
             total = kept.tokens_read + kept.tokens_reused
@@ -130,7 +141,7 @@ class Reader:
         memories: list[RegionMemory] = []
         try:
             for number, text in enumerate(texts):
-                keys = store.blocks.chain_keys(engine.recipe, text.token_ids, self.group_tokens)
+                keys = store.blocks.chain_keys(root, text.token_ids, self.group_tokens)
                 memory = self._bring_back(keys, text)
                 progress.reused += memory.tokens
                 if memory.tokens < len(text.token_ids):
@@ -151,7 +162,7 @@ class Reader:
         store.set_state(info.id, engine.recipe, "read")
         yield progress.at(len(texts) - 1, 0)
         read = ReadDocument(
-            store.document(info.id, engine.recipe), texts, memories, total - progress.reused, progress.reused
+            store.document(info.id, engine.recipe), texts, memories, total - progress.reused, progress.reused, root
         )
         self._keep(read)
         return read

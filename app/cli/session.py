@@ -1,6 +1,6 @@
 """What every command gets: settings, output, and the way to the app."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,17 @@ from app.cli.output import Output
 from app.ingest.stream import Step
 from app.records import Reading
 from app.settings import Settings
-from app.units import duration
+from app.units import duration, size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 T = TypeVar("T")
+
+
+def freed_text(freed: Mapping[str, int]) -> str:
+    """What was given back, in words."""
+    return f"{size_text(freed['freed_bytes'])} freed"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,17 @@ class Session:
         with self.chat(load=False) as chat:
             find, delete = of(chat)
             found = find(id)
-            delete(found.id)
-        self.out.result({"deleted": found.id}, f"Deleted {found.title}.")
+            with self.freeing(chat) as freed:
+                delete(found.id)
+        self.out.result({"deleted": found.id, **freed}, f"Deleted {found.title}; {freed_text(freed)}.")
+
+    @contextmanager
+    def freeing(self, chat: "DocumentChat") -> Iterator[dict[str, int]]:
+        """Gives a dict that holds `freed_bytes` after the block: what deleting gave back to the disk."""
+        freed: dict[str, int] = {}
+        before = chat.store.finish()
+        yield freed
+        freed["freed_bytes"] = max(0, before - chat.store.finish())
 
     def reading(self, reading: Reading) -> None:
         """Show how far the reading of a document is."""

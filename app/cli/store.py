@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.ask import follow
-from app.cli.session import Session
+from app.cli.session import Session, freed_text
 from app.errors import ConfigError, StoreError
 from app.memory.config import GenerationConfig
 from app.settings import fill
@@ -90,9 +90,10 @@ def _pin(session: Session, id: str, pinned: bool) -> None:
 
 def documents_evict(session: Session, args: argparse.Namespace) -> None:
     """Delete the memory of a document; its text stays."""
-    with session.chat(load=False) as chat:
+    with session.chat(load=False) as chat, session.freeing(chat) as freed:
         info = chat.evict(args.id)
-    session.out.result({"evicted": info.id}, f"{info.title}: its memory is deleted; it is read again when asked about.")
+    text = f"{info.title}: its memory is deleted, {freed_text(freed)}; it is read again when asked about."
+    session.out.result({"evicted": info.id, **freed}, text)
 
 
 def documents_search(session: Session, args: argparse.Namespace) -> None:
@@ -128,8 +129,8 @@ def store_compact(session: Session, args: argparse.Namespace) -> None:
     with session.chat(load=False) as chat:
         before, after = chat.store.compact()
     session.out.result(
-        {"bytes_before": before, "bytes_after": after},
-        f"{size_text(before)} before, {size_text(after)} now.",
+        {"bytes_before": before, "bytes_after": after, "freed_bytes": max(0, before - after)},
+        f"{size_text(before)} before, {size_text(after)} now: {size_text(max(0, before - after))} freed.",
     )
 
 

@@ -20,6 +20,7 @@ from app.store import block_rows
 from app.store.block_rows import KEY_LISTED, StoredBlock, text
 from app.store.cache_file import CacheFile
 from app.store.migrations import BLOCKS
+from app.store.room import Room
 from app.store.tokens import pack
 from app.store.writer import BATCH_BYTES
 
@@ -30,6 +31,7 @@ READ_BYTES = 8 << 20
 INDEXES = 256  # fetched at a time
 DELETE_KEYS = 64
 VACUUM_PAGES = 512
+FULL_PAGES = 32  # on a full disk: a MiB of log at a time
 SPARED_HOURS = 24
 
 
@@ -65,6 +67,7 @@ class BlockStore:
         self._held: Counter[str] = Counter()
         self._holding = threading.Lock()
         self._file = CacheFile(path, BLOCKS, "kv-writer")
+        self._room = Room(path.parent)
 
     @property
     def notes(self) -> list[str]:
@@ -97,11 +100,12 @@ class BlockStore:
             kv: one row per element, at most 1 MiB each.
 
         Raises:
-            StoreError: an earlier block could not be written (a full disk); this one is not queued.
+            StoreError: the disk is full, or an earlier block could not be written; this one is not queued.
         """
         if any(len(row) > ROW_BYTES for row in kv):
             raise ValueError(f"a K/V row holds at most {ROW_BYTES} bytes, got {max(map(len, kv))}")
         self._file.writer.raise_failure()
+        self._room.require(2 * self._file.writer.queued_bytes)  # once in the log, once in the file
         self._unsettled.add(key)
         insert = partial(
             block_rows.insert, key=key, tokens=pack(token_ids), index=index, kv=kv, codec=codec, hour=_hour()
@@ -245,7 +249,10 @@ class BlockStore:
 
     def settled_keys(self) -> list[str]:
         """Every stored key, but for blocks of this run that the library does not name yet."""
-        keys = self._keys()
+        return self.settled(self._keys())
+
+    def settled(self, keys: Iterable[str]) -> list[str]:
+        """Those keys, listed before, that are not of blocks which the library does not name yet."""
         unsettled = set(self._unsettled)  # After the listing: a block is unsettled before it is listed.
         return [key for key in keys if key not in unsettled]
 
@@ -271,9 +278,16 @@ class BlockStore:
         Args:
             private: overwrite what they held, for blocks of a deleted document.
         """
-        for start in range(0, len(keys), DELETE_KEYS):
-            some = keys[start : start + DELETE_KEYS]
-            self._file.writer.submit(partial(_delete, keys=some, private=private), BATCH_BYTES // 4)
+        full = self._room.full
+        step = 1 if full else DELETE_KEYS
+        for start in range(0, len(keys), step):
+            some = keys[start : start + step]
+            self._file.writer.submit(
+                partial(_delete, keys=some, private=private), BATCH_BYTES if full else BATCH_BYTES // 4
+            )
+            if full:
+                self.flush()
+                self._file.compact()
 
     def enforce_budget(self, pinned: set[str]) -> dict[str, int]:
         """Delete least recently used blocks beyond the disk budget; within one hour, the ends of memories first.
@@ -316,8 +330,12 @@ class BlockStore:
         """Give the pages of deleted blocks back to the file system, a few MiB in each transaction."""
         left = self._free_pages()
         while left:
-            self._file.writer.submit(_vacuum, BATCH_BYTES)
+            self._file.writer.submit(
+                partial(_vacuum, pages=FULL_PAGES if self._room.full else VACUUM_PAGES), BATCH_BYTES
+            )
             self.flush()
+            if self._room.full:
+                self._file.compact()
             before, left = left, self._free_pages()
             if left >= before:
                 break
@@ -424,8 +442,8 @@ def _set_library(db: Database, *, row: tuple[str, int, int]) -> None:
     db.execute("INSERT INTO library VALUES (?, ?, ?)", row)
 
 
-def _vacuum(db: Database) -> None:
-    db.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+def _vacuum(db: Database, *, pages: int) -> None:
+    db.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
 
 
 def _set_last_used(db: Database, *, ids: list[int], hour: int) -> None:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, StoreError
+from app.wellformed import whole_values
 
 FORMAT = "lectern-chat"
 VERSION = 1
 MANIFEST = "manifest.json"
-MAX_ENTRIES = 4_000_000
-MAX_JSON_BYTES = 512 << 20
+MAX_ENTRIES = 300_000
+MAX_JSON_BYTES = 64 << 20
+MAX_JSON_VALUES = 3_000_000  # each takes 50 to 250 bytes of memory, however few it takes in the file
 _COPY_BYTES = 1 << 20
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, UnicodeError)
 
@@ -36,6 +38,8 @@ class BundleWriter:
     def add_json(self, name: str, value: Any) -> None:
         """An entry of text, compressed."""
         data = json.dumps(value, ensure_ascii=False, sort_keys=True).encode()
+        if _too_large(data):
+            raise StoreError(f"{name}: {len(data) >> 20} MiB of text are too much for a chat file; export it as JSON")
         self._entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         self._file.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
 
@@ -74,6 +78,7 @@ class BundleReader:
     def __init__(self, file: zipfile.ZipFile, name: str) -> None:
         """Check the manifest and every entry, before anything of it is used."""
         self._file, self._name = file, name
+        self._check_directory()
         manifest = self._manifest()
         self._entries: dict[str, dict[str, Any]] = manifest.pop("entries", None)
         self.facts = manifest
@@ -105,17 +110,34 @@ class BundleReader:
 
     def read_json(self, name: str) -> Any:
         """An entry of text; raises like `read`."""
-        if self._entries.get(name, {}).get("bytes", 0) > MAX_JSON_BYTES:
-            raise self._damaged(f"{name} is larger than {MAX_JSON_BYTES >> 20} MiB")
+        data = self.read(name)
+        if _too_large(data):
+            raise self._damaged(f"{name} holds more than a chat does")
         with self._explained():
-            return json.loads(self.read(name))
+            return whole_values(json.loads(data))
+
+    def _check_directory(self) -> None:
+        """Refuse what would grow while it is read: packed blocks, texts beyond the bounds, entries that share bytes."""
+        infos = self._file.infolist()
+        if len(infos) > MAX_ENTRIES or sum(info.compress_size for info in infos) > self._size():
+            raise self._damaged("more entries than its bytes can hold")
+        for info in infos:
+            text = info.filename.endswith(".json")
+            if not text and (info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size):
+                raise self._damaged(f"{info.filename:.80} is packed; Lectern writes blocks as they are")
+            if text and info.file_size > MAX_JSON_BYTES:
+                raise self._damaged(f"{info.filename:.80} is larger than {MAX_JSON_BYTES >> 20} MiB")
+
+    def _size(self) -> int:
+        assert self._file.fp is not None
+        return self._file.fp.seek(0, 2)
 
     def _manifest(self) -> dict[str, Any]:
         if MANIFEST not in self._file.namelist():
             raise InputError(f"{self._name}: not a chat that Lectern exported, or cut short; choose another file")
         with self._explained(), self._file.open(MANIFEST) as source:
             data = source.read(MAX_JSON_BYTES + 1)
-            manifest = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
+            manifest = None if _too_large(data) else json.loads(data)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{self._name}: not a chat that Lectern exported; choose another file")
         if manifest.get("version") != VERSION:
@@ -126,7 +148,7 @@ class BundleReader:
     def _check(self, name: str) -> None:
         """Compare an entry with the manifest, a piece at a time; no more is unpacked than the manifest allows."""
         facts = self._entries[name]
-        if not isinstance(facts, dict) or not isinstance(facts.get("bytes"), int):
+        if not isinstance(facts, dict) or type(facts.get("bytes")) is not int:
             raise self._damaged(f"{name} has no size")
         digest, size = hashlib.sha256(), 0
         with self._explained(), self._file.open(name) as source:
@@ -163,6 +185,11 @@ def reading(path: Path) -> Iterator[BundleReader]:
         raise InputError(f"{path.name}: {reason}; choose another file") from error
     with file:
         yield BundleReader(file, path.name)
+
+
+def _too_large(data: bytes) -> bool:
+    """Whether JSON would take more memory than any chat or document needs."""
+    return len(data) > MAX_JSON_BYTES or sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES
 
 
 def pack_block(tokens: bytes, index: bytes, kv: Sequence[bytes], codec: str) -> bytes:

@@ -79,7 +79,7 @@ class CacheFile:
 
     def compact(self) -> None:
         """Fold the write-ahead log into the file."""
-        self._file.compact([])
+        self._file.fold()
 
     def close(self) -> None:
         """Write what is queued and close."""

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from app.errors import InputError, NotFoundError
+from app.store import checked
 from app.store.store import Store
-from app.store.transfer import known_policy, read_message
+from app.wellformed import whole_values
 
 FORMAT, VERSION = "lectern-chat-json", 1
 MAX_BYTES = 256 << 20
@@ -60,11 +61,13 @@ def from_json(store: Store, path: Path) -> str:
         if value.get("format") != FORMAT or value.get("version") != VERSION:
             found = f"{value.get('format')!r:.40} version {value.get('version')!r:.20}"
             raise InputError(f"{path.name}: {found}, not {FORMAT} version {VERSION}; choose a chat exported as JSON")
-        messages = [read_message(message) for message in value["messages"]]
-        documents = [str(document["id"]) for document in value["documents"]]
-        title, model, policy = str(value["title"]), str(value["model"]), known_policy(value)
+        value = whole_values(value)
+        messages = checked.messages(value["messages"])
+        documents = [checked.text(document["id"]) for document in checked.listed(value["documents"])]
+        title, model, policy = checked.title(value["title"]), checked.title(value["model"]), checked.policy(value)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
         raise InputError(f"{path.name}: not a chat exported as JSON ({error!r:.100}); choose another file") from error
-    chat = store.create_chat(documents, model, title, policy)
-    store.import_messages(chat, messages, None)
+    with store.transaction():
+        chat = store.create_chat(documents, model, title, policy)
+        store.import_messages(chat, messages, None)
     return chat

@@ -13,8 +13,9 @@ from app.errors import NotFoundError
 from app.records import ChatInfo, Evidence, Message, Role, Tail
 from app.store.database import SqliteFile
 from app.store.documents import find
-from app.store.text import match, now, storable
+from app.store.text import match, now
 from app.store.tokens import pack, unpack
+from app.wellformed import one_line, whole
 
 _INFO = """
     SELECT c.id, c.title,
@@ -46,7 +47,7 @@ class Chats:
         id = secrets.token_hex(6)
         with self._library.write() as db:
             moment = now()
-            row = [id, storable(title), model, moment, moment, policy]
+            row = [id, one_line(title), model, moment, moment, policy]
             db.execute("INSERT INTO chat (id, title, model, created, updated, policy) VALUES (?, ?, ?, ?, ?, ?)", row)
             _attach(db, id, documents)
         return id
@@ -132,7 +133,7 @@ class Chats:
         """Give a chat another title."""
         with self._library.write() as db:
             _require(db, chat)
-            db.execute("UPDATE chat SET title = ? WHERE id = ?", [storable(title), chat])
+            db.execute("UPDATE chat SET title = ? WHERE id = ?", [one_line(title), chat])
 
     def set_chat_policy(self, chat: str, policy: str) -> None:
         """Let a chat be read and answered under another policy; its tail stays until the next turn is kept."""
@@ -245,7 +246,7 @@ def _attach(db: Database, chat: str, documents: Sequence[str]) -> None:
 
 
 def _insert_message(db: Database, chat: str, role: Role, content: str, stats: dict[str, Any]) -> Message:
-    content = storable(content)
+    content = whole(content)
     id = db.execute(
         "INSERT INTO message (chat, role, content, stats, created) VALUES (?, ?, ?, ?, ?)",
         [chat, role, content, json.dumps(stats), now()],
@@ -276,8 +277,8 @@ def _copy_message(db: Database, message: int, chat: str) -> None:
 
 
 def _insert_evidence(db: Database, message: int, number: int, item: Evidence) -> None:
-    row = [message, number, item.document, storable(item.title), storable(item.label), item.part]
-    row += [item.char_start, item.char_end, storable(item.text), item.weight, json.dumps(item.regions), item.found_by]
+    row = [message, number, item.document, whole(item.title), whole(item.label), item.part]
+    row += [item.char_start, item.char_end, whole(item.text), item.weight, json.dumps(item.regions), item.found_by]
     db.execute(f"INSERT INTO evidence VALUES ({', '.join('?' * len(row))})", row)
 
 

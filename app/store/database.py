@@ -18,6 +18,8 @@ from app.store.migrations import Schema
 WAITING_S = 30.0
 WAL_BYTES = 32 << 20
 
+SHARED_BYTES = 64 << 10  # what SQLite needs beside a file that several connections share
+_NO_ROOM = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 _NOT_WRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
 # Our statements are right, so an SQL error means that the schema in the file is not.
 _DAMAGED = (
@@ -37,6 +39,10 @@ class DamagedFile(StoreError):
         self.reason = reason
 
 
+class FullDisk(StoreError):
+    """There is no room for a write. What was stored before is intact."""
+
+
 class LostFile(DamagedFile):
     """A database was deleted or replaced while it was open."""
 
@@ -50,6 +56,7 @@ class SqliteFile:
 
     Attributes:
         generation: how often the file was replaced by an empty one.
+        narrow: whether it was opened on a full disk: everyone shares one connection then, which needs no shared memory.
         when_lost: called when the file was deleted or replaced while it was open; says what became of its contents.
     """
 
@@ -65,9 +72,11 @@ class SqliteFile:
         """
         self.path = path
         self.generation = 0
+        self.narrow = False
         self._schema = schema
         self._text_factory = text_factory
         self._writing = threading.RLock()
+        self._inside: int | None = None  # the thread whose transaction is open
         self._gate = threading.Condition()
         self._idle: list[Database] = []
         self._borrowed = 0
@@ -78,22 +87,38 @@ class SqliteFile:
 
     @contextmanager
     def write(self) -> Iterator[Database]:
-        """A transaction: everything inside becomes visible together, or nothing does."""
+        """A transaction: everything inside becomes visible together, or nothing does.
+
+        Inside one of the same thread it is a part of that one, and so is a `read`.
+        """
         with self._writing, self._explained():
+            if self._inside:
+                yield self._writer
+                return
             self._require_file()
             # Not db.atomic(): its deferred BEGIN could fail at the first write, after work was done.
             self._writer.execute("BEGIN IMMEDIATE")
+            self._inside = threading.get_ident()
             try:
                 yield self._writer
                 self._writer.commit()
             except BaseException:
                 self._writer.rollback()
                 raise
+            finally:
+                self._inside = None
 
     @contextmanager
     def read(self) -> Iterator[Database]:
         """A read connection for this block of code alone. Keep it short: closing the file waits for it."""
+        if self._inside == threading.get_ident():
+            yield self._writer
+            return
         self._require_file()
+        if self.narrow:
+            with self.held() as db:
+                yield db
+            return
         with self._gate:
             self._gate.wait_for(lambda: not self._replacing)
             if self._closed:
@@ -148,6 +173,11 @@ class SqliteFile:
                 db.execute(f"INSERT INTO {name} ({name}) VALUES ('optimize')")
         with self._writing, self._explained():
             self._writer.execute("PRAGMA incremental_vacuum").fetchall()
+        self.fold()
+
+    def fold(self) -> None:
+        """Fold the log into the file, which gives its room back."""
+        with self._writing, self._explained():
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def copy_to(self, target: Path, *, lost: bool = False) -> None:
@@ -200,14 +230,29 @@ class SqliteFile:
         return db
 
     def _open_writer(self) -> Database:
+        self.narrow = False
+        try:
+            db = self._prepared()
+        except FullDisk:
+            self.narrow = True
+            db = self._prepared()
+        self._file = _identity(self.path)
+        return db
+
+    def _prepared(self) -> Database:
         with self._explained():
             db = self._connect("rwc")
             try:
+                if self.narrow:
+                    db.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
                 self._prepare(db)
+                if self.narrow and self._schema.may_write_in_place:
+                    db.execute("PRAGMA journal_mode = MEMORY").fetchone()
+                if self.narrow:
+                    db.conn.text_factory = self._text_factory
             except BaseException:
                 db.close()
                 raise
-            self._file = _identity(self.path)
             return db
 
     def _require_file(self) -> None:
@@ -221,9 +266,9 @@ class SqliteFile:
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         if tables and owner != schema.application_id:
             raise DamagedFile(self.path, "a database of another program", schema.when_damaged)
-        # Page size and auto_vacuum hold from the first table on and are ignored later.
-        db.execute(f"PRAGMA page_size = {schema.page_size}")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not tables:  # these hold from the first table on; later they would be written again
+            db.execute(f"PRAGMA page_size = {schema.page_size}")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // schema.page_size}").fetchone()
@@ -249,11 +294,16 @@ class SqliteFile:
     def _explain(self, error: sqlite3.Error) -> StoreError:
         """Say in words what SQLite could not do."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            free = shutil.disk_usage(self.path.parent).free
-            return StoreError(
+        free = shutil.disk_usage(self.path.parent).free
+        whole = getattr(error, "sqlite_errorcode", 0)
+        if (
+            code == sqlite3.SQLITE_FULL
+            or whole in _NO_ROOM
+            or (code == sqlite3.SQLITE_CANTOPEN and free < SHARED_BYTES)
+        ):
+            return FullDisk(
                 f"{self.path}: the disk is full ({free >> 20} MiB free). What was stored before is intact; "
-                "free some space or lower disk_budget_gb"
+                "free some space: delete documents or chats, or evict memories"
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return StoreError(f"{self.path}: held by another program; close it and try again")

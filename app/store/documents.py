@@ -1,5 +1,6 @@
 """Documents in library.db: their parts and search, the memories made of them, and where reading stands."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,16 +10,18 @@ from sqlite_utils import Database
 from app.errors import CancelledError, NotFoundError, StoreError
 from app.records import Box, Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
 from app.store.database import SqliteFile
-from app.store.text import match, now, storable
+from app.store.text import match, now
 from app.store.tokens import pack, unpack
+from app.wellformed import one_line, whole
 
 ID_DIGITS = 12
 SNIPPET_WORDS = 24
+IMPORTED = "came with a chat: its text is what that file says, until you add the document's own file"
 
 _INFO = """
     SELECT d.id, d.title, d.kind, (SELECT COUNT(*) FROM part p WHERE p.document = d.id),
            (SELECT COALESCE(SUM(m.tokens), 0) FROM memory m WHERE m.document = d.id AND m.recipe = :recipe),
-           COALESCE(r.state, 'new'), COALESCE(r.detail, ''), d.created, d.notes, d.skipped
+           COALESCE(r.state, 'new'), COALESCE(r.detail, ''), d.created, d.imported IS NOT NULL, d.notes, d.skipped
     FROM document d LEFT JOIN reading r ON r.document = d.id AND r.recipe = :recipe
 """
 _PART_COLUMNS = "number, label, text, chapter, memory, first_line, kind, places, boxes"
@@ -34,26 +37,43 @@ class Documents:
     def add_document(self, document: Document, cancelled: Callable[[], bool] = lambda: False) -> str:
         """Keep a document and return its id, which comes from its bytes; one that is there already stays as it is.
 
+        One that came with a chat and holds the same is no longer marked; what was read of it is read again.
+
         Raises:
             CancelledError: `cancelled`, asked before each part, said so; nothing is kept.
         """
-        id = document.sha256[:ID_DIGITS]
-        notes = json.dumps(document.notes)
-        skipped = json.dumps([[item.name, item.reason] for item in document.skipped])
         with self._library.write() as db:
-            known = db.execute("SELECT sha256 FROM document WHERE id = ?", [id]).fetchone()
+            known = db.execute("SELECT id FROM document WHERE sha256 = ?", [document.sha256]).fetchone()
             if known:
-                if known[0] != document.sha256:
-                    raise StoreError(f"{document.title}: its id {id} belongs to another document; rename or change it")
-                return id
-            row = [id, document.sha256, storable(document.title), document.kind, notes, skipped, now()]
-            columns = "id, sha256, title, kind, notes, skipped, created"
-            db.execute(f"INSERT INTO document ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            db.conn.executemany(
-                f"INSERT INTO part (document, {_PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                _part_rows(id, document, cancelled),
-            )
-        return id
+                return known[0]
+            if known := self._imported(db, document):
+                _confirm(db, known, document)
+                return known
+            return _insert(db, document, document.sha256, None, cancelled)
+
+    def add_imported(self, document: Document) -> str:
+        """Keep a document that came with a chat; returns its id here.
+
+        Nobody has seen its file, so it is known by what it holds and not by the SHA-256 that it claims, and it is
+        marked until its file is added. One that was made from that file and holds the same serves instead.
+        """
+        digest = contents(document)
+        with self._library.write() as db:
+            known = db.execute("SELECT id FROM document WHERE sha256 = ?", [document.sha256]).fetchone()
+            if known and self.parts(known[0]) == list(document.parts):
+                return known[0]
+            return self._imported(db, document) or _insert(db, document, digest, digest)
+
+    def _imported(self, db: Database, document: Document) -> str | None:
+        """The id of a marked document that holds the same."""
+        marked = db.execute("SELECT imported, id FROM document WHERE imported IS NOT NULL").fetchall()
+        return dict(marked).get(contents(document)) if marked else None
+
+    def root(self, id: str, recipe: str) -> str:
+        """What the keys of a document's blocks begin with: those that came with a chat serve nothing else."""
+        with self._library.read() as db:
+            row = db.execute("SELECT imported FROM document WHERE id = ?", [id]).fetchone()
+        return imported_root(recipe, row[0]) if row and row[0] else recipe
 
     def documents(self, recipe: str) -> list[DocumentInfo]:
         """All documents, newest first, with tokens and state under this recipe."""
@@ -118,7 +138,7 @@ class Documents:
         """Give a document another title."""
         with self._library.write() as db:
             _require(db, id)
-            db.execute("UPDATE document SET title = ? WHERE id = ?", [storable(title), id])
+            db.execute("UPDATE document SET title = ? WHERE id = ?", [one_line(title), id])
 
     def delete_document(self, id: str) -> None:
         """Forget a document and what was read of it. Chats about it keep their messages and evidence."""
@@ -154,7 +174,7 @@ class Documents:
         """Say where reading stands."""
         with self._library.write() as db:
             _require(db, id)
-            db.execute("INSERT OR REPLACE INTO reading VALUES (?, ?, ?, ?)", [id, recipe, state, storable(detail)])
+            db.execute("INSERT OR REPLACE INTO reading VALUES (?, ?, ?, ?)", [id, recipe, state, whole(detail)])
 
     def latest_recipe(self) -> str:
         """The recipe that a document was last read with; empty when nothing was read."""
@@ -197,13 +217,60 @@ def _part_rows(id: str, document: Document, cancelled: Callable[[], bool]) -> It
         yield [id, *_part_row(part)]
 
 
+def contents(document: Document) -> str:
+    """A digest of the kind of a document and of all its parts."""
+    digest = hashlib.sha256(f"imported {document.kind}".encode())
+    for part in document.parts:
+        digest.update(json.dumps([part.chapter, *_part_row(part)]).encode())
+    return digest.hexdigest()
+
+
+def imported_root(recipe: str, digest: str) -> str:
+    """See `Documents.root`, of a document with these contents."""
+    return f"{recipe}/imported/{digest}"
+
+
+def _insert(
+    db: Database,
+    document: Document,
+    sha256: str,
+    imported: str | None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> str:
+    id = sha256[:ID_DIGITS]
+    if db.execute("SELECT 1 FROM document WHERE id = ?", [id]).fetchone():
+        raise StoreError(f"{document.title}: its id {id} belongs to another document; rename or change it")
+    title, (notes, skipped) = one_line(document.title), _remarks(document)
+    row = [id, sha256, title, document.kind, notes, skipped, now(), imported]
+    columns = "id, sha256, title, kind, notes, skipped, created, imported"
+    db.execute(f"INSERT INTO document ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    db.conn.executemany(
+        f"INSERT INTO part (document, {_PART_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _part_rows(id, document, cancelled),
+    )
+    return id
+
+
+def _confirm(db: Database, id: str, document: Document) -> None:
+    """Take the mark from a document whose file was added; the memory that came with it does not serve any more."""
+    row = [document.sha256, one_line(document.title), *_remarks(document), id]
+    db.execute("UPDATE document SET sha256 = ?, title = ?, notes = ?, skipped = ?, imported = NULL WHERE id = ?", row)
+    db.execute("DELETE FROM memory WHERE document = ?", [id])
+    db.execute("DELETE FROM reading WHERE document = ?", [id])
+
+
+def _remarks(document: Document) -> tuple[str, str]:
+    skipped = [[item.name, item.reason] for item in document.skipped]
+    return json.dumps(document.notes), json.dumps(skipped)
+
+
 def find(db: Database, table: str, id: str, by_title: str | None = None) -> str:
     """The whole id for an id, a title, or the beginning of one id.
 
     Raises:
         NotFoundError: nothing, or more than one row, answers to it.
     """
-    id = storable(id)
+    id = whole(id)
     if db.execute(f"SELECT 1 FROM {table} WHERE id = ?", [id]).fetchone():
         return id
     found = db.execute(by_title, [id]).fetchall() if by_title else []
@@ -231,17 +298,18 @@ def _memory_id(db: Database, id: str, recipe: str, memory: int) -> int:
 
 
 def _info(row: tuple[Any, ...]) -> DocumentInfo:
-    *plain, notes, skipped = row
+    *plain, imported, notes, skipped = row
+    marks = (IMPORTED,) if imported else ()
     return DocumentInfo(
-        *plain, notes=tuple(json.loads(notes)), skipped=tuple(Skipped(*item) for item in json.loads(skipped))
+        *plain, notes=(*marks, *json.loads(notes)), skipped=tuple(Skipped(*item) for item in json.loads(skipped))
     )
 
 
 def _part_row(part: Part) -> list[Any]:
     """What `_PART_COLUMNS` hold of a part."""
-    chapter = None if part.chapter is None else storable(part.chapter)
-    places = json.dumps([[start, storable(label)] for start, label in part.places])
-    plain = [part.index, storable(part.label), storable(part.text), chapter, part.group, part.first_line]
+    chapter = None if part.chapter is None else whole(part.chapter)
+    places = json.dumps([[start, whole(label)] for start, label in part.places])
+    plain = [part.index, whole(part.label), whole(part.text), chapter, part.group, part.first_line]
     return [*plain, part.kind, places, json.dumps(part.boxes)]
 
 

@@ -1,5 +1,6 @@
 """The data folder: one process owns it at a time and tells others where it serves."""
 
+import errno
 import json
 import os
 import stat
@@ -13,9 +14,10 @@ from app.errors import BusyError, StoreError
 LOCK_NAME = "lock"
 OWNER_NAME = "owner.json"
 # What lies in a data folder. Nothing else is touched: --home may name a folder that holds other things too.
-OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", LOCK_NAME)
+OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME)
 OWN_FOLDERS = ("uploads", "exports")
 ONLY_OWNER = 0o077
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class HomeLock:
@@ -39,7 +41,9 @@ class HomeLock:
             fresh.write_text(json.dumps({"pid": os.getpid(), "url": url}), encoding="utf-8")
             os.replace(fresh, owner)
         except OSError as error:
-            raise _unusable(self.home, error) from error
+            if error.errno not in NO_ROOM:  # a full disk is told by the store; others learn that the folder is in use
+                raise _unusable(self.home, error) from error
+            fresh.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the folder back. A second call does nothing."""

@@ -16,12 +16,14 @@ class Schema:
         application_id: SQLite's mark for the owner of a file.
         page_size: bytes; takes effect in a new file only.
         when_damaged: what a user can do about a damaged or foreign file.
+        may_write_in_place: whether a crash may cost the file where the disk has no room for a log, as with a cache.
     """
 
     application_id: int
     migrations: Migrations
     page_size: int
     when_damaged: str
+    may_write_in_place: bool = False
 
     def migration_names(self) -> set[str]:
         """Names of every version that this release knows."""
@@ -44,6 +46,7 @@ BLOCKS = Schema(
     migrations=_blocks,
     page_size=32768,
     when_damaged="It is only a cache of what was read: quit Lectern and delete it, documents are read again when asked",
+    may_write_in_place=True,
 )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.store.database import SqliteFile
-from app.store.text import QUERY_WORDS, storable
+from app.store.text import QUERY_WORDS
+from app.wellformed import whole
 
 PASSAGE_CHARS = 1_200  # about 300 tokens of English prose
 TOKENIZER = "porter unicode61 remove_diacritics 2"
@@ -102,12 +103,12 @@ def question_query(question: str, before: Sequence[str] = ()) -> str | None:
     Returns:
         None when there is no word to look for.
     """
-    question = storable(question)
+    question = whole(question)
     wanted = _words(question)
     if before and (len(wanted) <= FEW_WORDS or REFERS & {word.lower() for word in WORD.findall(question)}):
         if len(wanted) <= FEW_WORDS:
-            wanted += _words(storable(before[0]))
-        wanted += [name for turn in before for name in _names(storable(turn))]
+            wanted += _words(whole(before[0]))
+        wanted += [name for turn in before for name in _names(whole(turn))]
     phrases = [next(filter(None, groups)) for groups in QUOTED.findall(question)]
     phrases += NAME.findall(question)
     terms = dict.fromkeys([*wanted, *(" ".join(WORD.findall(phrase)) for phrase in phrases)])

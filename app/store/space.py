@@ -17,6 +17,13 @@ _NAMED = """
     SELECT '', t.recipe, b.key, t.chat, length(t.token_ids) / 4 FROM tail_block b JOIN tail t ON t.chat = b.chat
 """
 
+_OWN = """
+    SELECT k.key FROM manifest k JOIN memory m ON m.id = k.memory WHERE m.document = :document
+    UNION SELECT key FROM tail_block WHERE chat = :chat
+    EXCEPT SELECT k.key FROM manifest k JOIN memory m ON m.id = k.memory WHERE m.document <> :document
+    EXCEPT SELECT key FROM tail_block WHERE chat <> :chat
+"""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -67,6 +74,12 @@ class Space(Recipes):
             db.execute("DELETE FROM manifest WHERE memory IN (SELECT id FROM memory WHERE document = ?)", [document])
             change = "UPDATE reading SET state = 'new', detail = '' WHERE document = ? AND state = 'read'"
             db.execute(change, [document])
+
+    def own_keys(self, *, document: str = "", chat: str = "") -> list[str]:
+        """Keys of blocks that a document's memories or a chat's tail name, and nothing else does."""
+        with self._library.read() as db:
+            rows = db.execute(_OWN, {"document": document, "chat": chat}).fetchall()
+        return [row[0] for row in rows]
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of each document's memories, under all recipes; shared blocks count for each."""

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from app.records import Evidence, Message, Tail
 from app.store import copies
 from app.store.blocks import BlockStore, VerifyReport
 from app.store.chats import Chats
+from app.store.database import FullDisk
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
 from app.store.passages import Passages
+from app.store.room import Room
 from app.store.space import Space
 from app.store.text import now
 
 log = logging.getLogger(__name__)
+FULL = "Nothing new is stored; what is there can be read, and deleting documents, chats and memories makes room"
 
 
 class Store(Documents, Passages, Chats, Space):
@@ -43,6 +47,10 @@ class Store(Documents, Passages, Chats, Space):
             StoreError: the folder or library.db cannot be used; the message says which and what to do.
         """
         home.mkdir(parents=True, exist_ok=True)
+        self.room = Room(home)
+        full = self.room.full
+        if full:
+            self.room.give_up()
         self.blocks = BlockStore(home / "kv.db", disk_budget_bytes=disk_budget_bytes)
         try:
             library = copies.open_library(home, self.blocks.stats()["blocks"])
@@ -59,9 +67,12 @@ class Store(Documents, Passages, Chats, Space):
         self._copying = threading.RLock()
         self._rescued: str | None = None
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-background")
-        with library.write() as db:
+        if full:
+            self._notes.append(f"{home}: the disk is full. {FULL}")
+        with suppress(FullDisk), library.write() as db:
             # Nobody else reads into this folder, so such a state was left by a process that died.
             db.execute("UPDATE reading SET state = 'new', detail = 'reading was interrupted' WHERE state = 'reading'")
+        self._later(self.room.keep)
         self._later(self.collect_garbage)
         self._later(self._back_up_when_due)
 
@@ -70,18 +81,42 @@ class Store(Documents, Passages, Chats, Space):
         """What the user should know about the folder: files set aside, housekeeping that failed."""
         return [*self.blocks.notes, *self._notes]
 
+    def transaction(self) -> AbstractContextManager[object]:
+        """What is written to the library inside becomes visible together, or not at all."""
+        return self._library.write()
+
     def set_manifest(self, id: str, recipe: str, memory: int, keys: Sequence[str]) -> None:
         super().set_manifest(id, recipe, memory, keys)
         self.blocks.settle(keys)
 
     def delete_document(self, id: str) -> None:
-        super().delete_document(id)
-        self._later(self.collect_garbage)
+        self._without(self.own_keys(document=id), lambda: super(Store, self).delete_document(id))
 
     def evict(self, document: str) -> None:
         """Delete what was read of a document, in the background; the document stays and can be read again."""
-        self.unname(document)
-        self._later(self.collect_garbage)
+        self._without(self.own_keys(document=document), lambda: self.unname(document))
+
+    def _without(self, keys: Sequence[str], forget: Callable[[], None]) -> None:
+        """Forget something in the library, and in the background the blocks that it alone named.
+
+        Where the library has no room even for that, the blocks go first: they make it.
+        """
+        try:
+            forget()
+        except FullDisk:
+            self.blocks.delete(keys)
+            self.blocks.flush()
+            self.blocks.shrink()
+            forget()
+        self._later(lambda: self._delete_unnamed(keys))
+
+    def finish(self) -> int:
+        """Wait until what was deleted is gone; returns bytes that both files take now."""
+        self._background.submit(lambda: None).result()
+        with suppress(FullDisk):
+            self._library.fold()
+        self.blocks.compact()
+        return self.blocks.stats()["kv_bytes"] + self._library.size_bytes()
 
     def compact(self) -> tuple[int, int]:
         """Delete garbage, merge the search indexes and give free pages back; returns bytes (before, after)."""
@@ -118,8 +153,7 @@ class Store(Documents, Passages, Chats, Space):
         return self.fork_chat(chat, turns, self.blocks.tokens_in)
 
     def delete_chat(self, chat: str) -> None:
-        super().delete_chat(chat)
-        self._later(self.collect_garbage)
+        self._without(self.own_keys(chat=chat), lambda: super(Store, self).delete_chat(chat))
 
     def collect_garbage(self) -> int:
         """Delete blocks that no memory and no chat names; returns how many.
@@ -128,14 +162,19 @@ class Store(Documents, Passages, Chats, Space):
         """
         if self.blocks.library_shrank(*astuple(copies.life(self._library))):
             return 0  # what another library.db named may come back with it
+        return self._delete_unnamed(self.blocks.settled_keys())
+
+    def _delete_unnamed(self, keys: Sequence[str]) -> int:
+        """Delete those blocks that no memory and no chat names; returns how many."""
         # In this order: a block named meanwhile is either not settled yet or found among the named.
-        stored = self.blocks.settled_keys()
+        stored = self.blocks.settled(keys)
         with self._library.read() as db:
             named = {row[0] for row in db.execute("SELECT key FROM manifest UNION SELECT key FROM tail_block")}
         garbage = [key for key in stored if key not in named]
-        self.blocks.delete(garbage, private=True)
+        self.blocks.delete(garbage, private=not self.room.full)
         self.blocks.flush()
         self.blocks.shrink()
+        self.room.keep()
         return len(garbage)
 
     def verify(self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False) -> VerifyReport:
@@ -204,6 +243,9 @@ class Store(Documents, Passages, Chats, Space):
         """Copy a sound library once a day; a damaged one never replaces the last good copy."""
         with self._copying:
             if not copies.due(self.home):
+                return
+            if self.room.free_bytes - self._library.size_bytes() < self.room.floor_bytes:
+                self._notes.append(f"{self._library.path}: no room on the disk for its daily copy")
                 return
             if problems := self._library.problems():
                 self._notes.append(f"{self._library.path}: damaged ({problems[0]}). {LIBRARY.when_damaged}")

@@ -3,12 +3,9 @@
 import re
 from datetime import UTC, datetime
 
+from app.wellformed import whole
+
 QUERY_WORDS = 32
-
-
-def storable(text: str) -> str:
-    """The text with each lone surrogate as "?" (from file names that are not UTF-8); the length stays."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def match(query: str) -> str | None:
@@ -16,7 +13,7 @@ def match(query: str) -> str | None:
 
     None when there is nothing to search for.
     """
-    terms = re.findall(r'"[^"]*"|[^\s"]+', storable(query).replace("\0", " "))
+    terms = re.findall(r'"[^"]*"|[^\s"]+', whole(query).replace("\0", " "))
     quoted = [f'"{term.strip(chr(34))}"' for term in terms if re.search(r"\w", term)]
     return " ".join(quoted[:QUERY_WORDS]) + "*" if quoted else None
 

@@ -1,23 +1,24 @@
 """A chat with its documents and its memory, as one file: out of a library, and into another."""
 
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 from app.errors import DamagedBlock, InputError, NotFoundError
-from app.records import Box, Document, DocumentKind, Evidence, MemoryText, Part, Role, Skipped, Tail
-from app.settings import POLICIES
+from app.records import Document, MemoryText, Part, Tail
+from app.settings import KV_CODECS
+from app.store import checked
+from app.store.blocks import ROW_BYTES
 from app.store.bundle import BundleReader, BundleWriter, pack_block, reading, unpack_block, writing
-from app.store.documents import ID_DIGITS
+from app.store.documents import IMPORTED, contents, imported_root
 from app.store.recipes import differences
 from app.store.store import Store
 from app.store.tokens import pack, unpack
 
-Record = TypeVar("Record")
-MOST_NUMBER = 2**53
+DOCUMENT = re.compile(r"documents/[0-9a-f]{12}\.json")
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,40 @@ class Fit:
     """What an importing model expects.
 
     Attributes:
-        blocks: (key, token ids) of a memory's blocks, from its root ("" for a document's), token ids and their number.
+        blocks: (key, token ids) of a memory's blocks, from its root, token ids, their number, and whether it is whole,
+            as a document's is: then its scores come last.
         texts: token ids and spans of a document's parts.
+        check: raises ValueError for a block of these token ids whose index or K/V rows cannot be used.
+        vocabulary: how many tokens the model knows.
     """
 
     recipe: str
     parts: Mapping[str, Any]
-    blocks: Callable[[str, Sequence[int], int], list[tuple[str, Sequence[int]]]]
+    blocks: Callable[..., list[tuple[str, Sequence[int]]]]
     texts: Callable[[Sequence[Part]], list[MemoryText]]
+    check: Callable[[Sequence[int], bytes, list[bytes]], None]
+    vocabulary: int
+
+
+@dataclass
+class _Incoming:
+    """A document of a file, checked.
+
+    Attributes:
+        folder: where its memories lie in the file; its name is the document's id there.
+        texts: its token ids; empty when its memory does not come with it.
+        manifests: keys of its blocks by memory, as far as they came; `whole` when none is missing.
+    """
+
+    folder: str
+    document: Document
+    texts: list[MemoryText]
+    manifests: list[list[str]] = field(default_factory=list)
+    whole: bool = True
+
+    @property
+    def id(self) -> str:
+        return self.folder.rpartition("/")[2]
 
 
 def export_chat(store: Store, chat: str, path: Path, recipe: str) -> dict[str, int]:
@@ -122,32 +149,88 @@ def import_chat(store: Store, path: Path, fit_under: Callable[[str], Fit] | None
         fit = fit_under(_made_under(bundle)) if fit_under else None
         if fit:
             _refuse_foreign(bundle, path, fit)
-        value = bundle.read_json("chat.json")
-        documents = [name for name in bundle.names if re.fullmatch(r"documents/[0-9a-f]{12}\.json", name)]
         try:
-            made = [_document(bundle.read_json(name)) for name in documents]
-            messages = [read_message(message) for message in value["messages"]]
-            tail = _tail(value["tail"]) if fit and "tail" in value else None
-            title, attached = str(value["info"]["title"]), [str(id) for id in value["info"]["documents"]]
-            model, policy = str(value["info"]["model"]), known_policy(value["info"])
+            documents = [_incoming(name, bundle, fit) for name in bundle.names if DOCUMENT.fullmatch(name)]
+            chat = _Chat.read(bundle, documents, fit)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{path.name}: not a chat of this kind ({error!r}); choose another file") from error
-        texts = [_checked_texts(document, bundle, fit) for document in made] if fit else []
-        for number, document in enumerate(made):
-            id = store.add_document(document)
-            if fit and texts[number] and store.parts(id) == list(document.parts):
-                _import_memories(store, id, texts[number], bundle, fit)
-        chat = store.create_chat(attached, model, title, policy)
-        keys = _import_tail(store, chat, tail, bundle, fit) if tail and fit else ()
-        store.import_messages(chat, messages, tail and keys and Tail(**tail | {"keys": keys, "recipe": fit.recipe}))
+            raise InputError(f"{path.name}: not a chat of this kind ({error!r:.200}); choose another file") from error
+        put: list[str] = []
+        try:
+            for incoming in documents if fit else ():
+                _put_memories(store, incoming, bundle, fit, put)
+            keys = _put_tail(store, chat, bundle, fit, put) if fit and chat.tail else ()
+            store.blocks.flush()
+            with store.transaction():  # the rows of the library, all or nothing
+                return _take(store, documents, chat, keys, fit.recipe if fit else "")
+        except BaseException as error:
+            store.blocks.delete(put)
+            if isinstance(error, ValueError):
+                raise InputError(f"{path.name}: {error}; nothing of it was taken, get the file again") from error
+            raise
+        finally:
+            store.blocks.settle(put)  # what nothing names by now is garbage
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """The chat of a file, checked."""
+
+    title: str
+    model: str
+    policy: str
+    attached: list[str]
+    messages: list[checked.MessageValues]
+    tail: dict[str, Any] | None
+
+    @classmethod
+    def read(cls, bundle: BundleReader, documents: Sequence[_Incoming], fit: Fit | None) -> "_Chat":
+        value = bundle.read_json("chat.json")
+        info, messages = value["info"], checked.messages(value["messages"])
+        known = [document.id for document in documents]
+        tail = None
+        if fit and value.get("tail") is not None:
+            tail = checked.tail(value["tail"], len(messages) // 2, known, fit.vocabulary)
+        attached = [checked.text(id) for id in checked.listed(info["documents"])]
+        model = checked.title(info["model"])
+        return cls(checked.title(info["title"]), model, checked.policy(info), attached, messages, tail)
+
+
+def _incoming(name: str, bundle: BundleReader, fit: Fit | None) -> _Incoming:
+    document, folder = checked.document(bundle.read_json(name)), name.removesuffix(".json")
+    document = replace(document, notes=tuple(note for note in document.notes if note != IMPORTED))
+    return _Incoming(folder, document, _checked_texts(document, folder, bundle, fit) if fit else [])
+
+
+def _take(store: Store, documents: Sequence[_Incoming], chat: _Chat, keys: Sequence[str], recipe: str) -> str:
+    """Write the rows of the library; ids of documents in the file become those that they have here."""
+    here: dict[str, str] = {}
+    for incoming in documents:
+        here[incoming.id] = id = store.add_imported(incoming.document)
+        if incoming.texts and incoming.manifests and store.root(id, recipe) != recipe:
+            store.set_memories(id, recipe, incoming.texts)
+            for number, manifest in enumerate(incoming.manifests):
+                store.set_manifest(id, recipe, number, manifest)
+            if incoming.whole:
+                store.set_state(id, recipe, "read")
+    attached = [here.get(id, id) for id in chat.attached]
+    created = store.create_chat(attached, chat.model, chat.title, chat.policy)
+    tail = None
+    if chat.tail and keys:
+        memories = tuple((here[document], number) for document, number in chat.tail["memories"])
+        tail = Tail(**chat.tail | {"memories": memories, "keys": tuple(keys), "recipe": recipe})
+    messages = [
+        (role, content, stats, [replace(item, document=here.get(item.document, item.document)) for item in evidence])
+        for role, content, stats, evidence in chat.messages
+    ]
+    store.import_messages(created, messages, tail)
     store.blocks.settle(keys)
-    return chat
+    return created
 
 
 def _made_under(bundle: BundleReader) -> str:
     parts = bundle.facts.get("parts")
     policy = parts.get("policy") if isinstance(parts, dict) else None
-    return known_policy({"policy": policy[0] if isinstance(policy, list) and policy else policy})
+    return checked.policy({"policy": policy[0] if isinstance(policy, list) and policy else policy})
 
 
 def _refuse_foreign(bundle: BundleReader, path: Path, fit: Fit) -> None:
@@ -160,10 +243,10 @@ def _refuse_foreign(bundle: BundleReader, path: Path, fit: Fit) -> None:
     )
 
 
-def _checked_texts(document: Document, bundle: BundleReader, fit: Fit) -> list[MemoryText]:
+def _checked_texts(document: Document, folder: str, bundle: BundleReader, fit: Fit) -> list[MemoryText]:
     """The document's token ids, which the file's have to equal; [] when it brings none."""
     texts = fit.texts(document.parts)
-    names = [f"documents/{document.sha256[:ID_DIGITS]}/{number}.tokens" for number in range(len(texts))]
+    names = [f"{folder}/{number}.tokens" for number in range(len(texts))]
     if not set(names) <= set(bundle.names):
         return []
     if any(unpack(bundle.read(name)) != text.token_ids for name, text in zip(names, texts, strict=True)):
@@ -171,19 +254,24 @@ def _checked_texts(document: Document, bundle: BundleReader, fit: Fit) -> list[M
     return texts
 
 
-def _import_memories(store: Store, id: str, texts: list[MemoryText], bundle: BundleReader, fit: Fit) -> None:
-    """The blocks of a document."""
-    store.set_memories(id, fit.recipe, texts)
-    whole = True
-    for number, text in enumerate(texts):
-        folder = f"documents/{id}/{number}"
-        blocks = fit.blocks("", text.token_ids, _count(bundle, folder))
-        done = _import_blocks(store, blocks, folder, bundle)
-        store.blocks.flush()
-        store.set_manifest(id, fit.recipe, number, [key for key, _ in blocks[:done]])
-        whole = whole and done == len(blocks)
-    if whole:
-        store.set_state(id, fit.recipe, "read")
+def _put_memories(store: Store, incoming: _Incoming, bundle: BundleReader, fit: Fit, put: list[str]) -> None:
+    """Put the blocks of a document, under keys that nothing but this document as it came is looked for by."""
+    root = imported_root(fit.recipe, contents(incoming.document))
+    for number, text in enumerate(incoming.texts):
+        folder = f"{incoming.folder}/{number}"
+        blocks = fit.blocks(root, text.token_ids, _count(bundle, folder), whole=True)
+        done = _put_blocks(store, blocks, folder, bundle, fit, put)
+        incoming.manifests.append([key for key, _ in blocks[:done]])
+        incoming.whole = incoming.whole and done == len(blocks)
+
+
+def _put_tail(store: Store, chat: _Chat, bundle: BundleReader, fit: Fit, put: list[str]) -> tuple[str, ...]:
+    """Put the chat's own blocks, under keys of this library's making; () when some are missing."""
+    assert chat.tail is not None
+    root = f"{fit.recipe}/chat/{secrets.token_hex(16)}"
+    blocks = fit.blocks(root, chat.tail["token_ids"], _count(bundle, "chat"), whole=False)
+    done = _put_blocks(store, blocks, "chat", bundle, fit, put)
+    return tuple(key for key, _ in blocks) if done == len(blocks) else ()
 
 
 def _count(bundle: BundleReader, folder: str) -> int:
@@ -191,95 +279,38 @@ def _count(bundle: BundleReader, folder: str) -> int:
     return sum(name.startswith(f"{folder}/") and name.endswith(".block") for name in bundle.names)
 
 
-def _import_blocks(store: Store, blocks: Sequence[tuple[str, Sequence[int]]], folder: str, bundle: BundleReader) -> int:
-    """Put the blocks that are in the file, up to the first that is not; returns how many."""
-    count = _count(bundle, folder)
-    for place, (key, group) in enumerate(blocks[:count]):
-        name = f"{folder}/{place}.block"
-        try:
-            tokens, index, kv, codec = unpack_block(bundle.read(name))
-        except ValueError:
-            return place
-        if tokens != pack(group):
-            return place
-        store.blocks.put(key, group, index, kv, codec)
-    return min(count, len(blocks))
+def _put_blocks(
+    store: Store,
+    blocks: Sequence[tuple[str, Sequence[int]]],
+    folder: str,
+    bundle: BundleReader,
+    fit: Fit,
+    put: list[str],
+) -> int:
+    """Put the blocks that are in the file, up to the first that is not, or is of other tokens; returns how many.
 
-
-def _import_tail(store: Store, chat: str, tail: dict[str, Any], bundle: BundleReader, fit: Fit) -> tuple[str, ...]:
-    """The chat's own blocks, under keys of this library's making; () when some are missing."""
-    root = f"{fit.recipe}/chat/{chat}/{time.time_ns()}"
-    blocks = fit.blocks(root, tail["token_ids"], _count(bundle, "chat"))
-    done = _import_blocks(store, blocks, "chat", bundle)
-    store.blocks.flush()
-    return tuple(key for key, _ in blocks) if done == len(blocks) else ()
-
-
-def _record(kind: type[Record], value: Mapping[str, Any], **other: Any) -> Record:
-    """A record from JSON, its plain fields checked by name and type."""
-    checks = {"str": str, "int": int, "float": (int, float), "str | None": (str, type(None)), "Role": str}
-    checks |= {"int | None": (int, type(None)), "DocumentKind": str, "dict[str, Any]": dict}
-    fields = {}
-    for name, field in kind.__dataclass_fields__.items():  # type: ignore[attr-defined]
-        if name in other or name not in value:
-            continue
-        word = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
-        wide = isinstance(value[name], int) and abs(value[name]) > MOST_NUMBER
-        if wide or not isinstance(value[name], checks.get(word, object)):
-            raise ValueError(f"{name} is {value[name]!r:.40}")
-        fields[name] = value[name]
-    return kind(**fields, **other)
-
-
-def _document(value: Mapping[str, Any]) -> Document:
-    sha256, kind = value["sha256"], value["kind"]
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or kind not in get_args(DocumentKind):
-        raise ValueError(f"document {sha256!r:.20} of kind {kind!r:.20}")
-    parts = tuple(_part(part) for part in value["parts"])
-    skipped = tuple(_record(Skipped, item) for item in value["skipped"])
-    notes = tuple(str(note) for note in value["notes"])
-    return Document(str(value["title"]), kind, sha256, parts, skipped, notes)
-
-
-def _part(value: Mapping[str, Any]) -> Part:
-    places = tuple((int(start), str(label)) for start, label in value.get("places", ()))
-    boxes = tuple(Box(int(start), int(end), *map(float, sides)) for start, end, *sides in value.get("boxes", ()))
-    return _record(Part, value, places=places, boxes=boxes)
-
-
-def known_policy(value: Mapping[str, Any]) -> str:
-    """The policy of a chat in JSON; "" when there is none that this release knows."""
-    policy = value.get("policy", "")
-    return policy if policy in POLICIES else ""
-
-
-def read_message(value: Mapping[str, Any]) -> tuple[Role, str, dict[str, Any], list[Evidence]]:
-    """(role, content, stats, evidence) of a message in JSON.
+    Args:
+        put: gets the keys of those that were not stored before.
 
     Raises:
-        ValueError, KeyError, TypeError: it is something else.
+        ValueError: a block that cannot be used.
     """
-    role, content, stats = value["role"], value["content"], value["stats"]
-    if role not in ("user", "assistant") or not isinstance(content, str) or not isinstance(stats, dict):
-        raise ValueError(f"message of {role!r:.20}")
-    return role, content, stats, [_evidence(item) for item in value["evidence"]]
-
-
-def _evidence(value: Mapping[str, Any]) -> Evidence:
-    regions = tuple((int(memory), int(region)) for memory, region in value["regions"])
-    return _record(Evidence, value, regions=regions)
-
-
-def _tail(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "token_ids": _integers(value["token_ids"]),
-        "turns": _integers(value["turns"]),
-        "memories": tuple((str(document), int(number)) for document, number in value["memories"]),
-    }
-
-
-def _integers(values: Iterable[Any]) -> tuple[int, ...]:
-    numbers = tuple(int(value) for value in values)
-    if any(not 0 <= number < 2**31 for number in numbers):
-        raise ValueError("a number is out of range")
-    return numbers
+    count = min(_count(bundle, folder), len(blocks))
+    known = store.blocks.codecs([key for key, _ in blocks[:count]])
+    for place, (key, group) in enumerate(blocks[:count]):
+        name = f"{folder}/{place}.block"
+        if name not in bundle.names:
+            return place
+        tokens, index, kv, codec = unpack_block(bundle.read(name))
+        if tokens != pack(group):
+            return place
+        if any(len(row) > ROW_BYTES for row in kv) or codec not in KV_CODECS:
+            raise ValueError(f"{name} has rows of another size, or codec {codec!r:.20}")
+        try:
+            fit.check(group, index, kv)
+        except ValueError as error:
+            raise ValueError(f"{name} holds {error}") from error
+        if key not in known:
+            put.append(key)
+        store.blocks.put(key, group, index, kv, codec)
+    return count

@@ -64,6 +64,12 @@ class Writer:
         self.raise_failure()
 
     @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be written."""
+        with self._changed:
+            return self._queued_bytes
+
+    @property
     def submitted(self) -> int:
         """How many writes were queued so far."""
         with self._changed:

@@ -9,7 +9,7 @@ import pytest
 
 from app.chat import DocumentChat
 from app.errors import InputError
-from app.records import Part
+from app.records import Box, Part
 from app.store import bundle
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
 from tests.chat.test_memory_files import POLICIES
@@ -192,13 +192,14 @@ def test_blocks_are_packed_without_loss() -> None:
 def test_parts_keep_every_field() -> None:
     from dataclasses import asdict
 
-    from app.store.transfer import _record
+    from app.store import checked
 
-    part = Part(3, "iv", "text", "Chapter", 2, 7)
-    assert _record(Part, asdict(part)) == part
+    part = Part(3, "iv", "text", "Chapter", 2, 7, "notes", ((0, "slide 1"),), (Box(0, 4, 0.1, 0.2, 0.3, 0.4, 0.9),))
+    value = json.loads(json.dumps(asdict(part)))
+    assert checked.part(value) == part
     for wrong in ({"index": "3"}, {"index": 10**30}, {"text": None}):
-        with pytest.raises(ValueError):
-            _record(Part, asdict(part) | wrong)
+        with pytest.raises((TypeError, ValueError)):
+            checked.part(value | wrong)
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))

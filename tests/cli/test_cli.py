@@ -269,7 +269,7 @@ def test_documents(line: Line, book: Path) -> None:
     assert line.json("documents", "show", key)["tokens"] == 180
     code, out, _ = line.run("documents")
     assert code == 0 and re.search(rf"{key}\s+book\s+text", out)
-    assert line.json("documents", "delete", key) == {"deleted": key}
+    assert line.json("documents", "delete", key) == {"deleted": key, "freed_bytes": 0}
     code, out, err = line.run("documents", "show", key, "--json")
     assert code == 1 and key in json.loads(out)["error"]
     assert line.run("documents", "delete", key)[0] == 1
@@ -296,7 +296,7 @@ def test_chats(line: Line, tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8").startswith("# Where is")
     code, _, err = line.run("chats", "export", chat, "--output", tmp_path / "none" / "chat.md")
     assert code == 1 and "cannot be written" in err
-    assert line.json("chats", "delete", chat) == {"deleted": chat}
+    assert line.json("chats", "delete", chat) == {"deleted": chat, "freed_bytes": 0}
 
 
 def test_chats_are_forked_and_edited(line: Line) -> None:
@@ -329,7 +329,7 @@ def test_memories_are_pinned_and_evicted(line: Line, book: Path) -> None:
     key = line.json("read", book)["document"]
     assert line.json("documents", "pin", key) == {"document": key, "pinned": True}
     assert line.json("documents", "unpin", key) == {"document": key, "pinned": False}
-    assert line.json("documents", "evict", key) == {"evicted": key}
+    assert line.json("documents", "evict", key) == {"evicted": key, "freed_bytes": 0}
     assert line.json("documents", "show", key)["state"] == "new"
     found = line.json("documents", "search", "ships", "--limit", 3)["found"]
     assert found[0]["document"] == key and "ships" in found[0]["snippet"]
@@ -342,7 +342,8 @@ def test_store(line: Line) -> None:
     ]
     assert line.json("store", "stats") == {"documents": 2, "kv_bytes": 3 << 20, "memories": memories}
     assert "keep-all, raw: 1,000 tokens, 1.5 MB, 1,500 bytes per token" in line.run("store", "stats")[1]
-    assert line.json("store", "compact") == {"bytes_before": 5_000_000, "bytes_after": 3_000_000}
+    compacted = {"bytes_before": 5_000_000, "bytes_after": 3_000_000, "freed_bytes": 2_000_000}
+    assert line.json("store", "compact") == compacted
     assert "kv_bytes: 3.1 MB" in line.run("store", "stats")[1]
     assert line.json("store", "verify") == {"checked": 5, "damaged": ["k1"]}
     assert "5 blocks checked, 1 damaged" in line.run("store", "verify")[1]
