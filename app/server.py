@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.background import BackgroundTask
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
-from app.errors import ConfigError, LecternError
+from app.errors import ConfigError, LecternError, StoreError
 from app.guard import Guard, address, new_key
+from app.store.room import Room
 
 if TYPE_CHECKING:
     import gradio
@@ -39,6 +41,7 @@ FIRST_PORT = 7860
 PORTS_TRIED = 100
 SNAPS = ("/snap/bin/firefox", "/snap/bin/chromium")
 MAX_UPLOAD = "512mb"
+UPLOAD = "/gradio_api/upload"
 
 
 def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str) -> FastAPI:
@@ -51,6 +54,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str) -> FastA
     import gradio
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(UploadRoom, home=chat.settings.folder)
     app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open)
 
     @app.get("/health")
@@ -144,7 +148,7 @@ def forwarding_line(port: int) -> str:
     return f"From another computer: ssh -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.gethostname()}"
 
 
-def _server(app: FastAPI, ready: Callable[[], None], ending: Callable[[], None]) -> "uvicorn.Server":
+def _server(app: ASGIApp, ready: Callable[[], None], ending: Callable[[], None]) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -176,8 +180,55 @@ def _export(chat: "DocumentChat", chat_id: str, form: str) -> Response:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{secrets.token_hex(8)}.lectern"
     chat.export_file(chat_id, path)
-    delete = BackgroundTask(path.unlink, missing_ok=True)
-    return FileResponse(path, media_type="application/octet-stream", headers=headers, background=delete)
+    return _Once(path, media_type="application/octet-stream", headers=headers)
+
+
+class UploadRoom:
+    """ASGI middleware: an upload that finds no room is told why, and one that breaks off leaves nothing."""
+
+    def __init__(self, app: ASGIApp, *, home: Path) -> None:
+        self.app, self.home = app, home
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].rstrip("/") != UPLOAD:
+            await self.app(scope, receive, send)
+            return
+        came: list[int] = []
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                came.append(message["status"])
+            await send(message)
+
+        self._running += 1
+        try:
+            length = Headers(scope=scope).get("content-length", "")
+            if self.home.exists():
+                Room(self.home).require(int(length) if length.isdecimal() else 0)
+            await self.app(scope, receive, noting)
+        except (OSError, StoreError) as error:
+            if came:
+                raise
+            text = str(error) if isinstance(error, StoreError) else f"The file could not be kept: {error.strerror}."
+            came.append(507)
+            await PlainTextResponse(text, status_code=507)(scope, receive, send)
+        finally:
+            self._running -= 1
+            if not self._running and came != [200]:
+                for path in (self.home / "uploads").glob("tmp*"):  # parts of uploads; whole ones lie in folders
+                    if path.is_file():
+                        path.unlink(missing_ok=True)
+
+
+class _Once(FileResponse):
+    """A file that goes when it was sent, or when the one who asked for it has gone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            Path(self.path).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -201,6 +252,7 @@ def serve(
     port: int | None = None,
     browser: bool = True,
     say: Callable[[str], None] = partial(print, flush=True),
+    key: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; the caller closes `chat` afterwards.
 
@@ -208,13 +260,14 @@ def serve(
         port: None takes the first free one from 7860.
         browser: open the page where there is a display.
         say: gets the lines for the user, the URL last.
+        key: of a page that is open already; a new one when not given.
 
     Raises:
         ConfigError: no port can be used.
     """
     listener = bind(port)
     port = listener.getsockname()[1]
-    key = new_key()
+    opened, key = key is not None, key or new_key()
     url = address(f"http://{ADDRESS}:{port}/", key)
 
     def ready() -> None:
@@ -222,7 +275,7 @@ def serve(
         if not has_display():
             say(forwarding_line(port))
         say(f"Lectern is open at {url}")
-        if browser and has_display():
+        if browser and has_display() and not opened:
             threading.Thread(target=show_page, args=(url, chat.settings.folder), daemon=True).start()
 
     with _quiet_stop():
@@ -230,3 +283,20 @@ def serve(
             _server(create_app(chat, blocks, key), ready, chat.stop).run(sockets=[listener])
         finally:
             listener.close()
+
+
+def run_server(
+    make: Callable[[Callable[[], None]], ASGIApp], listener: socket.socket, ready: Callable[[], None]
+) -> None:
+    """Serve an app until it says so, or Ctrl-C or SIGTERM comes.
+
+    Args:
+        make: gets what ends the server.
+    """
+
+    def stop() -> None:
+        server.should_exit = True
+
+    server = _server(make(stop), ready, lambda: None)
+    with _quiet_stop():
+        server.run(sockets=[listener])

@@ -147,7 +147,7 @@ def fill(
     if toml is not None:
         try:
             values.update(tomllib.loads(toml.read_text(encoding="utf-8")))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{toml}: cannot be read as TOML: {error}") from error
     for name in names:
         text = (os.environ if environment is None else environment).get(prefix + name.upper())

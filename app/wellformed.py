@@ -26,7 +26,7 @@ def whole_values(value: Any) -> Any:
     """What JSON held, with every text in it `whole`, those that are keys too."""
     if isinstance(value, str):
         return whole(value)
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [whole_values(item) for item in value]
     if isinstance(value, dict):
         return {whole(key): whole_values(item) for key, item in value.items()}

@@ -16,6 +16,7 @@ APP = ROOT / "app"
 # A unit imports units of lower rows only. A package is one unit.
 ROWS = (
     ("launch", "cli"),
+    ("recovery",),
     ("ui", "server"),
     ("chat", "eval", "train", "guard"),
     ("runtime", "tasks"),
@@ -32,7 +33,7 @@ ROWS = (
 LIBRARIES = {
     "gradio": {"ui", "server"},  # the server only mounts what the UI built
     "fastapi": {"server"},
-    "starlette": {"server", "guard"},
+    "starlette": {"server", "guard", "recovery"},
     "uvicorn": {"server"},
     "sqlite_utils": {"store"},
     "filelock": {"store"},

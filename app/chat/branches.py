@@ -8,6 +8,7 @@ from app.chat.focus import Sight
 from app.errors import InputError, NotFoundError
 from app.memory.config import GenerationConfig
 from app.records import ChatInfo, Delta, Done, Message, Reading
+from app.wellformed import whole
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
@@ -79,7 +80,7 @@ class Branches:
         Raises:
             NotFoundError: there is no such turn.
         """
-        question = question.strip()
+        question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
         self.engine()

@@ -30,6 +30,7 @@ from app.records import (
     Removal,
 )
 from app.settings import Settings
+from app.wellformed import one_line, whole
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
@@ -239,9 +240,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
     def rename_chat(self, chat: str, title: str) -> None:
         """Raises InputError when the title is empty."""
-        if not title.strip():
+        title = one_line(title)
+        if not title:
             raise InputError("the title is empty; give the chat a name")
-        self.store.rename_chat(self.chat(chat).id, title.strip())
+        self.store.rename_chat(self.chat(chat).id, title)
 
     def delete_chat(self, chat: str) -> None:
         with self.claim("deleting a chat"):
@@ -278,7 +280,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
         """
-        question = question.strip()
+        question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
         self.engine()

@@ -13,8 +13,10 @@ from app.cli.output import Output
 from app.cli.session import Session
 from app.errors import CancelledError, ConfigError, LecternError
 from app.settings import Settings, fill
+from app.wellformed import whole
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
+FILES = ("model", "adapter", "folder", "copy")
 STOPPED = "Stopped. What was finished is kept."
 
 
@@ -33,7 +35,7 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
     words = list(sys.argv[1:] if argv is None else argv)
     out = Output(as_json="--json" in words)
     try:
-        args = parser().parse_args(with_default(words))
+        args = _whole(parser().parse_args(with_default(words)))
         settings = fill(Settings, flags=settings_flags(args))
         privacy.apply(download=settings.download)
         return _run(args, Session(settings, out, open_chat))
@@ -48,6 +50,17 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _whole(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with every text in them whole; names of files stay as the system gave them."""
+    for name, value in vars(args).items():
+        if isinstance(value, str | list) and name not in FILES:
+            texts = (
+                [whole(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else []
+            )
+            setattr(args, name, whole(value) if isinstance(value, str) else texts)
+    return args
 
 
 def _run(args: argparse.Namespace, session: Session) -> int:

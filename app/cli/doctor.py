@@ -1,6 +1,7 @@
 """`doctor`: what Lectern finds on this computer. Works before the set-up and on a busy or damaged data folder."""
 
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from app.cli.log import unexpected
 from app.errors import BusyError, ConfigError, LecternError
 from app.settings import ROOT, Settings
 from app.setup import builds, state
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 LOW_DISK_BYTES = 2 << 30
 QUICK_CHECK_BYTES = 1 << 30  # larger databases take minutes; `store verify` is for those
+FULL_BYTES = 64 << 10  # SQLite needs as much beside a file that it opens
+LIBRARY = "library.db"
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 AFTER_SETUP = "known after the set-up"
 
 
@@ -61,6 +66,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield _disk(folder)
         for name in ("library.db", "kv.db"):
             yield _database(folder / name)
+        yield from _log(folder)
         yield from _memories(folder, int(settings.disk_budget_gb * 1e9))
     yield _model(settings)
 
@@ -147,23 +153,79 @@ def _disk(folder: Path) -> Finding:
 
 def _database(path: Path) -> Finding:
     """Look at a database of the store without changing it, whoever holds the folder."""
-    if not path.exists():
-        return Finding(path.name, "ok", "not made yet")
+    if not path.exists() or not path.stat().st_size:
+        return _absent(path)
     size = path.stat().st_size
     small = size <= QUICK_CHECK_BYTES
+    query = "PRAGMA quick_check(1)" if small else "SELECT 'ok' FROM sqlite_schema"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            query = "PRAGMA quick_check(1)" if small else "SELECT 'ok' FROM sqlite_schema"
-            answer = str(connection.execute(query).fetchone()[0])
-        finally:
-            connection.close()
+        answer = _asked(path, "mode=ro", query)
     except sqlite3.Error as error:
-        answer = str(error)
+        if error.sqlite_errorcode & 0xFF in DAMAGE:
+            answer = str(error)
+        else:
+            return _unseen(path, error, query)
     if answer != "ok":
-        return Finding(path.name, "problem", f"{path} is damaged ({answer}): run `python launch.py store verify`")
+        way = (
+            "`python launch.py store restore` puts its last copy in its place"
+            if path.name == LIBRARY
+            else ("run `python launch.py store verify`")
+        )
+        return Finding(path.name, "problem", f"{path} is damaged ({answer}): {way}")
     depth = "structure sound" if small else "opens; check it with `python launch.py store verify`"
     return Finding(path.name, "ok", f"{size_text(size)}, {depth}")
+
+
+def _absent(path: Path) -> Finding:
+    """No database, or an empty file: all right in a new folder, a loss where copies lie beside it."""
+    copies = sorted(file.name for file in path.parent.glob("library.backup*.db") if path.name == LIBRARY)
+    if not copies:
+        return Finding(path.name, "ok", "not made yet")
+    text = f"{path} is gone; `python launch.py store restore` puts its last copy in its place ({', '.join(copies)})"
+    return Finding(path.name, "problem", text)
+
+
+def _asked(path: Path, how: str, query: str) -> str:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=5)
+    try:
+        return str(connection.execute(query).fetchone()[0])
+    finally:
+        connection.close()
+
+
+def _unseen(path: Path, error: sqlite3.Error, query: str) -> Finding:
+    """Why a database that may be sound could not be looked at as usual; looked at without its log where that works."""
+    code, free = error.sqlite_errorcode & 0xFF, shutil.disk_usage(path.parent).free
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Finding(path.name, "note", f"{path} is held by another program; look again when that has ended")
+    if not os.access(path, os.R_OK):
+        return Finding(path.name, "problem", f"{path} may not be read by this account; check its permissions")
+    if free < FULL_BYTES or code == sqlite3.SQLITE_FULL:
+        why = "the disk is full"
+    elif not os.access(path.parent, os.W_OK):
+        why = f"{path.parent} is read-only"
+    else:
+        why = f"SQLite says: {error}"
+    try:
+        answer = _asked(path, "mode=ro&immutable=1", query)
+    except sqlite3.Error as second:
+        answer = str(second)
+    log = Path(f"{path}-wal")
+    beside = ", its log not looked at" if log.exists() and log.stat().st_size else ""
+    sound = f"structure sound{beside}" if answer == "ok" else f"not looked at ({answer})"
+    return Finding(path.name, "note" if answer == "ok" else "problem", f"{path}: {why}; {sound}")
+
+
+def _log(folder: Path) -> Iterator[Finding]:
+    """Errors that nobody foresaw."""
+    try:
+        found = unexpected(folder)
+    except OSError:
+        return
+    if found:
+        moment, cause = found[-1]
+        text = f"{len(found)} errors that nobody foresaw in lectern.log, the last {moment}: {cause[:200]}"
+        yield Finding("log", "note", text)
 
 
 def _memories(folder: Path, budget_bytes: int) -> Iterator[Finding]:

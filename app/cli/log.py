@@ -1,6 +1,7 @@
 """The log file of the data folder: where tracebacks go, so that no user meets one."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from app.settings import Settings
 
 MOST_BYTES = 1 << 20
+UNEXPECTED = ("command failed", "unexpected error in the page", "request failed")
+ENTRY = re.compile(r"(?P<moment>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ [A-Z]+ [\w.]+: (?P<said>.*)")
 
 
 class LogFile(RotatingFileHandler):
@@ -47,6 +50,23 @@ def log_file(settings: Settings) -> Iterator[LogFile | None]:
     finally:
         ours.removeHandler(file)
         file.close()
+
+
+def unexpected(folder: Path) -> list[tuple[str, str]]:
+    """(moment, cause) of every error in the log that nobody foresaw, the oldest first."""
+    found: list[tuple[str, str]] = []
+    inside = False
+    for name in ("lectern.log.1", "lectern.log"):
+        path = folder / name
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        for line in text.splitlines():
+            if begins := ENTRY.match(line):
+                inside = begins["said"] in UNEXPECTED
+                if inside:
+                    found.append((begins["moment"], "not told"))
+            elif inside and line and not line[0].isspace():
+                found[-1] = found[-1][0], line  # the last line of a traceback says why
+    return found
 
 
 def log_unexpected(error: Exception, file: LogFile | None) -> str:

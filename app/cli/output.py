@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from app.wellformed import whole, whole_values
+
 TERMINAL_S = 0.1
 PLAIN_S = 10.0
 
@@ -29,27 +31,27 @@ class Output:
     def say(self, text: str) -> None:
         """A message for the user."""
         self.clear()
-        print(text, file=self._err, flush=True)
+        print(whole(text), file=self._err, flush=True)
 
     def result(self, values: Mapping[str, Any], text: str = "") -> None:
         """The result of a command: `values` for a script, `text` for a person."""
         self.clear()
         if self.json:
-            print(json.dumps(values), file=self._out, flush=True)
+            print(json.dumps(whole_values(values)), file=self._out, flush=True)
         elif text:
-            print(text, file=self._out, flush=True)
+            print(whole(text), file=self._out, flush=True)
 
     def stream(self, text: str) -> None:
         """A piece of an answer, as it comes; scripts get the whole answer in the result."""
         if not self.json:
             self.clear()
-            print(text, end="", file=self._out, flush=True)
+            print(whole(text), end="", file=self._out, flush=True)
 
     def fail(self, message: str, code: int) -> int:
         """Print why a command failed; returns its exit code."""
         self.say(message)
         if self.json:
-            print(json.dumps({"error": message}), file=self._out, flush=True)
+            print(json.dumps({"error": whole(message)}), file=self._out, flush=True)
         return code
 
     def progress(self, text: str) -> None:
@@ -57,6 +59,7 @@ class Output:
         now = time.monotonic()
         if now < self._next_s:
             return
+        text = whole(text)
         self._next_s = now + (TERMINAL_S if self._terminal else PLAIN_S)
         if not self._terminal:
             print(text, file=self._err, flush=True)

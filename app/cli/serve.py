@@ -4,17 +4,20 @@ import argparse
 import os
 
 from app.cli.session import Session
-from app.errors import BusyError
+from app.errors import BusyError, LostLibrary
 
 
 def serve(session: Session, args: argparse.Namespace) -> None:
     """Serve the page; on a folder that is already served, open the running page."""
     try:
-        with session.chat() as chat:
-            from app.server import serve as serve_page
-            from app.ui.build import build
+        try:
+            _serve(session, args.port, args.browser)
+        except LostLibrary as lost:
+            from app.recovery import offer
 
-            serve_page(chat, build(chat), port=args.port, browser=args.browser, say=session.out.say)
+            session.out.say(str(lost))
+            if chosen := offer(lost, port=args.port, browser=args.browser, say=session.out.say):
+                _serve(session, chosen[0], args.browser, chosen[1])
     except BusyError as error:
         if error.url is None:
             raise
@@ -25,6 +28,14 @@ def serve(session: Session, args: argparse.Namespace) -> None:
         session.out.say(f"Lectern is already open at {error.url}")
         if session.out.json:
             session.out.result({"url": error.url})
+
+
+def _serve(session: Session, port: int | None, browser: bool, key: str | None = None) -> None:
+    with session.chat() as chat:
+        from app.server import serve as serve_page
+        from app.ui.build import build
+
+        serve_page(chat, build(chat), port=port, browser=browser, say=session.out.say, key=key)
 
 
 def doctor(session: Session, args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.tasks.passages import passage_of
 from app.tasks.scoring import exact, f1, holds, is_refusal
+from app.wellformed import whole_values
 
 if TYPE_CHECKING:
     from app.memory.memory import RegionMemory
@@ -113,7 +114,7 @@ def load(path: Path) -> tuple[list[Question], int]:
         with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    found, without = _questions(json.loads(line), f"{path}, line {number}")
+                    found, without = _questions(whole_values(json.loads(line)), f"{path}, line {number}")
                     questions += found
                     skipped += without
     except (OSError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,9 @@ OWNER_NAME = "owner.json"
 OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME)
 OWN_FOLDERS = ("uploads", "exports")
 ONLY_OWNER = 0o077
+UNFINISHED = ("owner.new", "library.new", "library.backup.new", "open.html")
+EXPORT = re.compile(r"[0-9a-f]{16}\.lectern(\.part)?")
+UPLOAD = re.compile(r"[0-9a-f]{40,64}|tmp[a-z0-9_]{8}")  # an upload's folder, and one that has not all come yet
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -74,6 +79,7 @@ def acquire(home: Path) -> HomeLock:
         raise _unusable(home, error) from error
     try:
         close_to_others(home)
+        clear_leftovers(home)
         return HomeLock(home, lock)
     except StoreError:
         lock.release()
@@ -89,6 +95,22 @@ def close_to_others(home: Path) -> None:
             mode = path.lstat().st_mode
             if mode & ONLY_OWNER and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 path.chmod(stat.S_IMODE(mode) & ~ONLY_OWNER)
+
+
+def clear_leftovers(home: Path) -> None:
+    """Delete what a process that died, or a connection that dropped, left unfinished. The caller owns the folder.
+
+    Only names that Lectern and Gradio give: --home may name a folder that holds other things too.
+    """
+    left = [home / name for name in UNFINISHED]
+    left += [path for path in (home / "exports").glob("*") if EXPORT.fullmatch(path.name)]
+    left += [path for path in (home / "uploads").glob("*") if UPLOAD.fullmatch(path.name)]
+    for path in left:
+        with suppress(OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _busy(home: Path) -> BusyError:

@@ -200,3 +200,67 @@ class TestModel:
     def test_absent(self, tmp_path):
         assert examine(home=tmp_path, model=str(tmp_path / "none"))["model"].state == "problem"
         assert examine(home=tmp_path, model="someone/some-model")["model"].state == "note"
+
+
+class TestWordsOfTheStore:
+    """Only a failed check is damage."""
+
+    def refused(self, monkeypatch, code: int, words: str) -> None:
+        real = sqlite3.connect
+
+        def connect(place, **options):
+            if "immutable" in place:
+                return real(place, **options)
+            error = sqlite3.OperationalError(words)
+            error.sqlite_errorcode = code
+            raise error
+
+        monkeypatch.setattr(sqlite3, "connect", connect)
+
+    def finding(self, tmp_path: Path) -> doctor.Finding:
+        return doctor._database(tmp_path / "library.db")
+
+    def test_a_full_disk(self, tmp_path, monkeypatch):
+        make_database(tmp_path / "library.db")
+        self.refused(monkeypatch, sqlite3.SQLITE_CANTOPEN, "unable to open database file")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+        found = self.finding(tmp_path)
+        assert found.state == "note" and "the disk is full; structure sound" in found.text
+        assert "damaged" not in found.text
+
+    def test_a_locked_library(self, tmp_path, monkeypatch):
+        make_database(tmp_path / "library.db")
+        self.refused(monkeypatch, sqlite3.SQLITE_BUSY, "database is locked")
+        found = self.finding(tmp_path)
+        assert found.state == "note" and "held by another program" in found.text and "damaged" not in found.text
+
+    def test_a_read_only_folder(self, tmp_path, monkeypatch):
+        make_database(tmp_path / "library.db")
+        self.refused(monkeypatch, sqlite3.SQLITE_CANTOPEN, "unable to open database file")
+        monkeypatch.setattr(doctor.os, "access", lambda path, mode: mode == doctor.os.R_OK)
+        found = self.finding(tmp_path)
+        assert found.state == "note" and "is read-only; structure sound" in found.text
+
+    def test_a_file_of_another_account(self, tmp_path, monkeypatch):
+        make_database(tmp_path / "library.db")
+        self.refused(monkeypatch, sqlite3.SQLITE_CANTOPEN, "unable to open database file")
+        monkeypatch.setattr(doctor.os, "access", lambda path, mode: False)
+        found = self.finding(tmp_path)
+        assert found.state == "problem" and "permissions" in found.text and "damaged" not in found.text
+
+    def test_a_lost_library_beside_its_copy(self, tmp_path):
+        make_database(tmp_path / "library.backup.db")
+        assert examine(home=tmp_path)["library.db"].text.endswith("in its place (library.backup.db)")
+        (tmp_path / "library.db").touch()
+        assert examine(home=tmp_path)["library.db"].state == "problem"
+
+    def test_errors_that_nobody_foresaw_are_counted_with_their_cause(self, tmp_path):
+        assert "log" not in examine(home=tmp_path)
+        log = "2026-11-30 11:00:00,123 WARNING app.store: something known\n"
+        for cause in ("TypeError: not this", "KeyError: 'x'"):
+            log += "2026-11-30 11:00:01,123 ERROR app.cli.log: command failed\nTraceback (most recent call last):\n"
+            log += f'  File "a.py", line 1, in a\n{cause}\n'
+        (tmp_path / "lectern.log").write_text(log)
+        found = examine(home=tmp_path)["log"]
+        assert found.state == "note"
+        assert found.text == "2 errors that nobody foresaw in lectern.log, the last 2026-11-30 11:00:01: KeyError: 'x'"

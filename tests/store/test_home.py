@@ -107,3 +107,26 @@ def test_no_other_account_can_read_the_folder(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (*ours, later)} == {0o600}
     assert other.stat().st_mode & 0o777 == 0o644, "not a file of ours"
     assert (tmp_path / "after").stat().st_mode & 0o077, "the process writes as before"
+
+
+def test_what_was_left_unfinished_goes_once_the_folder_is_held(tmp_path: Path) -> None:
+    left = [
+        "owner.new", "library.backup.new", "exports/0123456789abcdef.lectern", "exports/0123456789abcdef.lectern.part",
+        f"uploads/{'ab' * 32}/private.pdf", "uploads/tmp0a_b1c2d",
+    ]  # fmt: skip
+    others = ["notes.new", "exports/report.lectern", "uploads/holiday/photo.jpg", "library.db"]
+    for name in (*left, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    held = home.acquire(tmp_path)
+    try:
+        (tmp_path / left[2]).write_text("x")
+        with pytest.raises(BusyError):
+            home.acquire(tmp_path)
+        assert (tmp_path / left[2]).exists(), "nothing goes while another process holds the folder"
+    finally:
+        held.release()
+    home.acquire(tmp_path).release()
+    assert not any((tmp_path / name).exists() for name in left)
+    assert not (tmp_path / "uploads" / ("ab" * 32)).exists()
+    assert all((tmp_path / name).exists() for name in others)

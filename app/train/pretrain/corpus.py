@@ -15,6 +15,7 @@ from typing import Any, Literal
 from app.errors import InputError
 from app.tasks.passages import passage_of
 from app.train.pretrain.overlap import Seen
+from app.wellformed import whole_values
 
 # Sets whose licence lets a model trained on them be given away (the data folder's MANIFEST has the details).
 FREE_QA = (
@@ -106,7 +107,7 @@ def _entries(data: Path, name: str, folder: str = "qa") -> Iterator[dict[str, An
     try:
         for line in lzma.open(path, "rt", encoding="utf-8"):
             number += 1
-            entry = json.loads(line)
+            entry = whole_values(json.loads(line))
             if not isinstance(entry, dict):
                 raise ValueError("no object")
             yield entry

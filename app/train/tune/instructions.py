@@ -8,6 +8,7 @@ from typing import Any
 
 from app.errors import InputError
 from app.ingest.files import hash_bytes
+from app.wellformed import whole_values
 
 WANTED = (
     'instruction/output (and perhaps input), "conversations" of from/value, "messages" of role/content (and perhaps '
@@ -87,7 +88,7 @@ def _items(text: str, name: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, whole_values(json.loads(line))
             except json.JSONDecodeError as error:
                 raise InputError(
                     f'{name}, line {number}: no JSON ({error.msg} at column {error.colno}): "{line.strip()[:40]}"; '
@@ -109,7 +110,7 @@ def _elements(text: str, at: int, name: str) -> Iterator[tuple[int, Any]]:
         except json.JSONDecodeError as error:
             where = f"{name}, line {error.lineno}"
             raise InputError(f"{where}: no JSON ({error.msg}); repair or remove the entry") from error
-        yield line, value
+        yield line, whole_values(value)
         at = blank.match(text, at).end()
         more = text[at : at + 1] == ","
         if more:

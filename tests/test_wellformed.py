@@ -1,0 +1,85 @@
+"""Half characters and control characters, at every edge that text comes in by."""
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from app.cli import _whole
+from app.cli.flags import parser
+from app.cli.output import Output
+from app.eval import qa
+from app.train.tune import instructions
+from app.wellformed import one_line, whole, whole_values
+
+HALF = "smile \ud83d"
+BYTE = "caf\udce9"  # how Python gives a byte that is not UTF-8
+
+
+def test_a_half_becomes_one_replacement_character_and_nothing_else_changes() -> None:
+    assert whole(HALF) == "smile \ufffd" and whole(BYTE) == "caf\ufffd"
+    assert whole("whole \U0001f600 \u00e9") == "whole \U0001f600 \u00e9"
+    assert whole_values({BYTE: [HALF, (HALF, 3, None)]}) == {"caf\ufffd": ["smile \ufffd", ["smile \ufffd", 3, None]]}
+
+
+def test_a_title_is_one_line_without_what_moves_the_text_around_it() -> None:
+    assert one_line(" a\x00b\r\nc\u202ed\x1b[31m " + HALF) == "a b c d [31m smile \ufffd"
+    assert len(one_line("x" * 1000)) == 300
+
+
+def test_words_of_a_command_are_whole_and_paths_stay() -> None:
+    args = _whole(parser().parse_args(["ask", BYTE, "-d", BYTE, "--focus", HALF, "--model", BYTE]))
+    assert (args.question, args.document, args.focus, args.model) == (
+        "caf\ufffd",
+        ["caf\ufffd"],
+        ["smile \ufffd"],
+        BYTE,
+    )
+    args = _whole(parser().parse_args(["read", BYTE, "--password", BYTE]))
+    assert args.paths == [Path(BYTE)] and args.password == "caf\ufffd"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_whatever_is_printed_can_be_written(as_json: bool) -> None:
+    out, err = StringIO(), StringIO()
+    output = Output(as_json=as_json, out=out, err=err)
+    output.say(BYTE)
+    output.stream(HALF)
+    output.progress(HALF)
+    output.result({"a": [HALF]}, BYTE)
+    output.fail(HALF, 1)
+    (out.getvalue() + err.getvalue()).encode()
+    if as_json:
+        assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+            {"a": ["smile \ufffd"]},
+            {"error": "smile \ufffd"},
+        ]
+
+
+def test_training_and_evaluation_files_with_half_characters(tmp_path: Path) -> None:
+    line = {"conversations": [{"from": "human", "value": "Smile."}, {"from": "gpt", "value": HALF}]}
+    for text in (json.dumps(line), json.dumps([line])):
+        ((number, value),) = instructions._items(text, "data.jsonl")
+        assert number == 1 and value["conversations"][1]["value"] == "smile \ufffd"
+    file = tmp_path / "qa.jsonl"
+    file.write_text(json.dumps({"text": HALF, "qas": [{"question": HALF, "answers": ["smile"]}]}))
+    questions, _ = qa.load(file)
+    assert "\ufffd" in str(questions[0]) and "\ud83d" not in str(questions[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
+def test_a_chat_takes_a_question_and_a_title_with_half_characters(tmp_path: Path) -> None:
+    from tests.chat.opened import SHORT, finish
+    from tests import tiny
+    from app.chat import DocumentChat
+    from app.settings import Settings
+
+    chat = DocumentChat.open(Settings(home=tmp_path), engine=tiny.engine())
+    done = finish(chat.ask(f"who? {BYTE}", generation=SHORT))
+    assert chat.messages(done.chat)[0].content == "who? caf\ufffd"
+    chat.rename_chat(done.chat, HALF + "\n")
+    assert chat.chat(done.chat).title == "smile \ufffd"
+    chat.export_json(done.chat).encode()
+    chat.close()
