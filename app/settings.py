@@ -12,7 +12,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from app.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED_MODEL = ROOT / "models" / "lectern-small"
+SHIPPED_MODEL = ROOT / "models" / "lectern-reader"
+SMALL_MODEL = ROOT / "models" / "lectern-small"
 POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
 H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
@@ -34,7 +35,7 @@ class Settings:
 
     Attributes:
         home: data folder; None means the platform's user-data folder.
-        model: folder of a checkpoint, or a hub id.
+        model: folder of a checkpoint, a GGUF file, or a hub id.
         adapter: folder of a LoRA adapter, merged into the model at load.
         download: allow huggingface-hub to fetch `model`.
         policy: what later tokens attend to, one of POLICIES.
@@ -105,7 +106,7 @@ class Settings:
     def model_name(self) -> str:
         """How the model is called: by its folder or hub id, and its adapter."""
         adapter = f" + {Path(self.adapter).name}" if self.adapter else ""
-        return Path(self.model).name + adapter
+        return Path(self.model).name.removesuffix(".gguf") + adapter
 
 
 def _convert(kind: Any, text: str, name: str) -> Any:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app import privacy
 from app.errors import ConfigError, InputError, LecternError
 from app.eval import report, texts
-from app.settings import SHIPPED_MODEL, Settings, fill
+from app.settings import SMALL_MODEL, Settings, fill
 from benchmarks import machine
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Benchmark:
 def flags(description: str, name: str) -> argparse.ArgumentParser:
     """A parser with the flags that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--model", default=str(SHIPPED_MODEL), help="checkpoint folder (the small model that ships)")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (1)")
     parser.add_argument("--seed", type=int, default=0)

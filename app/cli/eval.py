@@ -26,7 +26,7 @@ def _engine(session: Session) -> "Engine":
     from app.runtime.load import load_engine
 
     session.out.progress("Loading the model")
-    return load_engine(session.settings)
+    return load_engine(session.settled())
 
 
 def _lengths(engine: "Engine", args: argparse.Namespace) -> tuple[int, ...]:

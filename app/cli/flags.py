@@ -22,7 +22,7 @@ from app.setup.commands import COMMANDS
 # flag, its name in Settings, what it says
 SETTINGS = (
     ("--home", "home", {"metavar": "FOLDER", "help": "data folder"}),
-    ("--model", "model", {"metavar": "FOLDER|ID", "help": "checkpoint: a folder, or a hub id"}),
+    ("--model", "model", {"metavar": "FOLDER|FILE|ID", "help": "checkpoint: a folder, a GGUF file, or a hub id"}),
     ("--adapter", "adapter", {"metavar": "FOLDER", "help": "LoRA adapter, merged at load"}),
     ("--download", "download", {"action": "store_true", "help": "allow fetching the model from the hub"}),
     ("--policy", "policy", {"metavar": "NAME", "help": f"what later tokens attend to: {', '.join(POLICIES)}"}),
@@ -134,6 +134,7 @@ def parser() -> Parser:
         ("remove", "look no more in a folder that was added", models.models_remove),
     ):
         known.add(name, text, run).add_argument("folder", metavar="FOLDER", help="a folder with models in it")
+    commands.add("fetch", COMMANDS["fetch"], models.fetch)
     look = commands.add("inspect", COMMANDS["inspect"], models.inspect)
     look.add_argument("path", type=Path, metavar="PATH", help="folder of a checkpoint or of an adapter")
     look.add_argument("--base", type=Path, metavar="FOLDER", help="an adapter's base, when it is not where it says")

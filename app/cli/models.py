@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from app.cli.session import Session
+from app.errors import InputError
 from app.units import size_text
 
 
@@ -26,6 +27,17 @@ def inspect(session: Session, args: argparse.Namespace) -> int:
     lines += [f"{'':<{width}}{reason}" for reason in found.reasons]
     session.out.result(values, "\n".join(lines))
     return 0 if found.usable else 1
+
+
+def fetch(session: Session, args: argparse.Namespace) -> None:
+    """Get the base of the model that ships and make its checkpoint, as the first start does."""
+    from app.models.shipped import prepare, read_package
+
+    package = read_package(session.settings.model)
+    if package is None:
+        raise InputError(f"--model {session.settings.model}: is whole already; there is nothing to fetch for it")
+    folder = prepare(package, session.settings.folder, session.out.say)
+    session.out.result({"model": str(folder)}, f"{package.name} is in {folder}; nothing more is fetched.")
 
 
 def merge(session: Session, args: argparse.Namespace) -> None:

@@ -38,7 +38,7 @@ class Session:
     @contextmanager
     def chat(self, *, load: bool = True) -> Iterator["DocumentChat"]:
         """The app on the data folder; stopped when the command fails or Ctrl-C ends it, closed in any case."""
-        chat = self.open_chat(self.settings, load=load)
+        chat = self.open_chat(self.settled() if load else self.settings, load=load)
         try:
             yield chat
         except BaseException:
@@ -48,6 +48,12 @@ class Session:
             for note in chat.notes():
                 self.out.say(note)
             chat.close()
+
+    def settled(self) -> Settings:
+        """The settings with a model that can be loaded: where its base is fetched, that is done first."""
+        from app.models.shipped import settled
+
+        return settled(self.settings, self.out.say)
 
     def model_ready(self, chat: "DocumentChat") -> Any:
         """Wait for the model, saying so."""

@@ -25,7 +25,7 @@ def samples(session: Session, args: argparse.Namespace) -> None:
         if path.exists() and not args.force:
             raise ConfigError(f"{path}: is there already; name another file with --out, or replace it with --force")
     books = read_books(args.paths)
-    _, _, tokenizer = check(session.settings)
+    _, _, tokenizer = check(session.settled())
     made = make(books, tokenizer, config, counter(session, "samples"))
     if made.validation:
         write(made.validation, aside, args.layout, "validation")

@@ -11,7 +11,7 @@ from app.errors import ConfigError, ModelError
 from app.memory.config import AttentionConfig, DecodeConfig
 from app.models.adapter import read_adapter
 from app.models.folder import first_line, read_json, stored_weights
-from app.models.merging import merge_into
+from app.models.merging import load_stock, merge_into
 from app.models.rope import MOST_POSITIONS, applied, range_tokens, refusal
 from app.settings import Settings
 
@@ -189,14 +189,13 @@ def load_model(
         ModelError: weights or adapter do not fit together.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # the app shows its own state
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = load_stock(
             folder,
-            dtype=torch.float32 if settings.adapter else dtype,
+            torch.float32 if settings.adapter else dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
             **({"rope_parameters": rope} if rope else {}),

@@ -1,11 +1,14 @@
 """What lies in a model's folder: config, recipe, weights by name and shape. Needs no torch, reads no weights."""
 
+import atexit
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,16 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+GGUF_LIST = "gguf.json"  # in the description of a GGUF file: where its parts lie
 MOST_HEADER_BYTES = 100_000_000  # as safetensors itself allows
 
 
-def find_folder(model: str, *, download: bool) -> Path:
+def find_folder(model: str, *, download: bool, room: Path | None = None) -> Path:
     """The folder of `model`, fetched from the hub only when asked for.
+
+    Args:
+        model: a folder, a hub id, or a GGUF file, which is described in `room`; its weights stay where they are.
+        room: the data folder; None describes a GGUF file in a folder that goes with the process.
 
     Raises:
         ModelError: no such folder, or a hub id without leave to download, or the hub refuses.
@@ -31,8 +39,10 @@ def find_folder(model: str, *, download: bool) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.absolute()
+    if is_gguf(folder):
+        return described(folder, room)
     if folder.exists():
-        raise ModelError(f"--model {model}: is a file; give the folder that holds config.json")
+        raise ModelError(f"--model {model}: is no GGUF file; give one, or the folder that holds config.json")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise ModelError(f"--model {model}: no such folder; give a checkpoint folder or a hub id such as ORG/NAME")
     from huggingface_hub import snapshot_download
@@ -46,6 +56,33 @@ def find_folder(model: str, *, download: bool) -> Path:
         raise ModelError(f"--model {model}: not on this machine; add --download to fetch it from the hub") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"--model {model}: the hub refused it: {first_line(error)}") from error
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file says that it is GGUF; those of Ollama have no such name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def described(file: Path, room: Path | None) -> Path:
+    """A folder with everything of a GGUF file's checkpoint but its weights, made unless it is there.
+
+    Raises:
+        ModelError: the file is damaged or not supported, or the folder cannot be written.
+    """
+    from app.models.gguf import describe
+
+    return describe(file, room / "gguf" if room else _passing_folder())
+
+
+@cache
+def _passing_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="lectern-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -92,6 +129,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """All weight files of a checkpoint, shards included; empty when there are none."""
+    if (folder / GGUF_LIST).exists():
+        return [Path(file) for file in read_json(folder / GGUF_LIST).get("files", [])]
     for name in WEIGHT_FILES:
         path = folder / name
         if path.exists():
@@ -119,6 +158,10 @@ def stored_tensors(file: Path) -> dict[str, Stored]:
     Raises:
         ModelError: the file is damaged or cut short.
     """
+    if is_gguf(file):
+        from app.models.gguf import stored_in
+
+        return stored_in(file)
     return _safetensors_header(file) if file.suffix == ".safetensors" else _pickled_header(file)
 
 
@@ -233,11 +276,15 @@ def highest_id(tokenizer: Mapping[str, Any]) -> int:
 
 def model_files(folder: Path, adapter: str | None) -> list[Path]:
     """The files that make the model: config, weights, adapter."""
-    files = [folder / "config.json", *weight_files(folder)]
-    if adapter:
-        parts = Path(adapter).expanduser().absolute().iterdir()
-        files += sorted(part for part in parts if part.suffix in (".json", ".safetensors", ".bin"))
-    return files
+    described = [] if (folder / GGUF_LIST).exists() else [folder / "config.json"]  # a GGUF file holds its config
+    files = [*described, *weight_files(folder)]
+    return [*files, *adapter_files(adapter)]
+
+
+def adapter_files(adapter: str | None) -> list[Path]:
+    """The files that make an adapter; none without one."""
+    parts = Path(adapter).expanduser().absolute().iterdir() if adapter else ()
+    return sorted(part for part in parts if part.suffix in (".json", ".safetensors", ".bin"))
 
 
 def first_line(error: Exception) -> str:

@@ -4,10 +4,10 @@ The container and the quantizations are read by the package gguf; what llama.cpp
 rows in queries and keys of Llama, names, and a rope scaling that it keeps as a tensor. Weights are read when asked for.
 """
 
+import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from app.errors import ModelError
+from app.errors import InputError, ModelError
 from app.models import gguf_tokenizer
+from app.models.folder import GGUF_LIST, Stored, expected_shapes, whole_folder
+from app.models.gguf_header import SPLIT_NAME, Header, parts_of, read_header
 
 # llama.cpp's names of architectures -> model types of transformers. Mistral's files say "llama".
 ARCHITECTURES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -26,6 +28,7 @@ CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
+FORMAT = 1  # raise it when descriptions must be written anew
 QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
 LAYER = {
     "attn_norm": "input_layernorm",
@@ -43,7 +46,6 @@ LAYER = {
 GLOBAL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 TURNED = ("attn_q", "attn_k")  # rows that llama.cpp keeps in pairs, for Llama and Mistral
 ROPE_FACTORS = "rope_freqs.weight"
-SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
@@ -76,13 +78,10 @@ class Gguf:
     @cached_property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """(shape, quantization) of every weight by its name in transformers."""
-        return {
-            name: (tuple(int(n) for n in reversed(tensor.shape)), tensor.tensor_type.name)
-            for name, tensor in self._named()
-        }
+        return {name: (_shape(tensor), tensor.tensor_type.name) for name, tensor in self._named()}
 
     def weights(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, values) of every weight; float16 stays so, everything else comes as float32.
+        """(name, values) of every weight; float16 stays so, all else comes as float32.
 
         Raises:
             ModelError: a tensor cannot be read.
@@ -95,13 +94,13 @@ class Gguf:
             try:
                 half = tensor.tensor_type.name == "F16"
                 values = tensor.data if half else gguf.dequantize(tensor.data, tensor.tensor_type)
-                values = values.reshape([int(n) for n in reversed(tensor.shape)])
+                values = values.reshape(_shape(tensor))
             except (ValueError, OSError) as error:
                 raise ModelError(f"{self.files[0]}: {tensor.name} cannot be read ({error}); copy it again") from error
             kind = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
             if kind in TURNED and config["model_type"] in ("llama", "mistral"):
                 values = _halves_apart(values, heads[kind])
-            yield name, np.ascontiguousarray(values)
+            yield name, np.array(values)  # a copy: what the file maps may not be written
 
     def _named(self) -> Iterator[tuple[str, Any]]:
         for place, tensor in self.tensors.items():
@@ -110,28 +109,25 @@ class Gguf:
                 yield name, tensor
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a file is called GGUF."""
-    return path.suffix.lower() == ".gguf" and path.is_file()
+def joined(headers: Sequence[Header]) -> Header:
+    """The header of a model in several parts, of which the first has the metadata."""
+    return Header(headers[0].metadata, {name: tensor for header in headers for name, tensor in header.tensors.items()})
 
 
-def parts_of(path: Path) -> tuple[Path, ...]:
-    """All files of a model, of which `path` is one.
-
-    Raises:
-        ModelError: a part is not there.
-    """
-    found = SPLIT_NAME.fullmatch(path.name)
-    if not found:
-        return (path,)
-    count = int(found[3])
-    parts = tuple(path.with_name(f"{found[1]}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1))
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ModelError(
-            f"{path}: is one of {count} parts, and {', '.join(missing)} is missing; put it beside the others"
+def refusal(header: Header) -> str:
+    """Why a model cannot be run, in words; "" where nothing in its header says so."""
+    arch = header.metadata.get("general.architecture", "")
+    if arch not in ARCHITECTURES:
+        return f"architecture {arch!r} is not supported; Lectern runs {', '.join(ARCHITECTURES)}"
+    if header.metadata.get(f"{arch}.expert_count"):
+        return "is a mixture of experts, which is not supported; take a dense model"
+    unknown = {kind for _, kind in header.tensors.values()} - set(QUANTIZATIONS)
+    if unknown:
+        return (
+            f"quantization {', '.join(sorted(unknown))} is not supported; take the same model in one of "
+            f"{', '.join(QUANTIZATIONS)}"
         )
-    return parts
+    return ""
 
 
 def open_gguf(path: str | Path) -> Gguf:
@@ -146,6 +142,9 @@ def open_gguf(path: str | Path) -> Gguf:
     parts = parts_of(Path(path).expanduser().absolute())
     metadata: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
+    headers = [read_header(part) for part in parts]
+    if reason := refusal(joined(headers)):
+        raise ModelError(f"{parts[0]}: {reason}")
     for part in parts:
         reader = _reader(part)
         metadata = metadata or {key: _value(part, key, field) for key, field in reader.fields.items()}
@@ -167,6 +166,10 @@ def weight_name(place: str) -> str | None:
     return f"{GLOBAL[kind]}.{part}" if not layer and kind in GLOBAL and part == "weight" else None
 
 
+def _shape(tensor: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in reversed(tensor.shape))
+
+
 def _reader(part: Path) -> Any:
     import gguf
 
@@ -186,21 +189,9 @@ def _value(part: Path, key: str, field: Any) -> Any:
 def _check(model: Gguf) -> None:
     """Refuse by name what cannot be run."""
     where, arch = model.files[0], model.architecture
-    if arch not in ARCHITECTURES:
-        raise ModelError(f"{where}: architecture {arch!r} is not supported; Lectern runs {', '.join(ARCHITECTURES)}")
-    if model.metadata.get(f"{arch}.expert_count"):
-        raise ModelError(f"{where}: is a mixture of experts, which is not supported; take a dense model")
-    unknown = {t.tensor_type.name for t in model.tensors.values()} - set(QUANTIZATIONS)
-    if unknown:
-        raise ModelError(
-            f"{where}: quantization {', '.join(sorted(unknown))} is not supported; take the same model in one of "
-            f"{', '.join(QUANTIZATIONS)}"
-        )
     strange = [name for name in model.tensors if not weight_name(name) and name != ROPE_FACTORS]
     if strange:
         raise ModelError(f"{where}: tensor {strange[0]} (and {len(strange) - 1} more) has no place in a {arch}")
-    from app.models.folder import expected_shapes
-
     shapes = model.shapes
     wrong = [name for name, shape in expected_shapes(model.config).items() if shapes.get(name, ((),))[0] != shape]
     if wrong:
@@ -324,13 +315,49 @@ def write_description(model: Gguf, folder: Path) -> None:
     gguf_tokenizer.write(model.metadata, model.files[0], folder)
 
 
-def write_checkpoint(model: Gguf, folder: Path) -> None:
-    """A plain checkpoint in an empty folder: description and weights, float16 as stored, all else in float32."""
+def describe(file: Path, room: Path) -> Path:
+    """The description of a GGUF file in a folder of `room`, made unless it is there; its name is the file's.
+
+    Raises:
+        ModelError: the file is damaged or not supported, or `room` cannot be written.
+    """
+    parts = parts_of(file.expanduser().absolute())
+    stated = [[str(part), part.stat().st_size, part.stat().st_mtime_ns] for part in parts]
+    key = hashlib.sha256(json.dumps([FORMAT, stated]).encode()).hexdigest()[:12]
+    folder = room / key / (SPLIT_NAME.sub(r"\1", parts[0].name).removesuffix(".gguf") or key)
+    if (folder / GGUF_LIST).exists():
+        return folder
+    model = open_gguf(file)
+    try:
+        with whole_folder(folder, force=False) as new:
+            write_description(model, new)
+            _write(new / GGUF_LIST, {"files": [str(part) for part in parts]})
+    except InputError as error:
+        if not (folder / GGUF_LIST).exists():  # else another process was faster
+            raise ModelError(f"{file}: cannot be opened, {error}") from error
+    return folder
+
+
+def stored_in(part: Path) -> dict[str, Stored]:
+    """Names, shapes and quantizations of the weights in one GGUF file, by their names in transformers.
+
+    Raises:
+        ModelError: the file is damaged or cut short.
+    """
+    tensors = read_header(part).tensors
+    return {name: Stored(*tensor) for place, tensor in tensors.items() if (name := weight_name(place))}
+
+
+def write_checkpoint(model: Gguf, folder: Path, dtype: str = "float32") -> None:
+    """A plain checkpoint in an empty folder: description and weights, all in `dtype`."""
     import torch
     from safetensors.torch import save_file
 
     write_description(model, folder)
-    save_file({name: torch.from_numpy(values) for name, values in model.weights()}, folder / "model.safetensors")
+    _write(folder / "config.json", {**model.config, "dtype": dtype})
+    kind = getattr(torch, dtype)
+    weights = {name: torch.from_numpy(values).to(kind) for name, values in model.weights()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

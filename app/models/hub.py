@@ -14,5 +14,5 @@ def cached() -> Iterator[tuple[str, Path]]:
         except OSError:
             continue
         snapshot = folder / "snapshots" / commit
-        if (snapshot / "config.json").exists():
+        if snapshot.is_dir():
             yield folder.name.removeprefix("models--").replace("--", "/", 1), snapshot

@@ -24,6 +24,7 @@ from app.models.folder import (
     expected_shapes,
     heads_of,
     highest_id,
+    is_gguf,
     read_config,
     read_json,
     stored_weights,
@@ -79,7 +80,7 @@ class _Findings:
 
 
 def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
-    """Say what a folder is. Never raises for what is wrong with it.
+    """Say what a folder or a GGUF file is. Never raises for what is wrong with it.
 
     Args:
         base: folder of the checkpoint that an adapter belongs to; None means the one that the adapter names.
@@ -95,13 +96,43 @@ def inspect(path: str | Path, base: str | Path | None = None) -> Inspection:
         elif (folder / "config.json").exists():
             kind = "checkpoint"
             seen.run(_inspect_checkpoint, folder, seen)
+        elif is_gguf(folder):
+            kind = "checkpoint"
+            seen.run(_inspect_gguf, folder, seen)
         else:
             seen.reasons.append(f"{folder}: {NOTHING if folder.is_dir() else 'no such folder'}")
-        if kind != "unknown":
+        if kind != "unknown" and folder.is_dir():
             seen.facts["size on disk"] = size_text(sum(p.stat().st_size for p in folder.iterdir() if p.is_file()))
     except OSError as error:
         seen.reasons.append(f"{folder}: cannot be read ({error.strerror}); look at its rights")
     return Inspection(folder, kind, seen.facts, not seen.reasons, tuple(seen.reasons), found)
+
+
+def _inspect_gguf(file: Path, seen: _Findings) -> None:
+    """Note what a GGUF file's header says; vocabulary and weights are looked at when it is loaded."""
+    from app.models import gguf
+    from app.models.gguf_header import parts_of, read_header
+
+    parts = parts_of(file)
+    header = gguf.joined([read_header(part) for part in parts])
+    values, tensors = header.metadata, header.tensors
+    arch = values.get("general.architecture", "")
+    if reason := gguf.refusal(header):
+        raise ModelError(f"{file}: {reason}")
+    kinds = Counter()
+    for shape, kind in tensors.values():
+        kinds[kind] += math.prod(shape)
+    parts_text = f", {len(parts)} parts" if len(parts) > 1 else ""
+    seen.facts["architecture"] = f"{gguf.CLASSES[gguf.ARCHITECTURES[arch]]} ({arch}), GGUF{parts_text}"
+    seen.facts["parameters"] = f"{sum(kinds.values()):,}"
+    seen.facts["dtype"] = ", ".join(kind for kind, _ in kinds.most_common())
+    seen.facts["layers"] = str(values.get(f"{arch}.block_count"))
+    seen.facts["vocabulary"] = f"{tensors['token_embd.weight'][0][0]:,} ids"
+    if length := values.get(f"{arch}.context_length"):
+        seen.facts["trained length"] = f"{length:,} tokens"
+    template = "yes" if values.get("tokenizer.chat_template") else "no: turns are put as plain text"
+    seen.facts["chat template"] = template
+    seen.facts["size on disk"] = size_text(sum(part.stat().st_size for part in parts))
 
 
 def _inspect_checkpoint(folder: Path, seen: _Findings) -> None:

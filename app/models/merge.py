@@ -34,7 +34,7 @@ from app.models.folder import (
 )
 from app.models.inspect import inspect
 from app.models.merge_check import Check, compare
-from app.models.merging import AdapterWeights, read_tensors
+from app.models.merging import AdapterWeights, base_tensors
 from app.models.rope import PositionConfig, applied, rope_entry, stated_rope
 from app.settings import Settings
 from app.units import size_text
@@ -309,15 +309,14 @@ def _add_tokens(plan: Plan, new: Path) -> str:
 
 def merged_tensors(plan: Plan, weights: AdapterWeights) -> Iterator[tuple[str, Tensor]]:
     """Names and weights of the merged model, one at a time; float32 where the adapter changed them."""
-    for file in weight_files(plan.base):
-        for name, tensor in read_tensors(file):
-            if name.endswith("rotary_emb.inv_freq") or (name == HEAD and plan.tied):
-                continue
-            if name == EMBEDDINGS and plan.tied:
-                head = weights.head(tensor)
-                if head is not None:
-                    yield HEAD, head
-            yield name, weights.merged(name, tensor)
+    for name, tensor in base_tensors(plan.base):
+        if name.endswith("rotary_emb.inv_freq") or (name == HEAD and plan.tied):
+            continue
+        if name == EMBEDDINGS and plan.tied:
+            head = weights.head(tensor)
+            if head is not None:
+                yield HEAD, head
+        yield name, weights.merged(name, tensor)
 
 
 def _write_weights(

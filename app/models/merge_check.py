@@ -11,13 +11,12 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from app.errors import ModelError
 from app.models.adapter import TRAINABLE_FILE, Adapter, base_name
 from app.models.folder import stored_weights
-from app.models.merging import read_tensors
+from app.models.merging import load_stock, read_tensors
 from app.units import size_text
 
 PROMPTS, FEWEST_PROMPTS, PROMPT_TOKENS, KEPT_TOKENS = 32, 2, 64, 16
@@ -78,7 +77,7 @@ def compare(
     expected = _logits(same, prompts)
     del trained, same
     gc.collect()
-    found = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), prompts)
+    found = _logits(load_stock(merged, torch.float32), prompts)
     scale = float(expected.abs().max())
     check = Check(
         prompts=len(prompts),
@@ -97,7 +96,7 @@ def compare(
 def _adapter_model(adapter: Adapter, base: Path, rope: dict[str, Any] | None, rows: int) -> PeftModel:
     """Base and adapter side by side, as peft puts them together, in float32."""
     changes = {"rope_parameters": rope} if rope else {}
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **changes)
+    model = load_stock(base, torch.float32, **changes)
     before = model.get_input_embeddings().weight.shape[0]
     if rows > before:
         model.resize_token_embeddings(rows, mean_resizing=False)

@@ -5,13 +5,15 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from app.errors import ModelError
 from app.models.adapter import EMBEDDINGS, HEAD, TOKEN_ROWS, TRAINABLE_FILE, Adapter, base_name, part_of
-from app.models.folder import first_line
+from app.models.folder import GGUF_LIST, first_line, weight_files
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -31,6 +33,41 @@ def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
             yield from torch.load(file, map_location="cpu", mmap=True, weights_only=True).items()
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise ModelError(f"{file}: cannot be read: {first_line(error)}; copy or download it again") from error
+
+
+def base_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a checkpoint, or of the GGUF file that a folder describes, each read when its turn comes.
+
+    Raises:
+        ModelError: a file is damaged, or holds more than weights.
+    """
+    if (folder / GGUF_LIST).exists():
+        from app.models.gguf import open_gguf
+
+        model = open_gguf(weight_files(folder)[0])
+        yield from ((name, torch.from_numpy(values)) for name, values in model.weights())
+        return
+    for file in weight_files(folder):
+        yield from read_tensors(file)
+
+
+def load_stock(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """The stock model of a checkpoint, or of the GGUF file that a folder describes; options as `from_pretrained`.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    if not (folder / GGUF_LIST).exists():
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    changed = {"rope_parameters": options.pop("rope_parameters")} if "rope_parameters" in options else {}
+    config = transformers.AutoConfig.from_pretrained(folder, **changed)
+    config._name_or_path = str(weight_files(folder)[0])  # what an adapter names as its base
+    weights = {name: tensor.to(dtype) for name, tensor in base_tensors(folder)}
+    kind = getattr(transformers, config.architectures[0])
+    loaded = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return loaded
 
 
 class AdapterWeights:

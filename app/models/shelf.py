@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, ModelError, StoreError
+from app.models.other_apps import LM_STUDIO, OLLAMA, gguf_files, lm_studio, ollama
 from app.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ FILE = "models.json"
 MODEL_FILES = (
     "config.json",
     "adapter_config.json",
+    "lectern.json",
     "model.safetensors",
     "adapter_model.safetensors",
     "adapter_model.bin",
@@ -32,7 +34,7 @@ SHIPS, DATA_FOLDER, HUB, BEFORE = "in Lectern's folder", "in the data folder", "
 def place_of(model: str) -> str:
     """A model as it is compared: its real folder, or a hub id."""
     folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model
+    return str(folder.resolve()) if folder.exists() else model
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Choice:
     @property
     def base(self) -> str:
         """Name of the checkpoint."""
-        return Path(self.model).name
+        return Path(self.model).name.removesuffix(".gguf")
 
     @property
     def weights_files(self) -> list[Path]:
@@ -60,8 +62,12 @@ class Choice:
         Raises:
             ModelError: they are not there.
         """
-        from app.models.folder import find_folder, model_files
+        from app.models.folder import adapter_files, find_folder, is_gguf, model_files
+        from app.models.gguf_header import parts_of
 
+        path = Path(self.model).expanduser()
+        if is_gguf(path):
+            return [*parts_of(path), *adapter_files(self.adapter)]
         return model_files(find_folder(self.model, download=False), self.adapter)
 
 
@@ -175,7 +181,7 @@ class KnownModels:
 
 def _absolute(model: str) -> str:
     folder = Path(model).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else model
+    return str(folder.absolute()) if folder.exists() else model
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -184,10 +190,11 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def folders_in(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """A model's folder itself, else those below it."""
+    """A model's folder itself, else GGUF files in it and the models below it."""
     if is_model_folder(folder):
         yield folder
         return
+    yield from gguf_files(folder)
     if depth == 0:
         return
     try:
@@ -214,7 +221,9 @@ def add_folder(home: Path, folder: str) -> list[str]:
     path = path.resolve()
     names = [found.name for found in folders_in(path)]
     if not names:
-        raise InputError(f"{path}: holds no checkpoint and no adapter (no config.json, no adapter_config.json)")
+        raise InputError(
+            f"{path}: holds no checkpoint, no adapter and no GGUF file (no config.json, no adapter_config.json)"
+        )
     known = KnownModels(home)
     if str(path) not in known.folders:
         known.folders.append(str(path))
@@ -243,18 +252,19 @@ def local_models(settings: Settings, loaded: str = "") -> list[LocalModel]:
     Args:
         loaded: id of the choice that is loaded.
     """
-    places: dict[Path, tuple[str, str]] = {}
-    for path, model, place in _places(settings, KnownModels(settings.folder)):
-        places.setdefault(path, (model, place))
-    models = [_inspected(path, *place) for path, place in places.items()]
+    places: dict[Path, tuple[str, str, str]] = {}
+    for path, model, place, *name in _places(settings, KnownModels(settings.folder)):
+        if not _is_made(path, settings):
+            places.setdefault(path, (model, place, *name, Path(model).name)[:3])
+    models = [_package(path, settings) or _inspected(path, *place) for path, place in places.items()]
     bases = [model.choices[0].model for model in models if model.choices and model.kind == "checkpoint"]
     models = [_with_base(model, bases) if not model.choices else model for model in models]
     models = [replace(model, loaded=loaded in [choice.id for choice in model.choices]) for model in models]
     return sorted(models, key=lambda m: (not m.loaded, not m.usable, m.kind != "checkpoint", m.name.lower()))
 
 
-def _places(settings: Settings, known: KnownModels) -> Iterator[tuple[Path, str, str]]:
-    """(real folder, what --model or --adapter takes, where it was found) of everything that may be a model."""
+def _places(settings: Settings, known: KnownModels) -> Iterator[tuple[str, ...]]:
+    """(real folder, what --model or --adapter takes, where it was found, perhaps its name) of what may be a model."""
     rooms: list[tuple[Path, str]] = [(ROOT / "models", SHIPS), (settings.folder / "models", DATA_FOLDER)]
     rooms += [(Path(folder), f"in {folder}") for folder in known.folders]
     for room, place in rooms:
@@ -262,18 +272,42 @@ def _places(settings: Settings, known: KnownModels) -> Iterator[tuple[Path, str,
             yield from ((path.resolve(), str(path), place) for path in folders_in(room))
     pairs = [(settings.model, settings.adapter), *((e["model"], e["adapter"]) for e in known.loaded.values())]
     for name in dict.fromkeys(name for pair in pairs for name in pair if name):
-        if Path(name).expanduser().is_dir():
+        if Path(name).expanduser().exists():
             yield Path(place_of(name)), name, BEFORE
     from app.models.hub import cached
 
-    yield from ((path.resolve(), name, HUB) for name, path in cached())
+    for name, path in cached():
+        if (path / "config.json").exists():
+            yield path.resolve(), name, HUB, name
+        yield from ((file.resolve(), str(file), HUB, f"{name}/{file.name}") for file in gguf_files(path))
+    yield from ((path.resolve(), str(path), LM_STUDIO) for path in lm_studio())
+    yield from ((path.resolve(), str(path), OLLAMA, name) for name, path in ollama())
 
 
-def _inspected(path: Path, model: str, place: str) -> LocalModel:
+def _is_made(path: Path, settings: Settings) -> bool:
+    """Whether a folder is the package of a checkpoint that the data folder has: that one is listed."""
+    from app.models import shipped
+
+    package = shipped.read_package(path)
+    return package is not None and shipped.is_prepared(package, settings.folder)
+
+
+def _package(path: Path, settings: Settings) -> LocalModel | None:
+    """A model whose base is fetched first; None for other folders."""
+    from app.models import shipped
+
+    package = shipped.read_package(path)
+    if package is None:
+        return None
+    facts = {"base": f"{package.base['name']} ({package.base.get('license', '')})", "made of it": package.told}
+    reason = f"its base is not here yet; `{shipped.AGAIN}` gets it: {package.told}"
+    return LocalModel(package.name, path, SHIPS, "checkpoint", facts, False, (reason,), _weight_bytes(path))
+
+
+def _inspected(path: Path, model: str, place: str, name: str) -> LocalModel:
     from app.models.inspect import inspect
 
     seen = inspect(path)
-    name = model if place == HUB else Path(model).name
     choices: tuple[Choice, ...] = ()
     if seen.usable:
         choices = (Choice(str(seen.base), str(path)) if seen.base else Choice(model),)
@@ -298,7 +332,11 @@ def _with_base(model: LocalModel, bases: Sequence[str]) -> LocalModel:
 def _weight_bytes(path: Path) -> int:
     """Size of the weights in a model's folder, whole or not; 0 where it cannot be looked into."""
     try:
+        if path.is_file():
+            from app.models.gguf_header import parts_of
+
+            return sum(part.stat().st_size for part in parts_of(path))
         files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
         return sum(file.stat().st_size for file in files)
-    except OSError:
+    except (OSError, ModelError):
         return 0

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from app.errors import ModelError
 from app.memory.pools import Tiers
-from app.models import checkpoint
+from app.models import checkpoint, shipped
 from app.models.adapter import check_adapter, check_base, read_adapter
 from app.models.checkpoint import Recipe
 from app.models.folder import find_folder, fingerprint, first_line, model_files, read_config, tokenizer_files
@@ -37,7 +37,7 @@ def check(settings: Settings) -> tuple[Path, Recipe, Any]:
     Raises:
         ModelError, ConfigError: what is wrong and what to do.
     """
-    folder = find_folder(settings.model, download=settings.download)
+    folder = find_folder(shipped.found(settings), download=settings.download, room=settings.folder)
     recipe = checkpoint.read_recipe(folder, read_config(folder), settings)
     if settings.adapter:
         check_adapter(settings.adapter, folder)

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "train": "tune a model by a recipe, or make one from texts",
     "samples": "make long samples to train on from documents",
     "merge": "write an adapter and its base as one plain checkpoint",
+    "fetch": "get the base of the model that ships with pip, once; the first start does it too",
     "models": "list the models on this computer; add or remove a folder to look in",
     "inspect": "say what a checkpoint or adapter is, and whether Lectern can use it",
 }
@@ -32,7 +33,7 @@ usage: python launch.py [command] [options]
 
 Every command takes --help. Everywhere:
   --home FOLDER         data folder (default: the user-data folder, or LECTERN_HOME)
-  --model FOLDER|ID     checkpoint (default: the small one that ships)
+  --model FOLDER|FILE|ID  checkpoint, GGUF file or hub id (default: lectern-reader)
   --adapter FOLDER      LoRA adapter, merged at load
   --download            allow fetching the model from the hub; nothing else leaves this computer
   --policy NAME         what later tokens attend to: keep-all, bounded, h2o, streaming, infllm, full
