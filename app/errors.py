@@ -60,6 +60,10 @@ class LostLibrary(StoreError):
         self.home, self.copy = home, copy
 
 
+class InUseError(LecternError):
+    """The model is answering or reading for somebody else; what is asked can be asked again."""
+
+
 class DamagedBlock(StoreError):
     """Stored memory that fails its check, or belongs to other tokens; it has to be read again."""
 

@@ -165,6 +165,7 @@ class ChatInfo:
     Attributes:
         parent: id of the chat that it was forked from, which may be deleted since.
         policy: what it is read and answered under; "" in chats of older releases: the one that Lectern is started with.
+        system: system text before its first question, "" for the model's own.
     """
 
     id: str
@@ -175,6 +176,7 @@ class ChatInfo:
     updated: str
     parent: str | None = None
     policy: str = ""
+    system: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
 from app.chat.loaded_model import Loading
 from app.chat.policies import Policies
-from app.errors import InputError, LecternError
+from app.errors import InputError, InUseError, LecternError
 from app.ingest.stream import Step, Watch, in_steps
 from app.memory.config import GenerationConfig
 from app.records import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
+T = TypeVar("T")
 
 
 class DocumentChat(Branches, Keeping, Loading, Policies):
@@ -107,10 +108,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         """Have the model for one job; `stop` sets its `cancel`.
 
         Raises:
-            LecternError: something else runs.
+            InUseError: something else runs.
         """
         if not self._one.acquire(blocking=False):
-            raise LecternError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
+            raise InUseError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
         self._cancel.clear()
         self._doing = what
         try:
@@ -224,10 +225,32 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
     # --- chats
 
-    def new_chat(self, documents: Sequence[str] = (), policy: str = "") -> str:
-        """Start a chat over documents, in this order, under a policy; "" stands for the one at the start."""
+    def new_chat(self, documents: Sequence[str] = (), policy: str = "", system: str = "") -> str:
+        """Start a chat over documents, in this order, under a policy; "" stands for the one at the start.
+
+        Args:
+            system: system text in place of the model's own.
+        """
         ids = [self.document(d).id for d in documents]
-        return self.store.create_chat(ids, self.settings.model_name, policy=policy or self.policy_of())
+        return self.store.create_chat(ids, self.settings.model_name, policy=policy or self.policy_of(), system=system)
+
+    def take_turns(self, chat: str, turns: Sequence[tuple[str, str]]) -> None:
+        """Let a chat go on with turns that were had elsewhere: they are run and kept as if answered here.
+
+        Raises:
+            CancelledError: stopped; the turns before stay.
+        """
+        self.engine()
+        with self.claim("reading turns") as job:
+            sessions = self._sessions_of(chat)
+            session = returned(sessions.open(self.chat(chat).id, job))
+            for question, answer in turns:
+                sessions.take(session, question, answer, job)
+
+    def forget_empty(self, chat: str) -> None:
+        """Delete a chat in which nothing was said."""
+        if not self.store.messages(chat):
+            self.store.delete_chat(chat)
 
     def chats(self, query: str | None = None) -> list[ChatInfo]:
         return self.store.chats(query)
@@ -365,3 +388,12 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             codec=engine.shape.codec,
             **(cache.counts() if cache else {}),
         )
+
+
+def returned(steps: Generator[Any, None, T]) -> T:
+    """What a generator returns when it is run to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -205,6 +205,21 @@ class Sessions:
         yield done if stopped_early else self._save(session, question, done, history, after)
         return not stopped_early
 
+    def take(self, session: Session, question: str, answer: str, job: Job) -> None:
+        """Run and keep a turn that was had elsewhere.
+
+        Raises:
+            CancelledError: stopped; nothing of it is kept.
+            StoreError: there is no room for it.
+        """
+        prompt = self.prompt(session, self.store.messages(session.chat), question)
+        said = self.engine.text_tokenizer.encode(answer, add_special_tokens=False).ids
+        self.engine.run(session.cache, [*prompt, *said], cancelled=job.cancel.is_set)
+        session.turns.append(session.cache.tail.tokens)
+        self.store.save_turn(session.chat, question, answer, {}, (), self.keep_tail(session))
+        if self.store.chat(session.chat).title == "New chat":
+            self.store.rename_chat(session.chat, _title(question))
+
     def _save(self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None) -> Done:
         """Store the turn, the memory before the message that needs it. What has no room is left out, and said."""
         session.turns.append(session.cache.tail.tokens)
@@ -344,7 +359,9 @@ class Sessions:
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
         engine, tail = self.engine, session.cache.tail
-        messages = [{"role": m.role, "content": m.content} for m in history]
+        system = self.store.chat(session.chat).system
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [{"role": m.role, "content": m.content} for m in history]
         last = tail.token_ids[-1] if tail.tokens else None
         prompt = engine.encode_turn([*messages, {"role": "user", "content": question}], last)
         alone = session.cache.get_seq_length() == 0 and engine.bos_id is not None

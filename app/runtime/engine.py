@@ -301,6 +301,23 @@ class Engine(ChatText):
                 raise ModelError(f"a memory that {_foreign(memory.shape, self.shape)}: read its text again")
         return RegionCache(self.shape, memories, tail)
 
+    def run(
+        self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        """Run tokens into the cache's tail, all or none of them.
+
+        Raises:
+            CancelledError: `cancelled` said so.
+        """
+        before = cache.tail.tokens
+        with self._running():
+            try:
+                for _ in self._run(cache, token_ids, cancelled):
+                    pass
+            except CancelledError:
+                cache.tail.truncate(before)
+                raise
+
     def generate(
         self,
         cache: RegionCache,

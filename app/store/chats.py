@@ -22,13 +22,21 @@ _INFO = """
            (SELECT json_group_array(document) FROM
                (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position)),
            (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated, c.parent,
-           c.policy
+           c.policy, c.system
     FROM chat c
 """
 _FOUND = """
     WHERE c.number IN (SELECT rowid FROM chat_fts WHERE chat_fts MATCH :terms)
        OR c.id IN (SELECT m.chat FROM message_fts JOIN message m ON m.id = message_fts.rowid
                    WHERE message_fts MATCH :terms)
+"""
+_BEGINNING = """
+    SELECT c.id, (SELECT json_group_array(document) FROM
+                  (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position))
+    FROM chat c
+    WHERE c.system = ? AND c.policy = ?
+      AND (SELECT trim(content) FROM message WHERE chat = c.id ORDER BY id LIMIT 1) = ?
+    ORDER BY c.updated DESC LIMIT 100
 """
 _EVIDENCE = """
     SELECT message, number, document, title, label, part, char_start, char_end, text, weight, regions, found_by
@@ -42,13 +50,16 @@ class Chats:
     def __init__(self, library: SqliteFile) -> None:
         self._library = library
 
-    def create_chat(self, documents: Sequence[str], model: str, title: str = "New chat", policy: str = "") -> str:
-        """Start a chat over documents, in order, and return its id; see ChatInfo for `policy`."""
+    def create_chat(
+        self, documents: Sequence[str], model: str, title: str = "New chat", policy: str = "", system: str = ""
+    ) -> str:
+        """Start a chat over documents, in order, and return its id; see ChatInfo for `policy` and `system`."""
         id = secrets.token_hex(6)
         with self._library.write() as db:
             moment = now()
-            row = [id, one_line(title), model, moment, moment, policy]
-            db.execute("INSERT INTO chat (id, title, model, created, updated, policy) VALUES (?, ?, ?, ?, ?, ?)", row)
+            row = [id, one_line(title), model, moment, moment, policy, storable(system)]
+            columns = "id, title, model, created, updated, policy, system"
+            db.execute(f"INSERT INTO chat ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             _attach(db, id, documents)
         return id
 
@@ -105,8 +116,8 @@ class Chats:
                 raise NotFoundError(f"chat {chat!r}: has {len(messages)} turns; turn {turns} is not there")
             title = f"{db.execute('SELECT title FROM chat WHERE id = ?', [chat]).fetchone()[0]} (fork)"
             db.execute(
-                "INSERT INTO chat (id, title, model, created, updated, parent, policy) "
-                "SELECT ?, ?, model, ?, ?, id, policy FROM chat WHERE id = ?",
+                "INSERT INTO chat (id, title, model, created, updated, parent, policy, system) "
+                "SELECT ?, ?, model, ?, ?, id, policy, system FROM chat WHERE id = ?",
                 [id, title if turns else "New chat", moment, moment, chat],
             )
             documents = "INSERT INTO chat_document SELECT ?, position, document FROM chat_document WHERE chat = ?"
@@ -116,6 +127,34 @@ class Chats:
             tail = _tail(db, chat)
             _replace_tail(db, id, tail and cut(tail, turns, group_tokens))
         return id
+
+    def chat_with_turns(
+        self, documents: Sequence[str], system: str, policy: str, turns: Sequence[tuple[str, str]]
+    ) -> tuple[str | None, int]:
+        """The chat that begins as these turns do, for as long as any does; of equal ones the last used.
+
+        Args:
+            turns: (question, answer); blanks around them do not count.
+
+        Returns:
+            (chat, turns that are the same); (None, 0) where no chat has the first one.
+        """
+        if not turns:
+            return None, 0
+        best: tuple[str | None, int] = (None, 0)
+        with self._library.read() as db:
+            rows = db.execute(_BEGINNING, [storable(system), policy, storable(turns[0][0]).strip()]).fetchall()
+            for chat, attached in rows:
+                if json.loads(attached) != list(documents):
+                    continue
+                said = db.execute("SELECT content FROM message WHERE chat = ? ORDER BY id", [chat]).fetchall()
+                stored = [content.strip() for (content,) in said]
+                wanted = [storable(text).strip() for turn in turns for text in turn]
+                same = next((i for i, pair in enumerate(zip(stored, wanted, strict=False)) if pair[0] != pair[1]),
+                            min(len(stored), len(wanted))) // 2  # fmt: skip
+                if same > best[1]:
+                    best = (chat, same)
+        return best
 
     def import_messages(
         self, chat: str, messages: Sequence[tuple[str, str, dict[str, Any], Sequence[Evidence]]], tail: Tail | None
@@ -314,5 +353,5 @@ def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
 
 
 def _info(row: tuple[Any, ...]) -> ChatInfo:
-    id, title, documents, messages, model, updated, parent, policy = row
-    return ChatInfo(id, title, tuple(json.loads(documents)), messages, model, updated, parent, policy)
+    id, title, documents, *rest = row
+    return ChatInfo(id, title, tuple(json.loads(documents)), *rest)

@@ -287,6 +287,12 @@ def library_0006(db: Database) -> None:
     )
 
 
+@_library(name="0007")
+def library_0007(db: Database) -> None:
+    """System text of a chat; '' for the model's own."""
+    db.execute("ALTER TABLE chat ADD COLUMN system TEXT NOT NULL DEFAULT ''")
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

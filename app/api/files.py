@@ -1,0 +1,109 @@
+"""/v1/files: a file is a document of the library, read in the background; its status tells how far that is."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+
+from app.api.errors import ApiError
+from app.api.reading import BackgroundReading
+from app.records import DocumentInfo
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+PREFIX = "file-"
+CHUNK_BYTES = 1 << 20
+MOST_BYTES = 512_000_000
+
+
+class FileRoutes:
+    """Handlers of /v1/files."""
+
+    def __init__(self, chat: "DocumentChat", reading: BackgroundReading) -> None:
+        self.chat, self.reading = chat, reading
+
+    def routes(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
+        """(path, method, handler) of each."""
+        return [
+            ("/files", "POST", self.upload),
+            ("/files", "GET", self.list),
+            ("/files/{id}", "GET", self.show),
+            ("/files/{id}", "DELETE", self.delete),
+        ]
+
+    async def upload(self, request: Request) -> Response:
+        """Add the file to the library and read it when the model is free. The same bytes again change nothing."""
+        async with request.form(max_files=1, max_fields=20) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise ApiError("file: is missing; send it as multipart/form-data", param="file")
+            with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
+                path = Path(folder) / (Path(file.filename or "").name or "document")
+                await _copy(file, path)
+                info = await run_in_threadpool(self._add, path)
+            purpose = str(form.get("purpose") or "assistants")
+        return JSONResponse(self._described(info, purpose))
+
+    def _add(self, path: Path) -> DocumentInfo:
+        info = self.chat.add_document(path, name=path.name)
+        if info.state != "read":
+            self.reading.add(info.id)
+        return info
+
+    async def list(self, request: Request) -> Response:
+        found = await run_in_threadpool(lambda: [self._described(info) for info in self.chat.documents()])
+        return JSONResponse({"object": "list", "data": found, "has_more": False})
+
+    async def show(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(lambda: self._described(self._document(request))))
+
+    async def delete(self, request: Request) -> Response:
+        """Forget a document and its memory, as the page does."""
+        info = await run_in_threadpool(self._document, request)
+        self.reading.forget(info.id)
+        with self.reading.answer_first():
+            await run_in_threadpool(self.chat.delete_document, info.id)
+        return JSONResponse({"id": PREFIX + info.id, "object": "file", "deleted": True})
+
+    def _document(self, request: Request) -> DocumentInfo:
+        return self.chat.document(request.path_params["id"].removeprefix(PREFIX))
+
+    def _described(self, info: DocumentInfo, purpose: str = "assistants") -> dict[str, Any]:
+        problem = self.reading.problems.get(info.id) or (info.detail if info.state == "failed" else "")
+        waits = self.reading.waits(info.id)
+        return {
+            "id": PREFIX + info.id,
+            "object": "file",
+            "bytes": sum(len(part.text.encode()) for part in self.chat.store.parts(info.id)),
+            "created_at": _moment(info.created),
+            "filename": info.title,
+            "purpose": purpose,
+            "status": "processed" if info.state == "read" else "error" if problem else "uploaded",
+            "status_details": problem or ("being read" if waits else None if info.state == "read" else "not read yet"),
+            "lectern": {"tokens": info.tokens, "parts": info.parts, "notes": list(info.notes)},
+        }
+
+
+async def _copy(file: UploadFile, path: Path) -> None:
+    size = 0
+    with path.open("wb") as out:
+        while part := await file.read(CHUNK_BYTES):
+            size += len(part)
+            if size > MOST_BYTES:
+                raise ApiError(f"file: is larger than {MOST_BYTES:,} bytes; split it", status=413, param="file")
+            out.write(part)
+
+
+def _moment(text: str) -> int:
+    try:
+        return int(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return int(time.time())

@@ -1,0 +1,306 @@
+"""The routes under /v1. Work on the model runs in threads; a client that leaves frees its place within one step."""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from app.api.errors import ApiError, told
+from app.api.files import FileRoutes
+from app.api.messages import FilePart, Talk, read_messages, texts
+from app.api.reading import BackgroundReading
+from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
+from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
+from app.api.talks import add_files, place, split_model
+from app.errors import InUseError
+from app.records import Delta, Done
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+MOST_WAITING = 32
+MOST_BODY_BYTES = 700_000_000  # a file of 512 MB in base64
+MOST_WAIT_S = 110  # for the model: under what clients wait for a Retry-After
+POLL_S = 0.05
+LOADING_S = 5
+WENT_WRONG = "Something went wrong inside Lectern; its log has the details."
+
+
+class Queue:
+    """Answers wait here for the model, in the order in which they came, so many and so long at most."""
+
+    def __init__(self, most: int = MOST_WAITING, wait_s: float = MOST_WAIT_S) -> None:
+        self.most, self.wait_s = most, wait_s
+        self._turn = threading.Condition()
+        self._waiting: list[object] = []
+
+    @contextmanager
+    def place(self, left: threading.Event) -> Iterator[None]:
+        """Come first in the queue, and stay so for the time of the block.
+
+        Args:
+            left: set when the client has gone.
+
+        Raises:
+            ApiError: too many wait, or for too long.
+        """
+        ticket, until = object(), time.monotonic() + self.wait_s
+        with self._turn:
+            if len(self._waiting) >= self.most:
+                raise ApiError(
+                    f"{len(self._waiting)} answers are waited for already; ask again later",
+                    status=503, code="queue_full", retry_after_s=2 * len(self._waiting),
+                )  # fmt: skip
+            self._waiting.append(ticket)
+        try:
+            with self._turn:
+                while self._waiting[0] is not ticket and not left.is_set():
+                    if time.monotonic() > until:
+                        raise ApiError("the model was busy for too long; ask again", status=503, code="busy",
+                                       retry_after_s=10)  # fmt: skip
+                    self._turn.wait(POLL_S * 4)
+            yield
+        finally:
+            with self._turn:
+                self._waiting.remove(ticket)
+                self._turn.notify_all()
+
+
+class Endpoint:
+    """OpenAI's protocol over one DocumentChat."""
+
+    def __init__(self, chat: "DocumentChat") -> None:
+        self.chat = chat
+        self.reading = BackgroundReading(chat)
+        self.queue = Queue()
+
+    def router(self) -> APIRouter:
+        """All routes under /v1."""
+        router = APIRouter(prefix="/v1")
+        router.add_api_route("/models", _safe(self.models), methods=["GET"])
+        router.add_api_route("/models/{name:path}", _safe(self.model), methods=["GET"])
+        router.add_api_route("/chat/completions", _safe(self.chat_completions), methods=["POST"])
+        router.add_api_route("/completions", _safe(self.completions), methods=["POST"])
+        router.add_api_route("/responses", _safe(self.responses), methods=["POST"])
+        for path, method, handler in FileRoutes(self.chat, self.reading).routes():
+            router.add_api_route(path, _safe(handler), methods=[method])
+        return router
+
+    # --- models
+
+    async def models(self, request: Request) -> Response:
+        """The loaded model, and the same over each document of the library."""
+        return JSONResponse({"object": "list", "data": await run_in_threadpool(self._models)})
+
+    async def model(self, request: Request) -> Response:
+        wanted = request.path_params["name"]
+        found = next((m for m in await run_in_threadpool(self._models) if m["id"] == wanted), None)
+        if found is None:
+            raise ApiError(f"model {wanted!r}: not here; GET /v1/models lists those that are", status=404,
+                           code="model_not_found")  # fmt: skip
+        return JSONResponse(found)
+
+    def _models(self) -> list[dict[str, Any]]:
+        name, created = self._name(), int(time.time())
+        names = [name, *(f"{name}:{document.id}" for document in self.chat.documents())]
+        return [{"id": n, "object": "model", "created": created, "owned_by": "lectern"} for n in names]
+
+    def _name(self) -> str:
+        return self.chat.model_state().name or self.chat.settings.model_name
+
+    # --- answers
+
+    async def chat_completions(self, request: Request) -> Response:
+        body = read(ChatBody, await _json(request))
+        reply = ChatReply(
+            Head(body.model or self._name()), with_usage=body.wants_usage, with_progress=body.return_progress
+        )
+        return await self._answer(request, body, read_messages(body.messages), reply)
+
+    async def completions(self, request: Request) -> Response:
+        body = read(CompletionBody, await _json(request))
+        prompt = texts(body.prompt)
+        reply = CompletionReply(
+            Head(body.model or self._name()), with_usage=body.wants_usage, echo=prompt if body.echo else ""
+        )
+        talk = read_messages([{"role": "user", "content": prompt}], field="prompt")
+        return await self._answer(request, body, talk, reply)
+
+    async def responses(self, request: Request) -> Response:
+        body = read(ResponseBody, await _json(request))
+        given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+        talk = read_messages(given, body.instructions or "", "input")
+        reply = ResponseReply(
+            Head(body.model or self._name()), instructions=body.instructions, previous=body.previous_response_id
+        )
+        return await self._answer(request, body, talk, reply)
+
+    async def _answer(self, request: Request, body: Body, talk: Talk, reply: Reply) -> Response:
+        """Run the first step before anything is sent: what is refused is refused with a status."""
+        self._check_ready()
+        left = threading.Event()
+        events = self._events(body, talk, left)
+        watch = asyncio.create_task(_watch(request, left))
+        try:
+            first = await run_in_threadpool(_until_text, events)
+            if body.stream:
+                watch.cancel()
+                return StreamingResponse(self._sent(first, events, reply, left), media_type="text/event-stream",
+                                         headers={"Cache-Control": "no-store"})  # fmt: skip
+            done = await run_in_threadpool(_last, _chained(first, events))
+            return JSONResponse(reply.whole(done))
+        finally:
+            watch.cancel()
+
+    def _check_ready(self) -> None:
+        state = self.chat.model_state()
+        if state.state == "loading":
+            raise ApiError("the model is loading; ask again in a moment", status=503, code="loading",
+                           retry_after_s=LOADING_S)  # fmt: skip
+        if state.state == "failed":
+            raise ApiError(f"no model is loaded: {state.detail}", status=503, code="unavailable", retry_after_s=60)
+
+    def _events(self, body: Body, talk: Talk, left: threading.Event) -> Iterator[Event]:
+        """The answer, when the model is free; reading in the background waits for it."""
+        named = [*split_model(body.model, self._name()), *body.documents]
+        wanted = [*(FilePart(id=name) for name in named), *talk.files]
+        documents = list(dict.fromkeys(add_files(self.chat, wanted)))
+        with self.reading.answer_first(), self.queue.place(left):
+            chat, rest = place(self.chat, talk, documents, body.policy)
+            ask = partial(
+                self.chat.ask, talk.question, chat=chat, generation=body.generation(), focus=body.focus, mute=body.mute
+            )
+            try:
+                if rest:
+                    self._patiently(partial(self.chat.take_turns, chat, rest), left)
+                for event in self._free(ask, left):
+                    if left.is_set():
+                        return
+                    yield event
+            finally:
+                self.chat.forget_empty(chat)
+
+    def _free(self, ask: Callable[[], Iterator[Event]], left: threading.Event) -> Iterator[Event]:
+        """The events of `ask`, begun again as long as the page has the model."""
+
+        def begin() -> tuple[list[Event], Iterator[Event]]:
+            events = ask()
+            first = next(events, None)
+            return [] if first is None else [first], events
+
+        first, events = self._patiently(begin, left)
+        try:
+            yield from first
+            yield from events
+        finally:
+            events.close()
+
+    def _patiently(self, work: Callable[[], T], left: threading.Event) -> T:
+        until = time.monotonic() + self.queue.wait_s
+        while True:
+            try:
+                return work()
+            except InUseError:
+                if time.monotonic() > until or left.is_set():
+                    raise
+                time.sleep(POLL_S)
+
+    async def _sent(
+        self, first: list[Event], events: Iterator[Event], reply: Reply, left: threading.Event
+    ) -> AsyncIterator[str]:
+        """Server-sent events. A stream that cannot go on ends with an error, never as if it were complete."""
+        parts = reply.stream(_chained(first, events))
+        try:
+            while (part := await run_in_threadpool(next, parts, None)) is not None:
+                yield part
+        except Exception as error:
+            known = told(error) or ApiError(WENT_WRONG, status=500)
+            if known.status == 500:
+                log.error("an answer failed", exc_info=error)
+            yield reply.broken(known.body)
+        finally:
+            left.set()
+            await run_in_threadpool(events.close)
+
+
+def _safe(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """A route that answers errors in OpenAI's shape."""
+
+    async def route(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Exception as error:
+            known = told(error)
+            if known is None:
+                log.error("%s failed", request.url.path, exc_info=error)
+                known = ApiError(WENT_WRONG, status=500)
+            return known.response()
+
+    return route
+
+
+async def _json(request: Request) -> Any:
+    """The body of a request.
+
+    Raises:
+        ApiError: it is too large, or no JSON object.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BODY_BYTES:
+            raise ApiError(f"the request is larger than {MOST_BODY_BYTES:,} bytes; upload the file first", status=413)
+    try:
+        value = json.loads(b"".join(parts))
+    except ValueError as error:
+        raise ApiError(f"the body is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ApiError("the body must be a JSON object")
+    return value
+
+
+async def _watch(request: Request, left: threading.Event) -> None:
+    while not await request.is_disconnected():
+        await asyncio.sleep(0.2)
+    left.set()
+
+
+def _until_text(events: Iterator[Event]) -> list[Event]:
+    """Events up to the first piece of the answer, or its end."""
+    found: list[Event] = []
+    for event in events:
+        found.append(event)
+        if isinstance(event, Delta | Done):
+            break
+    return found
+
+
+def _chained(first: list[Event], events: Iterator[Event]) -> Iterator[Event]:
+    yield from first
+    yield from events
+
+
+def _last(events: Any) -> Done:
+    """The end of an answer.
+
+    Raises:
+        ApiError: it was stopped before.
+    """
+    done = None
+    for event in events:
+        done = event if isinstance(event, Done) else done
+    if done is None:
+        raise ApiError("the answer was stopped; ask again", status=503, code="stopped", retry_after_s=1)
+    return done
