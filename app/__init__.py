@@ -4,6 +4,7 @@ Who may import whom; a row imports rows below it, never up or sideways (tests/te
 
     launch  cli
     ui  server
+    api
     chat  eval  train  guard
     runtime  tasks
     models  ingest  store

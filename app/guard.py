@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 KEY = "key"  # in the URL that is printed
 OPEN_TO_ALL = ("/health",)
+PROGRAMS = "/v1/"  # these routes want the key for programs, and no cookie
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/")
 OPEN_PAGE = "/gradio_api/heartbeat/"  # a request that lasts as long as the page is open
 CALL_BYTES = 16 << 20  # a pasted text is the longest thing that the page sends as an event
@@ -86,16 +87,20 @@ class Guard:
     """ASGI middleware: answers requests that have the key and come from this computer's own page.
 
     The key is in the URL that is printed; it becomes a cookie that scripts and other sites cannot read. The app sees
-    `scope["lectern.known"]`, whether the request has the key.
+    `scope["lectern.known"]`, whether the request has the key. Routes for programs want a key of their own in the header
+    Authorization; "" closes them.
 
     Attributes:
         check: looks at the events.
         opened: is entered while a page is open, with its session.
     """
 
-    def __init__(self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any], programs: str = ""
+    ) -> None:
         self.app = app
         self.key = key
+        self.programs = programs
         self.check = check
         self.opened = opened
 
@@ -124,6 +129,8 @@ class Guard:
         problem = refusal(headers.getlist("host"), headers.getlist("origin"), site)
         if problem is not None:
             return PlainTextResponse(problem, status_code=403)
+        if scope["path"].startswith(PROGRAMS):
+            return self._refused_program(headers.get("authorization", ""))
         name = cookie_name(headers["host"])
         if opening and given and all(self._is_key(one) for one in given):
             return self._welcome(name, headers)
@@ -138,6 +145,15 @@ class Guard:
         if not ROUTES.fullmatch(scope["path"]):
             return PlainTextResponse("There is nothing here.", status_code=404)
         return None
+
+    def _refused_program(self, given: str) -> Response | None:
+        kind, _, key = given.partition(" ")
+        same = hmac.compare_digest(key.strip().encode(), self.programs.encode())
+        if self.programs and same and kind.lower() == "bearer":
+            return None
+        message = "The key is missing or wrong: send it as Authorization: Bearer KEY; `python launch.py key` shows it."
+        error = {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+        return JSONResponse({"error": error}, 401, headers={"WWW-Authenticate": "Bearer"})
 
     def _is_key(self, given: str) -> bool:
         return hmac.compare_digest(given.encode(), self.key.encode())

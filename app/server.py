@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import __version__
 from app.errors import ConfigError, LecternError, StoreError
 from app.guard import Guard, address, new_key
+from app.store.home import programs_key
 from app.store.room import Room
 
 if TYPE_CHECKING:
@@ -44,18 +45,24 @@ MAX_UPLOAD = "512mb"
 UPLOAD = "/gradio_api/upload"
 
 
-def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str) -> FastAPI:
-    """Mount the page at / beside the routes that are not Gradio's.
+def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs: str = "") -> FastAPI:
+    """Mount the page at / beside the routes that are not Gradio's: OpenAI's protocol under /v1, health and exports.
 
     Args:
         blocks: what `app.ui.build.build(chat)` made; its theme, css, head and check of events are used.
         key: without it only /health answers.
+        programs: the key that other programs send; "" keeps /v1 closed.
     """
     import gradio
 
+    from app.api.routes import Endpoint
+
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(Endpoint(chat).router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
-    app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open)
+    app.add_middleware(
+        Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs
+    )
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:
@@ -231,6 +238,15 @@ class _Once(FileResponse):
             Path(self.path).unlink(missing_ok=True)
 
 
+def _programs_key(chat: "DocumentChat", say: Callable[[str], None]) -> str:
+    """The key for programs; "" where it cannot be kept, as on a full disk: the page opens all the same."""
+    try:
+        return programs_key(chat.settings.folder)
+    except StoreError as error:
+        say(f"{error}. Other programs cannot use this Lectern until then.")
+        return ""
+
+
 @contextmanager
 def _quiet_stop() -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into a normal return, so that the caller closes the store."""
@@ -280,7 +296,8 @@ def serve(
 
     with _quiet_stop():
         try:
-            _server(create_app(chat, blocks, key), ready, chat.stop).run(sockets=[listener])
+            app = create_app(chat, blocks, key, _programs_key(chat, say))
+            _server(app, ready, chat.stop).run(sockets=[listener])
         finally:
             listener.close()
 

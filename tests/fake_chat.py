@@ -361,10 +361,10 @@ class FakeDocumentChat:
 
     # Chats
 
-    def new_chat(self, documents: Sequence[str] = (), policy: str = "") -> str:
+    def new_chat(self, documents: Sequence[str] = (), policy: str = "", system: str = "") -> str:
         key = f"c{len(self._chats) + 1}"
         info = ChatInfo(key, "New chat", tuple(documents), 0, self.model.name, CREATED)
-        info = replace(info, policy=policy or self.model.policy)
+        info = replace(info, policy=policy or self.model.policy, system=system)
         self._chats[key] = _Chat(info)
         return key
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app import guard, server
@@ -195,3 +196,30 @@ def test_pages_that_were_left_are_let_go_of(owner: TestClient, blocks) -> None:
                     assert event(owner, **call | {"session_hash": session}).status_code == 200
         kept = list(blocks.state_holder.session_data)
         assert "stays" in kept and "load19" in kept and "load0" not in kept and len(kept) <= 10
+
+
+# --- programs
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [("Bearer right", 200), ("bearer  right", 200),
+     ("Bearer wrong", 401), ("right", 401), ("", 401), ("Basic right", 401)],
+)  # fmt: skip
+def test_routes_for_programs_want_their_own_key(header, status):
+    app = FastAPI()
+    app.get("/v1/models")(lambda: {})
+    app.add_middleware(guard.Guard, key="page", check=None, opened=None, programs="right")
+    client = TestClient(app, base_url="http://127.0.0.1:7860", cookies={"lectern-7860": "page"})
+    answer = client.get("/v1/models", headers={"Authorization": header} if header else {})
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"]["code"] == "invalid_api_key"
+    foreign = client.get("/v1/models", headers={"Authorization": header, "Origin": "https://evil.example"})
+    assert foreign.status_code == 403
+
+
+def test_without_a_key_for_programs_nothing_opens_their_routes():
+    app = FastAPI()
+    app.add_middleware(guard.Guard, key="page", check=None, opened=None)
+    client = TestClient(app, base_url="http://127.0.0.1:7860")
+    assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401

@@ -18,6 +18,7 @@ ROWS = (
     ("launch", "cli"),
     ("recovery",),
     ("ui", "server"),
+    ("api",),
     ("chat", "eval", "train", "guard"),
     ("runtime", "tasks"),
     ("models", "ingest", "store"),
@@ -32,8 +33,9 @@ ROWS = (
 # Third-party libraries and the units that may import them.
 LIBRARIES = {
     "gradio": {"ui", "server"},  # the server only mounts what the UI built
-    "fastapi": {"server"},
-    "starlette": {"server", "guard", "recovery"},
+    "fastapi": {"server", "api"},
+    "pydantic": {"api"},
+    "starlette": {"server", "guard", "recovery", "api"},
     "uvicorn": {"server"},
     "sqlite_utils": {"store"},
     "filelock": {"store"},

@@ -23,6 +23,7 @@ from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
 from app.api.talks import add_files, place, split_model
 from app.errors import InUseError
 from app.records import Delta, Done
+from app.wellformed import whole_values
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -268,7 +269,7 @@ async def _json(request: Request) -> Any:
         raise ApiError(f"the body is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ApiError("the body must be a JSON object")
-    return value
+    return whole_values(value)
 
 
 async def _watch(request: Request, left: threading.Event) -> None:

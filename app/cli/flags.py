@@ -105,6 +105,8 @@ def parser() -> Parser:
     page.add_argument("--port", type=int, metavar="N", help="port; the first free one from 7860 when not given")
     page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     commands.add("doctor", COMMANDS["doctor"], serve.doctor)
+    key = commands.add("key", COMMANDS["key"], serve.key)
+    key.add_argument("--new", action="store_true", help="make another one; the old one opens nothing any more")
     _library(commands)
     _talk(commands)
     _measure(commands.group("eval", COMMANDS["eval"]))

@@ -1,4 +1,4 @@
-"""Commands that open the page, look at the installation and make a model: serve, doctor, train."""
+"""Commands that open the page, look at the installation and make a model: serve, key, doctor, train."""
 
 import argparse
 import os
@@ -36,6 +36,16 @@ def _serve(session: Session, port: int | None, browser: bool, key: str | None = 
         from app.ui.build import build
 
         serve_page(chat, build(chat), port=port, browser=browser, say=session.out.say, key=key)
+
+
+def key(session: Session, args: argparse.Namespace) -> None:
+    """Show what another program has to be told to use this Lectern as an OpenAI-style endpoint."""
+    from app.store.home import programs_key
+
+    value = programs_key(session.settings.folder, fresh=args.new)
+    again = "\nA Lectern that runs now takes it after its next start." if args.new else ""
+    shown = f"base URL  http://127.0.0.1:7860/v1 (the port that Lectern printed)\nkey       {value}{again}"
+    session.out.result({"key": value}, shown)
 
 
 def doctor(session: Session, args: argparse.Namespace) -> int:

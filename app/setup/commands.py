@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "documents": "list, show, search, pin, evict or delete documents",
     "chats": "list, show, fork, edit, export, import or delete chats",
     "store": "stats: what the store holds; verify: check it; compact: give space back; restore: a lost library",
+    "key": "show the key that other programs need for the endpoint (--new: make another)",
     "eval": "measure the model: passkey, needles, perplexity, qa; questions: make a file for qa",
     "train": "tune a model by a recipe, or make one from texts",
     "samples": "make long samples to train on from documents",

@@ -57,7 +57,7 @@ class Chats:
         id = secrets.token_hex(6)
         with self._library.write() as db:
             moment = now()
-            row = [id, one_line(title), model, moment, moment, policy, storable(system)]
+            row = [id, one_line(title), model, moment, moment, policy, whole(system)]
             columns = "id, title, model, created, updated, policy, system"
             db.execute(f"INSERT INTO chat ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             _attach(db, id, documents)
@@ -143,13 +143,13 @@ class Chats:
             return None, 0
         best: tuple[str | None, int] = (None, 0)
         with self._library.read() as db:
-            rows = db.execute(_BEGINNING, [storable(system), policy, storable(turns[0][0]).strip()]).fetchall()
+            rows = db.execute(_BEGINNING, [whole(system), policy, whole(turns[0][0]).strip()]).fetchall()
             for chat, attached in rows:
                 if json.loads(attached) != list(documents):
                     continue
                 said = db.execute("SELECT content FROM message WHERE chat = ? ORDER BY id", [chat]).fetchall()
                 stored = [content.strip() for (content,) in said]
-                wanted = [storable(text).strip() for turn in turns for text in turn]
+                wanted = [whole(text).strip() for turn in turns for text in turn]
                 same = next((i for i, pair in enumerate(zip(stored, wanted, strict=False)) if pair[0] != pair[1]),
                             min(len(stored), len(wanted))) // 2  # fmt: skip
                 if same > best[1]:

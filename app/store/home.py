@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -16,7 +17,8 @@ from app.errors import BusyError, StoreError
 LOCK_NAME = "lock"
 OWNER_NAME = "owner.json"
 # What lies in a data folder. Nothing else is touched: --home may name a folder that holds other things too.
-OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME)
+KEY_NAME = "programs.key"
+OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME, KEY_NAME)
 OWN_FOLDERS = ("uploads", "exports")
 ONLY_OWNER = 0o077
 UNFINISHED = ("owner.new", "library.new", "library.backup.new", "open.html")
@@ -84,6 +86,31 @@ def acquire(home: Path) -> HomeLock:
     except StoreError:
         lock.release()
         raise
+
+
+def programs_key(home: Path, *, fresh: bool = False) -> str:
+    """The key that other programs send to the endpoint. It stays from start to start; only the owner can read it.
+
+    Args:
+        fresh: make a new one; the old one opens nothing any more after the next start.
+
+    Raises:
+        StoreError: it can be neither read nor made.
+    """
+    path = home / KEY_NAME
+    try:
+        kept = "" if fresh or not path.exists() else path.read_text(encoding="ascii").strip()
+        if kept:
+            return kept
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key, new = f"lectern-{secrets.token_urlsafe(24)}", path.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(key + "\n")
+        os.replace(new, path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: the key for programs cannot be kept ({error}); look at its rights") from error
+    return key
 
 
 def close_to_others(home: Path) -> None:
