@@ -18,6 +18,7 @@ POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
 H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
 KV_CODECS = ("raw", "int8", "int4")
+LOOKUPS = ("attention", "words", "both")
 
 T = TypeVar("T")
 
@@ -48,6 +49,8 @@ class Settings:
             model's recipe says.
         draft_tokens: tokens of the draft that tells which regions of long texts an answer sees; 0 answers at once, None
             means what the model's recipe says.
+        lookup: what finds the regions of a long text that an answer sees, one of LOOKUPS: the model's attention, the
+            words of the question, or both; None means what the model's recipe says.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.
@@ -67,6 +70,7 @@ class Settings:
     kv_codec: str = "raw"
     reselect_every: int | None = None
     draft_tokens: int | None = None
+    lookup: str | None = None
     device: str = "auto"
     threads: int | None = None
     host_budget_gb: float | None = None
@@ -92,6 +96,8 @@ class Settings:
             raise ConfigError(f"reselect_every = {self.reselect_every}: must be at least 1")
         if self.draft_tokens is not None and self.draft_tokens < 0:
             raise ConfigError(f"draft_tokens = {self.draft_tokens}: must be 0 or more")
+        if self.lookup is not None and self.lookup not in LOOKUPS:
+            raise ConfigError(f"--lookup {self.lookup}: not known; choose one of {', '.join(LOOKUPS)}")
         for name in ("host_budget_gb", "device_budget_gb", "disk_budget_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:  # nan too

@@ -1,7 +1,7 @@
 """Evidence: from the attention each region received to passages on pages or lines."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.ingest import spans
@@ -35,12 +35,14 @@ def evidence(
     parts: Parts,
     tokenizer,
     region_tokens: int,
+    found_by: Mapping[int, str] | None = None,
 ) -> list[Evidence]:
     """The passages that received most attention, neighbours joined.
 
     Args:
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
         tokenizer: the one that the memories were encoded with.
+        found_by: what offered a region to the answer, where it did not see all.
     """
     total = sum(density)
     if total <= 0:
@@ -53,7 +55,18 @@ def evidence(
                  parts, tokenizer, region_tokens)
         for memory, first, last in runs
     ]  # fmt: skip
-    return sorted((item for item in found if item), key=lambda item: -item.weight)[:MOST]
+    told = (
+        replace(item, found_by=_found_by(memory.first_region, first, last, found_by or {}))
+        for item, (memory, first, last) in zip(found, runs, strict=True)
+        if item
+    )
+    return sorted(told, key=lambda item: -item.weight)[:MOST]
+
+
+def _found_by(offset: int, first: int, last: int, found_by: Mapping[int, str]) -> str:
+    """What offered a run of regions: `both` when it was not one thing alone."""
+    by = {found_by[offset + region] for region in range(first, last + 1) if offset + region in found_by}
+    return by.pop() if len(by) == 1 else "both" if by else ""
 
 
 def _runs(places: Sequence[int], attached: Sequence[Attached]) -> list[tuple[Attached, int, int]]:

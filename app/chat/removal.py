@@ -29,8 +29,9 @@ def removal(
     prompt = sessions.prompt(twin, history, question.content)
     answer = _answer(sessions, session, twin, prompt, message)
     stats = next(m.stats for m in sessions.store.messages(session.chat) if m.id == message)
-    if stats.get("second_look"):  # drafts are greedy: the same again
-        twin.cache.narrow(engine.second_look(twin.cache, prompt, cancelled=cancelled))
+    if stats.get("second_look"):  # drafts are greedy, and words find the same: the same again
+        offered = sessions.offered(twin, history, question.content)
+        twin.cache.narrow(engine.look_up(twin.cache, prompt, offered, cancelled=cancelled))
 
     def score(*hidden: Evidence) -> list[float]:
         if cancelled():

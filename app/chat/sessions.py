@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.chat import evidence, memory_files
+from app.chat import evidence, lookup, memory_files
 from app.chat.focus import Sight, look
 from app.chat.policies import check_model
 from app.chat.reader import ReadDocument, Reader
@@ -305,7 +305,7 @@ class Sessions:
     ) -> Iterator[Delta | Done]:
         """One answer over a session's cache; stores nothing."""
         cache = session.cache
-        prompt = self.prompt(session, history, question)
+        prompt, offered = self.prompt(session, history, question), self.offered(session, history, question)
         read = sum(document.tokens_read for document in session.documents)
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
@@ -315,7 +315,7 @@ class Sessions:
 
         def tokens() -> Iterator[int]:
             nonlocal first_at, ended_by
-            steps = self.engine.generate(cache, prompt, generation, cancelled=job.cancel.is_set)
+            steps = self.engine.generate(cache, prompt, generation, offered=offered, cancelled=job.cancel.is_set)
             while True:
                 try:
                     token = next(steps)
@@ -332,6 +332,7 @@ class Sessions:
                 yield Delta(piece)
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
         first_at = first_at or ended
+        chosen = cache.evidence and cache.evidence.chosen
         no_text = NO_DOCUMENT if not session.documents and only_refuses(answer) else ""
         stats = AnswerStats(
             tokens_read=read + len(prompt),
@@ -347,7 +348,7 @@ class Sessions:
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
-            second_look=(cache.evidence and cache.evidence.among) or 0,
+            second_look=len(chosen.regions) if chosen else 0,
             policy=self.engine.policy,
             model=self.engine.name,
             weights=self.engine.recipe_parts["weights"],
@@ -355,6 +356,22 @@ class Sessions:
             **cache.counts(),
         )
         yield Done(answer, session.chat, *self._looked(session, said, stats))
+
+    def offered(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
+        """Regions that the words of a question find in what the session may see; none where attention looks alone."""
+        engine, shape = self.engine, self.engine.shape
+        if engine.lookup == "attention" or not session.documents:
+            return []
+        return lookup.offered(
+            question,
+            history,
+            self.reader.attached(session.documents),
+            self.store,
+            engine.text_tokenizer,
+            region_tokens=shape.attention.region_tokens,
+            visible=session.visible,
+            count=shape.attention.budget_regions,
+        )
 
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
@@ -376,7 +393,8 @@ class Sessions:
             return (), stats, ()
         attached = self.reader.attached(session.documents)
         size = engine.shape.attention.region_tokens
-        found = evidence.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size)
+        by = seen.chosen.found_by() if seen.chosen else {}
+        found = evidence.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size, by)
         return tuple(found), stats, evidence.looks(engine.pieces(said), seen.looks(), attached)
 
 

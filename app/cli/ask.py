@@ -10,7 +10,7 @@ from app.chat.focus import Sight
 from app.cli.evidence import answer_values, memory_line
 from app.cli.session import Session
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Reading
+from app.records import Delta, Done, Evidence, Reading
 from app.settings import fill
 from app.tasks.scoring import MAY_SAY, ending, only_refuses
 from app.units import duration
@@ -97,7 +97,13 @@ def _looked(session: Session, done: Done, refused: bool) -> None:
         session.out.say(f"{found} (share of the attention on the documents):")
     for passage in done.evidence:
         excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
-        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({passage.weight:.0%}): {excerpt}")
+        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({_share(passage)}): {excerpt}")
+
+
+def _share(passage: Evidence) -> str:
+    """A passage's share of the attention, and what found it where an answer did not see all."""
+    by = {"attention": ", found by attention", "words": ", found by words", "both": ", found by attention and words"}
+    return f"{passage.weight:.0%}{by.get(passage.found_by, '')}"
 
 
 def chats_list(session: Session, args: argparse.Namespace) -> None:

@@ -100,6 +100,7 @@ def passage_values(passage: Evidence) -> dict[str, Any]:
         "part": passage.part,
         "text": passage.text,
         "weight": passage.weight,
+        "found_by": passage.found_by or None,
     }
 
 

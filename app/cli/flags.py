@@ -16,7 +16,7 @@ from app.cli import (
 )
 from app.cli.train import samples
 from app.errors import ConfigError
-from app.settings import H2O_PRESETS, KV_CODECS, POLICIES
+from app.settings import H2O_PRESETS, KV_CODECS, LOOKUPS, POLICIES
 from app.setup.commands import COMMANDS
 
 # flag, its name in Settings, what it says
@@ -30,6 +30,7 @@ SETTINGS = (
     ("--memory-cap", "memory_cap_mb", {"metavar": "MB", "type": int, "help": "what a text may take under bounded"}),
     ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": int, "help": "tokens one query may attend to"}),
     ("--kv-codec", "kv_codec", {"metavar": "NAME", "help": f"how memories are kept: {', '.join(KV_CODECS)}"}),
+    ("--lookup", "lookup", {"metavar": "NAME", "help": f"what finds an answer's passages: {', '.join(LOOKUPS)}"}),
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
     ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
 )

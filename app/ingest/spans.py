@@ -75,6 +75,15 @@ def locate(part: Part, span: Span, tokenizer: "Tokenizer", token_start: int, tok
     return min(inside[0][0], len(part.text)), min(inside[-1][1], len(part.text))
 
 
+def tokens_of(part: Part, span: Span, tokenizer: "Tokenizer", char_start: int, char_end: int) -> tuple[int, int]:
+    """The tokens of a memory that characters [char_start, char_end) of a part stand in: `locate` the other way."""
+    offsets = tokenizer.encode(_as_read(part), add_special_tokens=False).offsets
+    assert len(offsets) == span.token_end - span.token_start, "the span was made by another tokenizer"
+    first = bisect_right(offsets, char_start, key=lambda place: place[1])
+    last = bisect_left(offsets, char_end, key=lambda place: place[0])
+    return span.token_start + first, span.token_start + max(first, last)
+
+
 def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Span]:
     """The spans of one memory that share tokens with [token_start, token_end)."""
     first = bisect_right(spans, token_start, key=lambda span: span.token_end)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.errors import ConfigError
 from app.kernels.options import SelectionOptions
+from app.settings import LOOKUPS
 
 TREES = ("similar", "adjacent", "none")
 COUNTS = ("candidates", "coarse_sub", "tree_from_tokens", "decode_tree_from_tokens", "tree_beam")
@@ -45,10 +46,13 @@ class DecodeConfig:
         reselect_every: tokens that share one choice, in all layers or by layer; 1 chooses for each token.
         draft_tokens: tokens of a draft; of texts beyond the budget the answer then sees what the draft looked at. 0
             answers at once.
+        lookup: what finds the regions of texts beyond the budget that an answer sees: `attention`, the `words` of the
+            question, or `both`.
     """
 
     reselect_every: int | tuple[int, ...] = 1
     draft_tokens: int = 0
+    lookup: str = "attention"
 
     def __post_init__(self) -> None:
         every = self.reselect_every
@@ -59,6 +63,8 @@ class DecodeConfig:
             object.__setattr__(self, "reselect_every", tuple(every))
         if type(self.draft_tokens) is not int or self.draft_tokens < 0:
             raise ConfigError(f"draft_tokens = {self.draft_tokens!r}: must be a whole number, 0 for none")
+        if self.lookup not in LOOKUPS:
+            raise ConfigError(f"lookup = {self.lookup!r}: not known; choose one of {', '.join(LOOKUPS)}")
 
 
 @dataclass(frozen=True)

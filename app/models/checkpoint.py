@@ -110,7 +110,7 @@ def _decode(path: Path, table: dict[str, Any], config: dict[str, Any], settings:
     if isinstance(every, tuple) and len(every) != layers:
         named = f"reselect_every = {list(every)}: has {len(every)} numbers, the model {layers} layers"
         raise ModelError(f"{path}: {named}; copy or download it again")
-    told = {name: getattr(settings, name) for name in ("reselect_every", "draft_tokens")}
+    told = {name: getattr(settings, name) for name in ("reselect_every", "draft_tokens", "lookup")}
     return replace(decode, **{name: value for name, value in told.items() if value is not None})
 
 

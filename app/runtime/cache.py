@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from app.memory.memory import RegionMemory
 from app.memory.shape import MemoryShape
-from app.runtime.evidence import AnswerEvidence
+from app.runtime.evidence import AnswerEvidence, Chosen
 
 if TYPE_CHECKING:
     from app.kernels.decode import Places
@@ -75,6 +75,7 @@ class RegionCache(Cache):
         memories: frozen memories, in the order their texts are seen.
         tail: memory of everything after them.
         allowed: [regions of the memories] bool, False for those muted or left out; None when all may be seen.
+        narrowed: what the answer that runs was narrowed to; None: nothing.
         evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
         held: the steps that run now keep their selection; None when they choose.
         choices: those that the tokens of the answer share; None when each chooses for itself.
@@ -89,7 +90,7 @@ class RegionCache(Cache):
         self.tail = RegionMemory(shape) if tail is None else tail
         self.allowed: Tensor | None = None
         self._sight: Tensor | None = None
-        self._narrowed: Tensor | None = None
+        self.narrowed: Chosen | None = None
         self._table: tuple[int, Tensor, Tensor] | None = None
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
@@ -118,9 +119,9 @@ class RegionCache(Cache):
         self._sight = None if regions is None else torch.tensor(regions, dtype=torch.bool, device=self.shape.device)
         self.look()
 
-    def narrow(self, regions: Tensor | None) -> None:
-        """Of what may be seen of the memories, see no more than these regions [N]; None lifts it."""
-        self._narrowed = regions
+    def narrow(self, chosen: Chosen | None) -> None:
+        """Of what may be seen of the memories, see no more than these regions; None lifts it."""
+        self.narrowed = chosen
         self.look()
 
     def look(self) -> None:
@@ -133,8 +134,8 @@ class RegionCache(Cache):
         self._sinks = (self._lengths * there)[:1].clamp(max=SINK_TOKENS)
         if self._sight is not None:
             there &= self._sight
-        if self._narrowed is not None:
-            there &= torch.zeros_like(there).index_fill_(0, self._narrowed.to(there.device), True)
+        if self.narrowed is not None:
+            there &= torch.zeros_like(there).index_fill_(0, self.narrowed.regions.to(there.device), True)
         self.allowed = None if there.all() and self._sight is None else there
         self._table = None
 
@@ -146,13 +147,13 @@ class RegionCache(Cache):
         self._text_firsts = [0, *accumulate(map(len, starts))]  # of each text, in regions
         firsts = [first for first, start in zip(self._text_firsts, starts, strict=False) if len(start)]
         self.evidence = AnswerEvidence(torch.cat([self._lengths[:0], *lengths]), firsts, SINK_TOKENS)
-        self.evidence.among = None if self._narrowed is None else len(self._narrowed)
+        self.evidence.chosen = self.narrowed
         return self.evidence
 
     def fork(self) -> "RegionCache":
         """A cache that can go on by itself: the memories are shared, the tail is copied, it sees the same."""
         twin = RegionCache(self.shape, self.memories, self.tail.copy())
-        twin._sight, twin._narrowed, twin.allowed = self._sight, self._narrowed, self.allowed
+        twin._sight, twin.narrowed, twin.allowed = self._sight, self.narrowed, self.allowed
         return twin
 
     def begin(self) -> None:

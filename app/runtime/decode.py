@@ -1,6 +1,6 @@
 """Answering: token after token over a cache; about long texts after a draft, which tells where the answer is."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from app.errors import CancelledError
 from app.memory.config import GenerationConfig
 from app.records import Ending
 from app.runtime.cache import RegionCache
+from app.runtime.evidence import Chosen
 from app.runtime.held import Held
 from app.runtime.sampling import Repetition, Sampler
 from app.runtime.single import SharedChoices
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 Cancelled = Callable[[], bool] | None
+WORDS_SHARE = 3  # a third of the budget for what words found, where attention looks too
 
 
 def answer(
@@ -51,36 +53,81 @@ def answer(
         return "length"
 
 
-def second_look(engine: "Engine", cache: RegionCache, last: int, cancelled: Cancelled) -> Tensor | None:
-    """Draft an answer and tell which regions of the memories it looked at, for the answer itself to see no others.
+def look_up(
+    engine: "Engine", cache: RegionCache, token_ids: Sequence[int], offered: Sequence[int], cancelled: Cancelled
+) -> None:
+    """Run a question, and let the cache see no more than what an answer to it needs of long texts.
 
-    Where a text has thousands of regions, each head chooses by itself and chooses a little wrong; what all heads and
-    tokens of a draft looked at is surer (docs/experiments.md, "A second look"). Nothing is drafted where an answer sees
-    everything, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM, InfLLM).
+    Attention finds it by a draft: where a text has thousands of regions, each head chooses by itself and chooses a
+    little wrong; what all heads and tokens of a draft looked at is surer. Words find it by themselves: `offered`. Then
+    the question is run again among what both found, as if that were the whole text, and the answer decides
+    (docs/algorithm.md, "A second look"). All is seen where it fits the budget, where tokens were dropped, or where
+    regions are chosen otherwise (StreamingLLM, InfLLM).
 
-    Returns:
-        Regions [N], with their neighbours and the sinks as many as a query has room for; None: the answer may see all.
+    Args:
+        token_ids: the turn; its last token is left to the answer.
+        offered: regions that the words of the question found, best first.
 
     Raises:
-        CancelledError: `cancelled` said so.
+        CancelledError: `cancelled` said so; the cache's tail has to be truncated.
     """
+    question, before, room = token_ids[:-1], cache.tail.tokens, _room(engine, cache, len(token_ids) - 1)
+    words = _by_words(engine, cache, offered, room)
+    alone = engine.lookup == "words" and len(words) > 0
+    if not alone:
+        for _ in engine.run(cache, question, cancelled):
+            pass
+    room = 0 if alone else room - len(words)
+    found = _by_draft(engine, cache, token_ids[-1], room, cancelled)
+    if not len(found) and not len(words):
+        return
+    cache.narrow(Chosen(torch.cat([torch.arange(_sinks(engine)), found]), words))
+    if len(words):
+        cache.tail.truncate(before)
+        for _ in engine.run(cache, question, cancelled):
+            pass
+
+
+def _room(engine: "Engine", cache: RegionCache, asked_tokens: int) -> int:
+    """Regions of the memories that an answer has room for beside the sinks and what is near; 0 where it sees all."""
     a, policy = engine.spec.attention, engine.spec.policy
-    chooses = a.votes_by_means and policy.scores and not policy.sees_all and not _drops(engine, cache)
-    if not engine.draft_tokens or not chooses:
-        return None
-    seen = torch.ones(cache.base_regions, dtype=torch.bool) if cache.allowed is None else cache.allowed.clone().cpu()
-    if int(seen.sum()) + cache.tail.regions <= a.budget_regions:
-        return None
+    if not (a.votes_by_means and policy.scores) or policy.sees_all or _drops(engine, cache):
+        return 0
+    seen = cache.base_regions if cache.allowed is None else int(cache.allowed.sum())
+    if seen + -(-(cache.tail.tokens + asked_tokens) // a.region_tokens) <= a.budget_regions:
+        return 0
+    return max(0, a.budget_regions - _sinks(engine) - a.local_regions - 1)
+
+
+def _sinks(engine: "Engine") -> int:
+    a = engine.spec.attention
+    return a.sink_regions if a.forced == "all" else 0
+
+
+def _by_words(engine: "Engine", cache: RegionCache, offered: Sequence[int], room: int) -> Tensor:
+    """Those of the regions offered that may be seen, as many as words have room for; ascending."""
+    if engine.lookup == "attention" or not room:
+        return torch.zeros(0, dtype=torch.int64)
+    if engine.lookup == "both":
+        room = min(room, engine.spec.attention.budget_regions // WORDS_SHARE)
+    sinks, allowed = _sinks(engine), cache.allowed
+    seen = [r for r in dict.fromkeys(offered) if r >= sinks and (allowed is None or bool(allowed[r]))]
+    return torch.tensor(sorted(seen[:room]), dtype=torch.int64)
+
+
+def _by_draft(engine: "Engine", cache: RegionCache, last: int, room: int, cancelled: Cancelled) -> Tensor:
+    """The regions that a draft of the answer looked at most, with their neighbours, at most `room`; ascending."""
+    if not engine.draft_tokens or room < 1:
+        return torch.zeros(0, dtype=torch.int64)
     draft = cache.fork()
     for _ in answer(engine, draft, last, GenerationConfig(max_new_tokens=engine.draft_tokens), cancelled):
         pass
     if cancelled and cancelled():
         raise CancelledError("stopped in a draft")
     assert draft.evidence is not None, "it has been watched"
-    sinks = a.sink_regions if a.forced == "all" else 0
-    seen[:sinks] = False  # a query attends to them anyway, as to what is near
-    found = draft.evidence.around(a.budget_regions - sinks - a.local_regions - 1, seen)
-    return torch.cat([torch.arange(sinks), found]) if len(found) else None
+    seen = torch.ones(cache.base_regions, dtype=torch.bool) if cache.allowed is None else cache.allowed.clone().cpu()
+    seen[: _sinks(engine)] = False  # a query attends to them anyway, as to what is near
+    return draft.evidence.around(room, seen)
 
 
 def _drops(engine: "Engine", cache: RegionCache) -> bool:

@@ -26,6 +26,7 @@ from app.records import Ending
 from app.runtime import decode, policies
 from app.runtime.cache import RegionCache
 from app.runtime.chat_text import ChatText
+from app.runtime.evidence import Chosen
 from app.runtime.policies import Policy
 from app.runtime.recover import restore
 from app.runtime.seams import install
@@ -49,6 +50,7 @@ class Engine(ChatText):
         reselect_every: tokens of an answer that share one choice of regions, in all layers or by layer; 1 chooses for
             each.
         draft_tokens: tokens of the draft that tells which regions of long texts an answer sees; 0 drafts nothing.
+        lookup: what finds those regions, `attention`, `words` or `both`.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Engine(ChatText):
         self.segment_tokens = max(FIRST_SEGMENT_TOKENS, attends.group_tokens)
         self.tokens_per_s = 0.0
         self.reselect_every, self.draft_tokens = recipe.decode.reselect_every, recipe.decode.draft_tokens
+        self.lookup = recipe.decode.lookup
         self.lock = threading.Lock()
 
     def _check_room(self) -> None:
@@ -198,7 +201,7 @@ class Engine(ChatText):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
-    def _run(
+    def run(
         self, cache: RegionCache, token_ids: Sequence[int], cancelled: Callable[[], bool] | None
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Run tokens in segments that end where groups end, so that results do not depend on their size.
@@ -281,7 +284,7 @@ class Engine(ChatText):
         group, rule = self.shape.attention.group_tokens, self.shape.compaction
         done = memory.tokens
         with self._running():
-            for _ in self._run(cache, token_ids[done:], cancelled):
+            for _ in self.run(cache, token_ids[done:], cancelled):
                 first, done = done, memory.tokens
                 if done == len(token_ids):
                     memory.freeze()
@@ -324,6 +327,7 @@ class Engine(ChatText):
         token_ids: Sequence[int],
         config: GenerationConfig,
         *,
+        offered: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
     ) -> Generator[int, None, Ending]:
         """Run a prompt, then yield token after token; the stop token is run but not yielded.
@@ -333,6 +337,7 @@ class Engine(ChatText):
 
         Args:
             token_ids: the turn, as `encode_turn` gives it; at least one token.
+            offered: regions of the memories that the words of the question found, best first; see `lookup`.
 
         Returns:
             why the answer ended.
@@ -340,10 +345,9 @@ class Engine(ChatText):
         with self._running():
             cache.evidence, before = None, cache.tail.tokens
             try:
-                for _ in self._run(cache, token_ids[:-1], cancelled):
-                    pass
-                cache.narrow(decode.second_look(self, cache, token_ids[-1], cancelled))
+                decode.look_up(self, cache, token_ids, offered, cancelled)
             except CancelledError:  # half a question is not left behind
+                cache.narrow(None)
                 cache.tail.truncate(before)
                 return ""
             try:
@@ -351,22 +355,26 @@ class Engine(ChatText):
             finally:
                 cache.narrow(None)
 
-    def second_look(
-        self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None
-    ) -> Tensor | None:
-        """Which regions of the memories an answer to a turn sees after its draft; `cache` stays as it is.
+    def look_up(
+        self,
+        cache: RegionCache,
+        token_ids: Sequence[int],
+        offered: Sequence[int] = (),
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Chosen | None:
+        """What an answer to a turn sees of the memories; `cache` stays as it is.
 
         Returns:
-            [N], for `cache.narrow`; None where it sees all.
+            for `cache.narrow`; None where it sees all.
 
         Raises:
             CancelledError: `cancelled` said so.
         """
         twin = cache.fork()
         with self._running():
-            for _ in self._run(twin, token_ids[:-1], cancelled):
-                pass
-            return decode.second_look(self, twin, token_ids[-1], cancelled)
+            decode.look_up(self, twin, token_ids, offered, cancelled)
+        return twin.narrowed
 
     def log_probs(
         self, token_ids: Sequence[int], *, counted_from: int = 0, cancelled: Callable[[], bool] | None = None
@@ -406,7 +414,7 @@ class Engine(ChatText):
         """Run tokens and return the log-probabilities of those from `counted_from` (at least 1) on."""
         parts = []
         with self._running():
-            for start, end, hidden in self._run(cache, token_ids, cancelled):
+            for start, end, hidden in self.run(cache, token_ids, cancelled):
                 for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
                     last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
                     targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)

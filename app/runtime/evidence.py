@@ -1,11 +1,35 @@
 """Where an answer looked: the attention mass that each region of the memories received, token by token."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 MOST_PER_TOKEN = 4  # regions told of one token of the answer
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The regions of the memories that an answer sees, and what found them.
+
+    Attributes:
+        attention: [N] the sinks, and regions that a draft looked at.
+        words: [M] regions that the words of the question found.
+    """
+
+    attention: Tensor
+    words: Tensor
+
+    @property
+    def regions(self) -> Tensor:
+        """All of them, ascending."""
+        return torch.cat([self.attention, self.words]).unique()
+
+    def found_by(self) -> dict[int, str]:
+        """`attention`, `words` or `both` by region."""
+        by = dict.fromkeys(self.attention.tolist(), "attention")
+        return by | {region: "both" if region in by else "words" for region in self.words.tolist()}
 
 
 class AnswerEvidence:
@@ -15,6 +39,7 @@ class AnswerEvidence:
         density: [R] float32, mass per token of each region of the memories' texts, summed over heads and layers; over
             the answer's tokens the root of the sum of squares, so that one sharp look counts more than many faint
             ones. The sinks, the first tokens of every text, are left out.
+        chosen: what the answer saw of the memories; None where it saw all.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
@@ -32,7 +57,7 @@ class AnswerEvidence:
         self._touched: list[Tensor] = []  # regions that the step has counted: a token must not cost time per region
         self._best: list[tuple[Tensor, Tensor]] = []
         self._squares = torch.zeros_like(self._step)
-        self.among: int | None = None
+        self.chosen: Chosen | None = None
 
     @property
     def density(self) -> Tensor:

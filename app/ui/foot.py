@@ -11,6 +11,11 @@ from app.ui.format import LOSSES, count, place, plural
 from app.units import duration
 
 SHARE = "share of the attention on the documents"
+FOUND_BY = {
+    "attention": " The model's attention found it.",
+    "words": " The words of the question found it.",
+    "both": " The model's attention and the words of the question found it.",
+}
 
 
 def cost(stats: Mapping[str, Any]) -> str:
@@ -65,12 +70,14 @@ def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage") -> 
     """
     where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
     hint = "Click to read it." if do == "passage" else "Click to answer without it."
-    title = f"{evidence.title}, {where}: {weight}, the {SHARE}. Not a measure of how sure the answer is. {hint}"
+    found = FOUND_BY.get(evidence.found_by, "")
+    title = f"{evidence.title}, {where}: {weight}, the {SHARE}.{found} Not a measure of how sure the answer is. {hint}"
+    mark = f'<span class=lt-chip-found>{evidence.found_by}</span>' if found else ""
     return (
         f'<button type="button" class="lt-chip" data-do="{do}" data-id="{escape(evidence.id)}" '
         f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'
         f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
-        f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span></button>"
+        f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span>{mark}</button>"
     )
 
 

@@ -162,7 +162,7 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
     assert (values["ended"], values["refused"]) == ("length", False)
-    assert set(values["evidence"][0]) == {"id", "document", "label", "part", "text", "weight"}
+    assert set(values["evidence"][0]) == {"id", "document", "label", "part", "text", "weight", "found_by"}
     assert values["evidence"][0]["document"] == document
     asked = line.chat.asked[-1]
     assert (asked["generation"].max_new_tokens, asked["generation"].seed) == (6, 5)

@@ -158,6 +158,10 @@ def test_lectern_json_says_how_an_answer_chooses(llama):
     rewrite(llama / "lectern.json", decode={"draft_tokens": 16})
     assert load(llama).draft_tokens == 16 and load(llama).recipe == first
     assert load(llama, draft_tokens=0).draft_tokens == 0
+    assert made.lookup == "attention"
+    rewrite(llama / "lectern.json", decode={"lookup": "both"})
+    assert load(llama).lookup == "both" and load(llama).recipe == first
+    assert load(llama, lookup="words").lookup == "words"
 
 
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
@@ -229,6 +233,10 @@ DAMAGES = {
     "a draft of less than nothing": (
         lambda f: rewrite(f / "lectern.json", decode={"draft_tokens": -1}),
         "lectern.json: draft_tokens = -1: must be a whole number, 0 for none",
+    ),
+    "a look-up by nothing known": (
+        lambda f: rewrite(f / "lectern.json", decode={"lookup": "smell"}),
+        "lectern.json: lookup = 'smell': not known; choose one of attention, words, both",
     ),
     "a layer too many": (
         lambda f: rewrite(f / "lectern.json", decode={"reselect_every": [1] * 99}),

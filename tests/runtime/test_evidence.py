@@ -207,7 +207,7 @@ def test_after_a_draft_an_answer_sees_what_the_draft_looked_at_and_no_more():
     engine, text = tiny.engine(), tiny.token_ids(LONG)
     by_hand = engine.open_chat([engine.read(text)])
     engine.stop_ids = frozenset()
-    list(engine._run(by_hand, TURN[:-1], None))
+    list(engine.run(by_hand, TURN[:-1], None))
     draft = by_hand.fork()
     assert len(list(engine.generate(draft, TURN[-1:], GenerationConfig(max_new_tokens=5)))) == 5
     regions = range(by_hand.base_regions)
@@ -219,24 +219,54 @@ def test_after_a_draft_an_answer_sees_what_the_draft_looked_at_and_no_more():
     said, cache = drafted([text])
     plain = engine.open_chat([engine.read(text)])
     assert said == expected != answer(engine, plain)
-    assert cache.evidence.among == 1 + len(kept) and set(kept.tolist()) < set(range(1, cache.base_regions))
+    assert len(cache.evidence.chosen.regions) == 1 + len(kept)
+    assert set(kept.tolist()) < set(range(1, cache.base_regions))
     torch.testing.assert_close(cache.evidence.density, by_hand.evidence.density)
     assert cache.allowed is None  # the next question sees everything again
+
+
+def test_an_answer_sees_what_words_found_beside_what_its_draft_looked_at():
+    engine, text = tiny.engine(), tiny.token_ids(LONG)
+    engine.stop_ids, engine.draft_tokens, engine.lookup = frozenset(), 5, "both"
+    cache, five = engine.open_chat([engine.read(text)]), GenerationConfig(max_new_tokens=5)
+    said = list(engine.generate(cache, TURN, five, offered=[30, 7, 7, 31, 12]))
+    chosen = cache.evidence.chosen
+    assert chosen.words.tolist() == [7, 30]  # a third of the eight that a query has room for
+    assert len(chosen.regions) <= 6 and set(chosen.regions.tolist()) == {0, 7, 30, *chosen.attention.tolist()}
+    assert chosen.found_by()[7] in ("words", "both") and chosen.found_by()[0] == "attention"
+    among = engine.open_chat([engine.read(text)])
+    among.allow([region in chosen.regions for region in range(among.base_regions)])
+    engine.draft_tokens, engine.lookup = 0, "attention"
+    assert said == list(engine.generate(among, TURN, five))  # the question, too, is run among them
+    assert cache.tail.token_ids == among.tail.token_ids and cache.allowed is None
+
+
+def test_words_alone_need_no_draft_and_see_nothing_that_is_muted():
+    engine = tiny.engine()
+    engine.stop_ids, engine.draft_tokens, engine.lookup = frozenset(), 5, "words"
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG))])
+    cache.allow([region != 7 for region in range(cache.base_regions)])
+    list(engine.generate(cache, TURN, GenerationConfig(max_new_tokens=5), offered=[7, 30, 12]))
+    assert cache.evidence.chosen.regions.tolist() == [0, 12, 30]
+    assert cache.evidence.chosen.found_by() == {0: "attention", 12: "words", 30: "words"}
+    cache = engine.open_chat([engine.read(tiny.token_ids(50))])  # all of it fits
+    list(engine.generate(cache, TURN, GenerationConfig(max_new_tokens=5), offered=[3]))
+    assert cache.evidence.chosen is None
 
 
 def test_nothing_is_drafted_where_an_answer_sees_everything():
     engine, text = tiny.engine(), tiny.token_ids(50)
     said, cache = drafted([text])
-    assert said == answer(engine, engine.open_chat([engine.read(text)])) and cache.evidence.among is None
+    assert said == answer(engine, engine.open_chat([engine.read(text)])) and cache.evidence.chosen is None
     for policy in ("streaming", "full", "h2o", "infllm"):
-        assert drafted([tiny.token_ids(LONG)], policy=policy)[1].evidence.among is None
+        assert drafted([tiny.token_ids(LONG)], policy=policy)[1].evidence.chosen is None
 
 
 def test_a_second_look_sees_nothing_that_is_muted():
     first, second = tiny.token_ids(LONG), tiny.token_ids(LONG, seed=1)
     regions = -(-LONG // REGION)
     _, cache = drafted([first, second], allowed=[region >= regions for region in range(2 * regions)])
-    assert cache.evidence.among and not cache.evidence.density[1:regions].any()
+    assert cache.evidence.chosen and not cache.evidence.density[1:regions].any()
     assert cache.evidence.density[regions:].any() and not cache.allowed[:regions].any()
 
 

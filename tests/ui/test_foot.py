@@ -25,6 +25,12 @@ def under(content: str, loaded: ModelState | None = None, question: str = "", **
     return foot.foot(message, {"d1": "pdf"}, question, loaded)
 
 
+def test_a_passage_says_what_found_it() -> None:
+    assert "found it" not in foot.chip(evidence(), "pdf")
+    words = foot.chip(evidence(found_by="words"), "pdf")
+    assert "The words of the question found it." in words and ">words</span>" in words
+
+
 def test_cost_is_a_sentence_and_the_rest_is_folded() -> None:
     stats = {"tokens_reused": 21_973, "tokens_read": 12, "seconds": 1.42, "tokens_per_s": 31.2, "policy": "keep-all"}
     assert foot.cost(stats) == "Read 12 new tokens; 21,973 came from memory."

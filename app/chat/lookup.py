@@ -1,0 +1,75 @@
+"""Looking up by words: the regions of attached texts whose words fit a question, for its answer to see."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from app.chat.evidence import Attached
+from app.ingest import spans
+from app.records import Message, Part
+from app.store.passages import Found, question_query
+
+TURNS_BACK = 2  # earlier turns whose names a question may refer to
+MOST_PASSAGES = 400  # looked at to find enough in what may be seen
+EDGE = 4  # a region at an end of a passage counts if it holds a quarter of a region of it
+
+
+class Passages(Protocol):
+    """Where passages come from: the store."""
+
+    def find_passages(self, query: str | None, documents: Sequence[str], limit: int) -> list[Found]: ...
+    def part(self, id: str, index: int) -> Part: ...
+
+
+def offered(
+    question: str,
+    history: Sequence[Message],
+    attached: Sequence[Attached],
+    store: Passages,
+    tokenizer,
+    *,
+    region_tokens: int,
+    visible: Sequence[bool] | None,
+    count: int,
+) -> list[int]:
+    """Regions of the attached texts that fit a question best by its words, best passage first, at most `count`.
+
+    Args:
+        history: the messages before the question.
+        tokenizer: the one that the texts were encoded with.
+        visible: [regions] True where they may be seen; None when all may.
+    """
+    before = [message.content for message in reversed(history[-2 * TURNS_BACK :])]
+    documents = list(dict.fromkeys(memory.document.id for memory in attached))
+    limit = count if visible is None else MOST_PASSAGES
+    found: list[int] = []
+    for passage in store.find_passages(question_query(question, before), documents, limit):
+        found += [r for r in _regions(passage, attached, store, tokenizer, region_tokens, visible) if r not in found]
+        if len(found) >= count:
+            break
+    return found[:count]
+
+
+def _regions(
+    passage: Found,
+    attached: Sequence[Attached],
+    store: Passages,
+    tokenizer,
+    size: int,
+    visible: Sequence[bool] | None,
+) -> Iterator[int]:
+    """The regions that may be seen and hold a passage, but for those at its ends that hold little of it."""
+    for memory in attached:
+        if memory.document.id != passage.document:
+            continue
+        for span in memory.text.spans:
+            if span.part != passage.part:
+                continue
+            whole = range(memory.first_region + span.token_start // size, memory.first_region + span.token_end // size)
+            if visible is not None and not any(visible[r] for r in whole):
+                continue
+            part = store.part(passage.document, passage.part)
+            start, end = spans.tokens_of(part, span, tokenizer, passage.char_start, passage.char_end)
+            for region in range(start // size, -(-end // size)):
+                held, number = min(end, (region + 1) * size) - max(start, region * size), memory.first_region + region
+                if held >= min(size // EDGE, end - start) and (visible is None or visible[number]):
+                    yield number

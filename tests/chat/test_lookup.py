@@ -1,0 +1,57 @@
+"""Looking up by words in a chat: which regions are offered, and what an answer says of them."""
+
+import pytest
+
+from app.chat import DocumentChat
+from app.records import Done
+from app.memory.config import GenerationConfig
+from app.settings import Settings
+from tests import tiny
+
+SHORT = GenerationConfig(max_new_tokens=4)
+FACT = "Captain Orlov sailed for Malta. "
+
+
+@pytest.fixture
+def chat(tmp_path):
+    opened = DocumentChat.open(Settings(home=tmp_path / "home"), engine=tiny.engine())
+    opened.engine().draft_tokens, opened.engine().lookup = 3, "words"
+    yield opened
+    opened.close()
+
+
+def add(chat, tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return chat.add_document(path).id
+
+
+def ask(chat, question, **options) -> Done:
+    *_, done = chat.ask(question, generation=SHORT, **options)
+    return done
+
+
+def test_an_answer_sees_the_passage_that_has_the_words_of_its_question(chat, tmp_path):
+    filler = "nothing much was said that day. " * 8
+    add(chat, tmp_path, "other.txt", FACT * 9)  # not attached
+    id = add(chat, tmp_path, "book.txt", 2 * filler + FACT + filler)
+    done = ask(chat, "Who sailed to Malta?", documents=[id])
+    by = chat._sessions().session.cache.evidence.chosen.found_by()
+    assert done.stats.second_look == len(by) > 1 and set(by.values()) == {"attention", "words"}
+    for item in done.evidence:
+        found = {by[region] for _, region in item.regions}
+        assert {item.found_by} == found if len(found) == 1 else item.found_by == "both"
+    seen = [item.found_by for item in chat.messages(done.chat)[-1].evidence]
+    assert seen == [item.found_by for item in done.evidence]
+
+
+def test_words_look_only_where_the_user_lets_them(chat, tmp_path):
+    ids = [add(chat, tmp_path, f"{name}.txt", FACT + f"{name} " * 60) for name in ("aa", "bb")]
+    done = ask(chat, "Who sailed to Malta?", documents=ids, mute=["aa"])
+    assert {item.document for item in done.evidence} == {ids[1]}
+    sessions = chat._sessions()
+    regions = sessions.offered(sessions.session, [], "Who sailed to Malta?")
+    first = sessions.reader.attached(sessions.session.documents)[1].first_region
+    assert regions and min(regions) >= first
+    chat.engine().lookup = "attention"
+    assert sessions.offered(sessions.session, [], "Who sailed to Malta?") == []
