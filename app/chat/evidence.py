@@ -1,14 +1,18 @@
 """Evidence: from the attention each region received to passages on pages or lines."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.ingest import spans
 from app.records import DocumentInfo, Evidence, Look, MemoryText, Part
+from app.store.words import STOP_WORDS
 
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
+
+_WORD = re.compile(r"\w+")
 
 
 class Parts(Protocol):
@@ -35,32 +39,49 @@ def evidence(
     parts: Parts,
     tokenizer,
     region_tokens: int,
+    *,
     found_by: Mapping[int, str] | None = None,
+    by_words: Sequence[Sequence[int]] = (),
+    answer: str = "",
 ) -> list[Evidence]:
-    """The passages that received most attention, neighbours joined.
+    """The passages that an answer rests on, best first: by attention; where words looked too, by both and the answer.
 
     Args:
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
         tokenizer: the one that the memories were encoded with.
         found_by: what offered a region to the answer, where it did not see all.
+        by_words: passages that words found, as regions, best first; those the answer did not see do not count.
+        answer: its text.
     """
-    total = sum(density)
+    total, found_by = sum(density), found_by or {}
     if total <= 0:
         return []
+    seen = [sorted(run) for run in by_words if run and all(region in found_by for region in run)][:MOST]
+    inside = {region for run in seen for region in run}
     best = sorted(range(len(density)), key=density.__getitem__, reverse=True)[: 2 * MOST]
     enough = LEAST_SHARE * density[best[0]]
-    runs = _runs(sorted(place for place in best if density[place] >= enough), attached)
-    found = [
-        _passage(memory, first, last, sum(density[memory.first_region + r] for r in range(first, last + 1)) / total,
-                 parts, tokenizer, region_tokens)
-        for memory, first, last in runs
-    ]  # fmt: skip
-    told = (
-        replace(item, found_by=_found_by(memory.first_region, first, last, found_by or {}))
-        for item, (memory, first, last) in zip(found, runs, strict=True)
-        if item
-    )
-    return sorted(told, key=lambda item: -item.weight)[:MOST]
+    looked = [place for place in best if density[place] >= enough]
+    found: list[tuple[float, Evidence]] = []
+    alone = sorted(place for place in looked if place not in inside)
+    for memory, first, last in [*_runs(alone, attached), *(run for each in seen for run in _runs(each, attached))]:
+        regions = range(memory.first_region + first, memory.first_region + last + 1)
+        weight = sum(density[region] for region in regions) / total
+        if item := _passage(memory, first, last, weight, parts, tokenizer, region_tokens):
+            item = replace(item, found_by=_found_by(memory.first_region, first, last, found_by))
+            found.append((_rank(item, regions, looked, seen, answer), item))
+    return [item for _, item in sorted(found, key=lambda pair: (-pair[0], -pair[1].weight))][:MOST]
+
+
+def _rank(item: Evidence, regions: range, looked: Sequence[int], seen: Sequence[Sequence[int]], answer: str) -> float:
+    """How much speaks for a passage: its place by attention, and where words looked its place by them and how many of
+    the answer's words it holds."""
+    by_attention = next((n for n, region in enumerate(looked, start=1) if region in regions), None)
+    if not seen:
+        return item.weight
+    by_words = next((n for n, run in enumerate(seen, start=1) if run[0] in regions), None)
+    said = set(_WORD.findall(answer.lower())) - STOP_WORDS
+    held = len(said & set(_WORD.findall(item.text.lower()))) / len(said) if said else 0.0
+    return sum(1 / place for place in (by_attention, by_words) if place) + held
 
 
 def _found_by(offset: int, first: int, last: int, found_by: Mapping[int, str]) -> str:

@@ -6,7 +6,8 @@ from typing import Protocol
 from app.chat.evidence import Attached
 from app.ingest import spans
 from app.records import Message, Part
-from app.store.passages import Found, question_query
+from app.store.passages import Found
+from app.store.words import question_query
 
 TURNS_BACK = 2  # earlier turns whose names a question may refer to
 MOST_PASSAGES = 400  # looked at to find enough in what may be seen
@@ -30,23 +31,25 @@ def offered(
     region_tokens: int,
     visible: Sequence[bool] | None,
     count: int,
-) -> list[int]:
-    """Regions of the attached texts that fit a question best by its words, best passage first, at most `count`.
+) -> list[list[int]]:
+    """The passages of the attached texts that fit a question best by its words, as regions; best passage first.
 
     Args:
         history: the messages before the question.
         tokenizer: the one that the texts were encoded with.
         visible: [regions] True where they may be seen; None when all may.
+        count: enough regions.
     """
     before = [message.content for message in reversed(history[-2 * TURNS_BACK :])]
     documents = list(dict.fromkeys(memory.document.id for memory in attached))
     limit = count if visible is None else MOST_PASSAGES
-    found: list[int] = []
+    found: list[list[int]] = []
     for passage in store.find_passages(question_query(question, before), documents, limit):
-        found += [r for r in _regions(passage, attached, store, tokenizer, region_tokens, visible) if r not in found]
-        if len(found) >= count:
+        if regions := list(_regions(passage, attached, store, tokenizer, region_tokens, visible)):
+            found.append(regions)
+        if sum(map(len, found)) >= count:
             break
-    return found[:count]
+    return found
 
 
 def _regions(

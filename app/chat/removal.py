@@ -30,7 +30,7 @@ def removal(
     answer = _answer(sessions, session, twin, prompt, message)
     stats = next(m.stats for m in sessions.store.messages(session.chat) if m.id == message)
     if stats.get("second_look"):  # drafts are greedy, and words find the same: the same again
-        offered = sessions.offered(twin, history, question.content)
+        offered = sum(sessions.offered(twin, history, question.content), [])
         twin.cache.narrow(engine.look_up(twin.cache, prompt, offered, cancelled=cancelled))
 
     def score(*hidden: Evidence) -> list[float]:

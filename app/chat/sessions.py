@@ -315,7 +315,8 @@ class Sessions:
 
         def tokens() -> Iterator[int]:
             nonlocal first_at, ended_by
-            steps = self.engine.generate(cache, prompt, generation, offered=offered, cancelled=job.cancel.is_set)
+            regions, cancelled = sum(offered, []), job.cancel.is_set
+            steps = self.engine.generate(cache, prompt, generation, offered=regions, cancelled=cancelled)
             while True:
                 try:
                     token = next(steps)
@@ -355,10 +356,13 @@ class Sessions:
             codec=self.engine.shape.codec,
             **cache.counts(),
         )
-        yield Done(answer, session.chat, *self._looked(session, said, stats))
+        yield Done(answer, session.chat, *self._looked(session, said, stats, answer, offered))
 
-    def offered(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
-        """Regions that the words of a question find in what the session may see; none where attention looks alone."""
+    def offered(self, session: Session, history: Sequence[Message], question: str) -> list[list[int]]:
+        """Passages that the words of a question find in what the session may see, as regions, the best first.
+
+        None where attention looks alone.
+        """
         engine, shape = self.engine, self.engine.shape
         if engine.lookup == "attention" or not session.documents:
             return []
@@ -385,7 +389,7 @@ class Sessions:
         return [engine.bos_id, *prompt] if alone else prompt
 
     def _looked(
-        self, session: Session, said: Sequence[int], stats: AnswerStats
+        self, session: Session, said: Sequence[int], stats: AnswerStats, answer: str, offered: Sequence[Sequence[int]]
     ) -> tuple[tuple[Evidence, ...], AnswerStats, tuple[Look, ...]]:
         """The last fields of Done: passages that the answer looked at, its stats, and where each token looked."""
         engine, seen = self.engine, session.cache.evidence
@@ -393,8 +397,16 @@ class Sessions:
             return (), stats, ()
         attached = self.reader.attached(session.documents)
         size = engine.shape.attention.region_tokens
-        by = seen.chosen.found_by() if seen.chosen else {}
-        found = evidence.evidence(seen.density.tolist(), attached, self.store, engine.text_tokenizer, size, by)
+        found = evidence.evidence(
+            seen.density.tolist(),
+            attached,
+            self.store,
+            engine.text_tokenizer,
+            size,
+            found_by=seen.chosen.found_by() if seen.chosen else {},
+            by_words=offered if seen.chosen else (),
+            answer=answer,
+        )
         return tuple(found), stats, evidence.looks(engine.pieces(said), seen.looks(), attached)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
+from app.eval.lookup import word_index
 from app.tasks.passages import passage_of
 from app.tasks.scoring import exact, f1, holds, is_refusal
 from app.wellformed import whole_values
@@ -188,12 +189,15 @@ def ask(
     second: int = 0,
     cancelled: Callable[[], bool] = texts.never,
 ) -> Iterator[Answered]:
-    """Ask each question in a chat of its own; `second` chats, evenly chosen, go on with the question after it."""
-    count = len(questions)
+    """Ask each question in a chat of its own; `second` chats, evenly chosen, go on with the question after it.
+
+    What finds the passages of a long text is the engine's `lookup`.
+    """
+    count, words = len(questions), word_index(engine, [memory])
     follow = texts.evenly(min(second, count), count) if count > 1 else set()
     for i, question in enumerate(questions):
         turns = [question, questions[(i + 1) % count]] if i in follow else [question]
-        replies = texts.converse(engine, [memory], [q.question for q in turns], ANSWER_TOKENS, cancelled)
+        replies = texts.converse(engine, [memory], [q.question for q in turns], ANSWER_TOKENS, cancelled, words)
         for turn, (asked, reply) in enumerate(zip(turns, replies, strict=True), start=1):
             held = regions_of(engine, memory, asked)
             rank = next((n for n, region in enumerate(reply.looked, start=1) if region in held), None) if held else 0

@@ -11,6 +11,7 @@ from app.errors import CancelledError, ConfigError, InputError
 from app.tasks.passkeys import REPEAT_FILLER
 
 if TYPE_CHECKING:
+    from app.eval.lookup import WordIndex
     from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
 
@@ -203,8 +204,13 @@ def converse(
     questions: Sequence[str],
     max_new_tokens: int,
     cancelled: Callable[[], bool] = never,
+    words: "WordIndex | None" = None,
 ) -> list[Reply]:
-    """The greedy answers to questions asked one after the other in one fresh chat over memories read before."""
+    """The greedy answers to questions asked one after the other in one fresh chat over memories read before.
+
+    Args:
+        words: of the memories, for the words of the questions to be looked up too; None: attention looks alone.
+    """
     from app.memory.config import GenerationConfig
 
     config = GenerationConfig(max_new_tokens=max_new_tokens)
@@ -213,7 +219,10 @@ def converse(
         messages.append({"role": "user", "content": question})
         tail = cache.tail.token_ids
         turn = engine.encode_turn(messages, tail[-1] if tail else None)
-        text = engine.decode(list(engine.generate(cache, turn, config, cancelled=cancelled))).strip()
+        before = [message["content"] for message in reversed(messages[:-1])]
+        offered = words.offered(question, before, cache.shape.attention.budget_regions) if words else ()
+        tokens = engine.generate(cache, turn, config, offered=offered, cancelled=cancelled)
+        text = engine.decode(list(tokens)).strip()
         if cancelled():
             raise CancelledError("stopped")
         messages.append({"role": "assistant", "content": text})

@@ -4,29 +4,16 @@ A passage is a piece of a part, cut at sentence ends. Its text stays in the part
 """
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.store.database import SqliteFile
-from app.store.text import QUERY_WORDS
 from app.wellformed import whole
 
 PASSAGE_CHARS = 1_200  # about 300 tokens of English prose
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 ENDS = (re.compile(r"\n\s*\n"), re.compile(r"[.!?][\"”’)]*\s+"), re.compile(r"\n"), re.compile(r"\s+"))  # best first
-
-WORD = re.compile(r"\d[\d.,:]*\d|\w+")
-QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|`([^`]+)`')
-NAME = re.compile(r"\b[A-Z]\w*(?:[ -][A-Z]\w*)+")
-REFERS = frozenset("he she it they him her them his hers its their theirs".split())
-STOP_WORDS = REFERS | frozenset(
-    """a about after all also am an and any are as at be because been before being between both but by can could did do
-    does doing done down during each every far for from had has have having here how i if in into is just large long
-    many may me might more most much must my no nor not of off old on once one only or other our out over own same
-    shall should so some such than that the then there these this those through to under until up upon us very was
-    we were what when where which while who whom whose why will with would you your yours""".split()
-)
-FEW_WORDS = 1  # a question with no more of its own leans on the one before
 
 
 @dataclass(frozen=True)
@@ -76,6 +63,23 @@ class Passages:
         return [Found(*row) for row in rows]
 
 
+class PassageIndex:
+    """Passages of texts that are in no library, found in the same way."""
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.execute(f"CREATE VIRTUAL TABLE passage USING fts5 (text, tokenize='{TOKENIZER}')")
+        rows = ((number, whole(text)) for number, text in enumerate(passages))
+        self._db.executemany("INSERT INTO passage (rowid, text) VALUES (?, ?)", rows)
+
+    def best(self, query: str | None, limit: int) -> list[int]:
+        """Numbers of the passages that fit a query best, best first."""
+        if not query:
+            return []
+        find = "SELECT rowid FROM passage WHERE passage MATCH ? ORDER BY bm25(passage), rowid LIMIT ?"
+        return [row[0] for row in self._db.execute(find, [query, limit])]
+
+
 def cut(text: str, size: int = PASSAGE_CHARS) -> list[tuple[int, int]]:
     """Cut a text into passages of about `size` characters, all of one length but for ending well: (start, end)."""
     count = max(1, round(len(text) / size))
@@ -91,37 +95,3 @@ def _good_end(text: str, place: int, about: int) -> int:
         if found:
             return min(found, key=lambda end: abs(end - place))
     return place
-
-
-def question_query(question: str, before: Sequence[str] = ()) -> str | None:
-    """A question as an FTS5 query that wants any of its words: names and quoted strings as phrases too.
-
-    Args:
-        before: the turns before it, the last one first: their names are looked for where the question refers to
-            something, and all words of the last one where it has few of its own.
-
-    Returns:
-        None when there is no word to look for.
-    """
-    question = whole(question)
-    wanted = _words(question)
-    if before and (len(wanted) <= FEW_WORDS or REFERS & {word.lower() for word in WORD.findall(question)}):
-        if len(wanted) <= FEW_WORDS:
-            wanted += _words(whole(before[0]))
-        wanted += [name for turn in before for name in _names(whole(turn))]
-    phrases = [next(filter(None, groups)) for groups in QUOTED.findall(question)]
-    phrases += NAME.findall(question)
-    terms = dict.fromkeys([*wanted, *(" ".join(WORD.findall(phrase)) for phrase in phrases)])
-    return " OR ".join(f'"{term}"' for term in list(terms)[:QUERY_WORDS] if term) or None
-
-
-def _words(text: str) -> list[str]:
-    """Words in lower case but for those that every question has."""
-    words = [word.lower() for word in WORD.findall(text)]
-    return [word for word in words if word not in STOP_WORDS and (len(word) > 1 or word.isdigit())]
-
-
-def _names(text: str) -> list[str]:
-    """Words that begin with a capital although no sentence does, and numbers."""
-    found = re.findall(r"(?<=[\w,;:] )[A-Z]\w+|\b\d[\d.,]*\b", text)
-    return [name.lower() for name in found if name.lower() not in STOP_WORDS]

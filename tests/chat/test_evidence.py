@@ -6,10 +6,10 @@ from app.chat import evidence
 from tests.chat.attached import SIZE, attach
 
 
-def passages(mass: dict[int, float], parts, memory, tokenizer):
+def passages(mass: dict[int, float], parts, memory, tokenizer, **more):
     values = [mass.get(region, 0.0) for region in range(memory.first_region + memory.regions)]
     kept = SimpleNamespace(part=lambda _, i: parts[i - 1], line_of=lambda _, i: 100 * i)
-    return evidence.evidence(values, [memory], kept, tokenizer, SIZE)
+    return evidence.evidence(values, [memory], kept, tokenizer, SIZE, **more)
 
 
 def test_a_passage_of_a_plain_text_is_told_by_its_line():
@@ -44,3 +44,19 @@ def test_a_last_region_that_holds_the_line_end_alone_is_no_passage():
 def test_no_attention_gives_no_passage():
     parts, memory, tokenizer = attach(["some text that is long enough"])
     assert passages({}, parts, memory, tokenizer) == []
+
+
+def test_a_passage_of_words_stands_first_when_it_holds_the_answer():
+    text = "".join(f"word{n} " for n in range(60)) + "Orlov sailed for Malta. " + "more " * 60
+    parts, memory, tokenizer = attach([text])
+    regions = -(-len(memory.text.token_ids) // SIZE)
+    place = (text.index("Malta") + 1) // SIZE
+    run, other, looked = [place - 1, place, place + 1], [3, 4, 5], regions - 4
+    by = {region: "words" for region in (*run, *other)} | {looked: "attention", looked - 1: "attention"}
+    more = {"found_by": by, "by_words": [other, run], "answer": "To Malta."}
+    found = passages({looked: 2.0, place: 0.1}, parts, memory, tokenizer, **more)
+    assert [item.found_by for item in found] == ["words", "attention", "words"]
+    assert "Malta" in found[0].text and [region for _, region in found[0].regions] == run
+    assert found[2].weight == 0 < found[0].weight < found[1].weight
+    unseen = passages({looked: 2.0}, parts, memory, tokenizer, found_by={looked: "attention"}, by_words=[run])
+    assert [item.found_by for item in unseen] == ["attention"]

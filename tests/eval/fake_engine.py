@@ -54,6 +54,7 @@ class FakeEngine:
     budget_tokens = 256
     bos_id = BOS
     policy = "keep-all"
+    lookup = "attention"
     description = {"name": "fake"}
     shape = SimpleNamespace(attention=SimpleNamespace(group_tokens=8, region_tokens=4))
 
@@ -97,8 +98,10 @@ class FakeEngine:
         token_ids: Sequence[int],
         config: GenerationConfig,
         *,
+        offered: Sequence[int] = (),
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[int]:
+        assert not offered, "attention looks alone"
         assert config.temperature == 0
         reply = self.text_tokenizer.encode(self.reply(cache.text, self.decode(token_ids))).ids[: config.max_new_tokens]
         self.turns.append(cache.turns)
