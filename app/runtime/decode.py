@@ -75,7 +75,7 @@ def look_up(
     words = _by_words(engine, cache, offered, room)
     alone = engine.lookup == "words" and len(words) > 0
     if not alone:
-        for _ in engine.run(cache, question, cancelled):
+        for _ in engine.segments(cache, question, cancelled):
             pass
     room = 0 if alone else room - len(words)
     found = _by_draft(engine, cache, token_ids[-1], room, cancelled)
@@ -84,7 +84,7 @@ def look_up(
     cache.narrow(Chosen(torch.cat([torch.arange(_sinks(engine)), found]), words))
     if len(words):
         cache.tail.truncate(before)
-        for _ in engine.run(cache, question, cancelled):
+        for _ in engine.segments(cache, question, cancelled):
             pass
 
 

@@ -201,7 +201,7 @@ class Engine(ChatText):
     def logits(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
-    def run(
+    def segments(
         self, cache: RegionCache, token_ids: Sequence[int], cancelled: Callable[[], bool] | None
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Run tokens in segments that end where groups end, so that results do not depend on their size.
@@ -284,7 +284,7 @@ class Engine(ChatText):
         group, rule = self.shape.attention.group_tokens, self.shape.compaction
         done = memory.tokens
         with self._running():
-            for _ in self.run(cache, token_ids[done:], cancelled):
+            for _ in self.segments(cache, token_ids[done:], cancelled):
                 first, done = done, memory.tokens
                 if done == len(token_ids):
                     memory.freeze()
@@ -315,7 +315,7 @@ class Engine(ChatText):
         before = cache.tail.tokens
         with self._running():
             try:
-                for _ in self._run(cache, token_ids, cancelled):
+                for _ in self.segments(cache, token_ids, cancelled):
                     pass
             except CancelledError:
                 cache.tail.truncate(before)
@@ -414,7 +414,7 @@ class Engine(ChatText):
         """Run tokens and return the log-probabilities of those from `counted_from` (at least 1) on."""
         parts = []
         with self._running():
-            for start, end, hidden in self.run(cache, token_ids, cancelled):
+            for start, end, hidden in self.segments(cache, token_ids, cancelled):
                 for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
                     last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
                     targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)

@@ -207,7 +207,7 @@ def test_after_a_draft_an_answer_sees_what_the_draft_looked_at_and_no_more():
     engine, text = tiny.engine(), tiny.token_ids(LONG)
     by_hand = engine.open_chat([engine.read(text)])
     engine.stop_ids = frozenset()
-    list(engine.run(by_hand, TURN[:-1], None))
+    list(engine.segments(by_hand, TURN[:-1], None))
     draft = by_hand.fork()
     assert len(list(engine.generate(draft, TURN[-1:], GenerationConfig(max_new_tokens=5)))) == 5
     regions = range(by_hand.base_regions)

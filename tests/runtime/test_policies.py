@@ -125,7 +125,7 @@ def test_what_is_kept_does_not_depend_on_later_tokens(name, score):
     for text in (ids, other):
         memory = RegionMemory(made.shape)
         cache = made.open_chat(tail=memory)
-        for _ in made.run(cache, text[:480], None):
+        for _ in made.segments(cache, text[:480], None):
             pass
         kept.append(state(memory))
     assert kept[0] == kept[1]
@@ -221,7 +221,7 @@ def test_mass_is_summed_over_the_heads_that_share_keys():
 def test_going_back_before_something_was_dropped_forgets_all():
     made = engine("h2o")
     cache = made.open_chat()
-    for _ in made.run(cache, tiny.token_ids(100), None):
+    for _ in made.segments(cache, tiny.token_ids(100), None):
         pass
     assert cache.tail.whole_from == 96
     cache.tail.truncate(98)

@@ -34,7 +34,7 @@ def both(attention, tokens, **options):
     engine, ids = tiny.engine(attention, **options), tiny.token_ids(tokens)
     with torch.no_grad():
         oracle = engine.model.model(torch.tensor([ids]), use_cache=False).last_hidden_state[0]
-    parts = [hidden for _, _, hidden in engine.run(engine.open_chat(), ids, None)]
+    parts = [hidden for _, _, hidden in engine.segments(engine.open_chat(), ids, None)]
     return torch.cat(parts), oracle
 
 
@@ -60,7 +60,7 @@ def test_options_hold_over_attached_memories_and_in_decode(name):
     for size in (16, 64):
         engine.segment_tokens = engine.most_segment_tokens = size
         cache = engine.open_chat([memory])
-        hidden = [x for _, _, x in engine.run(cache, turn, None)]
+        hidden = [x for _, _, x in engine.segments(cache, turn, None)]
         hidden += [engine.forward(cache, [7 + i]) for i in range(20)]
         runs.append(torch.cat(hidden))
     torch.testing.assert_close(*runs, atol=1e-5, rtol=1e-5)
