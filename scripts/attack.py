@@ -46,6 +46,7 @@ class Target:
 
     Attributes:
         key: the cookie of the owner; "" where the page has none.
+        tree: the checkout that it runs.
         log: what the server printed.
     """
 
@@ -53,6 +54,7 @@ class Target:
     home: Path
     pid: int
     key: str = ""
+    tree: Path = ROOT
     log: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -225,6 +227,132 @@ def foreign(target: Target, folder: Path) -> str:
     return reached({name: target.ask("GET", "/", owner=True, headers=pairs)[0] for name, pairs in tried.items()})
 
 
+# 9, 10, 13, 14: the data folder and files from elsewhere, on folders of their own
+
+
+STORE = """
+import hashlib, json, sys, time, zipfile
+from pathlib import Path
+from app.errors import LecternError
+from app.records import Document, Evidence, Part
+from app.store import bundle, transfer
+from app.store.home import acquire
+from app.store.store import Store
+
+folder, name = Path(sys.argv[1]), sys.argv[2]
+folder.mkdir()
+
+def opened(place):
+    return Store(folder / place, disk_budget_bytes=1 << 30)
+
+def filled(place):
+    store = opened(place)
+    text = (Part(1, "1", "The text of the file."),)
+    id = store.add_document(Document("Book", "text", "ab" * 32, text))
+    chat = store.create_chat([id], "m", "A chat")
+    store.save_turn(chat, "q", "a", {}, [Evidence("", id, "Book", "1", 1, 0, 3, "The", 0.5)], None)
+    time.sleep(1)
+    store.close()
+    return id, chat
+
+def changed(change):
+    id, chat = filled("from")
+    store = opened("from")
+    transfer.export_chat(store, chat, folder / "chat.lectern", "r")
+    store.close()
+    with zipfile.ZipFile(folder / "chat.lectern") as file:
+        entries = {n: json.loads(file.read(n)) for n in file.namelist() if n != bundle.MANIFEST}
+    change(entries)
+    with bundle.writing(folder / "changed.lectern") as out:
+        for n, value in entries.items():
+            out.add(n, json.dumps(value).encode())
+        out.finish({"recipe": "r", "parts": {}})
+    return folder / "changed.lectern"
+
+def lost():
+    filled("home")
+    opened("home").close()
+    time.sleep(1)
+    for path in (folder / "home").glob("library.db*"):
+        path.unlink()
+    copy = folder / "home" / "library.backup.db"
+    before = copy.read_bytes()
+    copy.touch()
+    import os
+    os.utime(copy, (0, 0))
+    try:
+        store = opened("home")
+        time.sleep(2)
+        store.close()
+    except LecternError:
+        pass
+    return "the copy was replaced by an emptier one" if copy.read_bytes() != before else ""
+
+def claimed():
+    def change(entries):
+        for n in [n for n in entries if n.startswith("documents/")]:
+            value = entries.pop(n)
+            value["sha256"], value["parts"][0]["text"] = "cd" * 32, "A claimed text."
+            entries["documents/" + "cd" * 6 + ".json"] = value
+    path = changed(change)
+    store = opened("to")
+    transfer.import_chat(store, path, None)
+    id = store.add_document(Document("Real", "text", "cd" * 32, (Part(1, "1", "What the file says."),)))
+    text = store.parts(id)[0].text
+    store.close()
+    return "" if text == "What the file says." else f"the file reads as {text!r}"
+
+def nan():
+    def change(entries):
+        entries["chat.json"]["messages"][1]["evidence"][0]["weight"] = float("nan")
+    path, store = changed(change), opened("to")
+    try:
+        transfer.import_chat(store, path, None)
+    except LecternError:
+        return "something was taken" if store.documents("r") or store.chats() else ""
+    finally:
+        store.close()
+    return "a weight that is no number was taken"
+
+def left():
+    part = folder / "home" / "exports" / "0123456789abcdef.lectern.part"
+    part.parent.mkdir(parents=True)
+    part.write_text("private")
+    acquire(folder / "home").release()
+    return "half an export stays" if part.exists() else ""
+
+print(json.dumps({"lost": lost, "claimed": claimed, "nan": nan, "left": left}[name]()))
+"""
+
+
+def _on_a_store(target: Target, folder: Path, name: str) -> str:
+    """Run one of the tries above in a process of its own; what it reached."""
+    command = [sys.executable, "-P", "-c", STORE, str(folder / f"store-{name}"), name]
+    environment = os.environ | {"PYTHONPATH": str(target.tree)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, env=environment)
+    return json.loads(done.stdout) if done.returncode == 0 else f"could not be tried: {done.stderr[-150:]}"
+
+
+@case(9, "a removed library, and the copy beside it")
+def lost_library(target: Target, folder: Path) -> str:
+    return _on_a_store(target, folder, "lost")
+
+
+@case(10, "an imported chat that claims the SHA-256 of a file")
+def claimed_hash(target: Target, folder: Path) -> str:
+    return _on_a_store(target, folder, "claimed")
+
+
+@case(13, "an imported chat with a weight that is no number")
+def no_number(target: Target, folder: Path) -> str:
+    return _on_a_store(target, folder, "nan")
+
+
+@case(14, "half an export of a process that died")
+def leftovers(target: Target, folder: Path) -> str:
+    return _on_a_store(target, folder, "left")
+
+
 # 16: what answers and exports show
 
 
@@ -341,7 +469,7 @@ def running(tree: Path, folder: Path) -> Iterator[Target]:
     process = subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    target, opened = Target("", home, process.pid), threading.Event()
+    target, opened = Target("", home, process.pid, tree=tree), threading.Event()
 
     def listen() -> None:
         for line in process.stdout or ():

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 DISK_MB = 96
-WORDS = 6_000
+WORDS = 800
 LONGEST_S = 900
 
 
