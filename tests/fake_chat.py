@@ -14,6 +14,7 @@ from typing import Any
 
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
+from app.chat.suggestions import candidates
 from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
 from app.ingest.spans import label
 from app.ingest.stream import Step
@@ -304,6 +305,11 @@ class FakeDocumentChat:
 
     def document(self, document_id: str) -> DocumentInfo:
         return self._found(document_id)[0]
+
+    def suggestions(self, documents: Sequence[str]) -> list[str]:
+        """What a model that answers everything would keep."""
+        found = [q.question for id in documents[:1] for q in candidates(self._found(id)[1].parts)]
+        return found[:4]
 
     def part(self, document_id: str, index: int) -> Part:
         return self._found(document_id)[1].parts[index - 1]

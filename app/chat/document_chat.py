@@ -14,7 +14,7 @@ from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
 from app.chat.loaded_model import Loading
 from app.chat.policies import Policies
-from app.errors import InputError, InUseError, LecternError
+from app.errors import InputError, InUseError, LecternError, StoreError
 from app.ingest.stream import Step, Watch, in_steps
 from app.memory.config import GenerationConfig
 from app.records import (
@@ -33,6 +33,7 @@ from app.settings import Settings
 from app.wellformed import one_line, whole
 
 if TYPE_CHECKING:
+    from app.chat.reader import ReadDocument
     from app.chat.sessions import Job, Sessions
     from app.runtime.engine import Engine
 
@@ -220,8 +221,26 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self.engine()
         info = self.document(document)
         with self.claim(f"reading {info.title}") as job:
-            reader = self._sessions_under(policy or self.policy_of()).reader
-            yield from reader.read(info.id, job.cancel.is_set)
+            sessions = self._sessions_under(policy or self.policy_of())
+            read = yield from sessions.reader.read(info.id, job.cancel.is_set)
+            if self.store.suggestions(info.id, sessions.engine.recipe) is None:
+                self._suggest(sessions, read, job)
+
+    def _suggest(self, sessions: "Sessions", read: "ReadDocument", job: "Job") -> None:
+        """Keep questions that the model answers rightly from what was read; a stop, or a full disk, keeps none."""
+        from app.chat.suggestions import answered
+
+        questions = answered(sessions, read, job)
+        if job.cancelled:
+            return
+        try:
+            self.store.set_suggestions(read.document.id, sessions.engine.recipe, questions)
+        except StoreError as error:
+            log.warning("%s", error)
+
+    def suggestions(self, documents: Sequence[str]) -> list[str]:
+        """Questions to begin with about the first of these documents: none before it was read, nor untried ones."""
+        return (self.store.suggestions(documents[0], self._recipe) or []) if documents else []
 
     # --- chats
 

@@ -293,6 +293,21 @@ def library_0007(db: Database) -> None:
     db.execute("ALTER TABLE chat ADD COLUMN system TEXT NOT NULL DEFAULT ''")
 
 
+@_library(name="0008")
+def library_0008(db: Database) -> None:
+    """Questions that the model answered rightly from a document when it was tried, as JSON."""
+    db.execute(
+        """
+        CREATE TABLE suggestion (
+            document TEXT NOT NULL REFERENCES document ON DELETE CASCADE,
+            recipe TEXT NOT NULL,
+            questions TEXT NOT NULL,
+            PRIMARY KEY (document, recipe)
+        ) STRICT
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

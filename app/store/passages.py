@@ -3,6 +3,7 @@
 A passage is a piece of a part, cut at sentence ends. Its text stays in the part: the index reads it through a view.
 """
 
+import json
 import re
 import sqlite3
 from collections.abc import Sequence
@@ -61,6 +62,26 @@ class Passages:
                 [query, *documents, limit],
             ).fetchall()
         return [Found(*row) for row in rows]
+
+
+class Suggestions:
+    """The part of the library that keeps questions to begin with, by document and recipe."""
+
+    def __init__(self, library: SqliteFile) -> None:
+        self._library = library
+
+    def set_suggestions(self, document: str, recipe: str, questions: Sequence[str]) -> None:
+        """Keep questions, in place of those before; none is a result too."""
+        with self._library.write() as db:
+            row = [document, recipe, json.dumps([whole(question) for question in questions])]
+            db.execute("INSERT OR REPLACE INTO suggestion (document, recipe, questions) VALUES (?, ?, ?)", row)
+
+    def suggestions(self, document: str, recipe: str) -> list[str] | None:
+        """What `set_suggestions` was given; None when nothing was."""
+        with self._library.read() as db:
+            find = "SELECT questions FROM suggestion WHERE document = ? AND recipe = ?"
+            row = db.execute(find, [document, recipe]).fetchone()
+        return json.loads(row[0]) if row else None
 
 
 class PassageIndex:

@@ -20,7 +20,7 @@ from app.store.chats import Chats
 from app.store.database import FullDisk
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
-from app.store.passages import Passages
+from app.store.passages import Passages, Suggestions
 from app.store.room import Room
 from app.store.space import Space
 from app.store.text import now
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FULL = "Nothing new is stored; what is there can be read, and deleting documents, chats and memories makes room"
 
 
-class Store(Documents, Passages, Chats, Space):
+class Store(Documents, Passages, Suggestions, Chats, Space):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
@@ -60,6 +60,7 @@ class Store(Documents, Passages, Chats, Space):
         library.when_lost = self._rescue
         Documents.__init__(self, library)
         Passages.__init__(self, library)
+        Suggestions.__init__(self, library)
         Chats.__init__(self, library)
         Space.__init__(self, library)
         self.home = home
