@@ -50,7 +50,7 @@ def evidence(
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
         tokenizer: the one that the memories were encoded with.
         found_by: what offered a region to the answer, where it did not see all.
-        by_words: passages that words found, as regions, best first; those the answer did not see do not count.
+        by_words: passages that words found, as regions, best first; those that were not offered do not count.
         answer: its text.
     """
     total, found_by = sum(density), found_by or {}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 DEFAULT_TIMES = (1, 4)
+BY_ATTENTION = "Looked up by attention alone, whatever the recipe says."
 
 
 def _engine(session: Session) -> "Engine":
@@ -94,7 +95,8 @@ def passkey(session: Session, args: argparse.Namespace) -> None:
         for cell in row["depths"]
     ]
     text = table(["tokens", "depth", "right", "of"], rows)
-    session.out.result(values | _about(session, engine, started), f"{text}\n{_bound(values)}")
+    values |= _about(session, engine, started) | {"lookup": "attention"}
+    session.out.result(values, f"{text}\n{_bound(values)}\n{BY_ATTENTION}")
 
 
 def _bound(values: dict[str, Any]) -> str:
@@ -130,8 +132,8 @@ def needles(session: Session, args: argparse.Namespace) -> None:
                 found = (score[name] for name in ("score", "right", "trials", "lower_bound_95"))
                 rows.append([row["task"], row["tokens"], turn, *found])
     text = table(["task", "tokens", "question", "score", "right", "of", "at least"], rows)
-    text = f"{text}\nFirst questions: {_bound(values)}\n{_effective(values)}"
-    session.out.result(values | _about(session, engine, started), text)
+    text = f"{text}\nFirst questions: {_bound(values)}\n{_effective(values)}\n{BY_ATTENTION}"
+    session.out.result(values | _about(session, engine, started) | {"lookup": "attention"}, text)
 
 
 def _effective(values: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 Cancelled = Callable[[], bool] | None
-WORDS_SHARE = 3  # a third of the budget for what words found, where attention looks too
+WORDS_SHARE = 3  # a third of the budget each for what words and attention found, where both look
+KEPT_SHARE = 4  # of it a quarter for what is left of both: a short text, as most of those that models are tuned on
+DRAFT_TOKENS = 16  # where the recipe says nothing, and attention has to look beside words
 
 
 def answer(
@@ -59,10 +62,11 @@ def look_up(
     """Run a question, and let the cache see no more than what an answer to it needs of long texts.
 
     Attention finds it by a draft: where a text has thousands of regions, each head chooses by itself and chooses a
-    little wrong; what all heads and tokens of a draft looked at is surer. Words find it by themselves: `offered`. Then
-    the question is run again among what both found, as if that were the whole text, and the answer decides
-    (docs/algorithm.md, "A second look"). All is seen where it fits the budget, where tokens were dropped, or where
-    regions are chosen otherwise (StreamingLLM, InfLLM).
+    little wrong; what all heads and tokens of a draft looked at is surer. Words find it by themselves: `offered`. Where
+    both look, each has a third of the budget; then the question is run again among what they found, as if that were
+    the whole text, and what a draft looks at there is what the answer sees (docs/algorithm.md, "A second look"). All is
+    seen where it fits the budget, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM,
+    InfLLM).
 
     Args:
         token_ids: the turn; its last token is left to the answer.
@@ -71,21 +75,32 @@ def look_up(
     Raises:
         CancelledError: `cancelled` said so; the cache's tail has to be truncated.
     """
-    question, before, room = token_ids[:-1], cache.tail.tokens, _room(engine, cache, len(token_ids) - 1)
+    before, last, room = cache.tail.tokens, token_ids[-1], _room(engine, cache, len(token_ids) - 1)
     words = _by_words(engine, cache, offered, room)
-    alone = engine.lookup == "words" and len(words) > 0
-    if not alone:
-        for _ in engine.segments(cache, question, cancelled):
+
+    def ask() -> None:
+        cache.tail.truncate(before)
+        for _ in engine.segments(cache, token_ids[:-1], cancelled):
             pass
-    room = 0 if alone else room - len(words)
-    found = _by_draft(engine, cache, token_ids[-1], room, cancelled)
+
+    if engine.lookup == "words" and len(words):
+        cache.narrow(Chosen(torch.arange(_sinks(engine)), words))
+        return ask()
+    ask()
+    if not room:
+        return
+    third = engine.spec.attention.budget_regions // WORDS_SHARE
+    found = _by_draft(engine, cache, last, min(room, third) if len(words) else room, cancelled)
     if not len(found) and not len(words):
         return
-    cache.narrow(Chosen(torch.cat([torch.arange(_sinks(engine)), found]), words))
+    chosen = Chosen(torch.cat([torch.arange(_sinks(engine)), found]), words)
+    cache.narrow(chosen)
     if len(words):
-        cache.tail.truncate(before)
-        for _ in engine.segments(cache, question, cancelled):
-            pass
+        ask()
+        kept = _by_draft(engine, cache, last, engine.spec.attention.budget_regions // KEPT_SHARE, cancelled)
+        if len(kept):
+            cache.narrow(replace(chosen, kept=torch.cat([torch.arange(_sinks(engine)), kept])))
+            ask()
 
 
 def _room(engine: "Engine", cache: RegionCache, asked_tokens: int) -> int:
@@ -117,10 +132,11 @@ def _by_words(engine: "Engine", cache: RegionCache, offered: Sequence[int], room
 
 def _by_draft(engine: "Engine", cache: RegionCache, last: int, room: int, cancelled: Cancelled) -> Tensor:
     """The regions that a draft of the answer looked at most, with their neighbours, at most `room`; ascending."""
-    if not engine.draft_tokens or room < 1:
+    tokens = engine.draft_tokens or (DRAFT_TOKENS if engine.lookup == "both" else 0)
+    if not tokens or room < 1:
         return torch.zeros(0, dtype=torch.int64)
     draft = cache.fork()
-    for _ in answer(engine, draft, last, GenerationConfig(max_new_tokens=engine.draft_tokens), cancelled):
+    for _ in answer(engine, draft, last, GenerationConfig(max_new_tokens=tokens), cancelled):
         pass
     if cancelled and cancelled():
         raise CancelledError("stopped in a draft")

@@ -11,23 +11,25 @@ MOST_PER_TOKEN = 4  # regions told of one token of the answer
 
 @dataclass(frozen=True)
 class Chosen:
-    """The regions of the memories that an answer sees, and what found them.
+    """The regions of the memories that an answer sees, and what found those that it could choose from.
 
     Attributes:
         attention: [N] the sinks, and regions that a draft looked at.
         words: [M] regions that the words of the question found.
+        kept: [K] those of them that are left after a draft among them; None: all.
     """
 
     attention: Tensor
     words: Tensor
+    kept: Tensor | None = None
 
     @property
     def regions(self) -> Tensor:
-        """All of them, ascending."""
-        return torch.cat([self.attention, self.words]).unique()
+        """What the answer sees, ascending."""
+        return torch.cat([self.attention, self.words]).unique() if self.kept is None else self.kept
 
     def found_by(self) -> dict[int, str]:
-        """`attention`, `words` or `both` by region."""
+        """`attention`, `words` or `both` by region, also of those that were not kept."""
         by = dict.fromkeys(self.attention.tolist(), "attention")
         return by | {region: "both" if region in by else "words" for region in self.words.tolist()}
 
