@@ -21,6 +21,7 @@ from app.kernels.sf_attn import PATTERNS, GroupPattern, sf_attention
 from app.memory.config import AttentionConfig
 from app.runtime.seams import IdentityRotary
 from app.train.pretrain.region_loss import RegionProbe
+from app.train.reading_attention import ReadingAttention
 
 NAME = "lectern_training"
 KINDS = ("full", *PATTERNS, "ms")
@@ -37,6 +38,7 @@ class TrainingAttention:
         probe: loss on region scores, with `full`; set `probe.start(rows)` before each step.
         table: (cos, sin) [P, D] of this step, or None for the model's own. Full attention and groups look it up by
             place in the row, so P is at least T; `ms` by place among what was selected.
+        readings: who sees whom in a row of readings (app/train/readings), in place of `documents`; with `full`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TrainingAttention:
         check_options(self.selection)
         self.pattern = pattern or PATTERNS.get(kind)
         self.table: tuple[Tensor, Tensor] | None = None
+        self.readings: ReadingAttention | None = None
         self._documents: Tensor | None = None
         self._runs: list[tuple[int, bool]] | None = None
         self._inv_freq, self._rope_scaling = torch.empty(0), 1.0
@@ -79,6 +82,8 @@ class TrainingAttention:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Raw queries [B, Hq, T, D], keys and values [B, Hkv, T, D] -> [B, Hq, T, D]."""
         tokens = query.shape[2]
+        if self.readings is not None:
+            return self._read(layer, query, key, value, scale)
         self._check(query, key)
         selects = self.kind == "ms" and layer >= self.selection.dense_layers
         cos, sin = self._rope(self._positions(tokens, selects), query)
@@ -95,6 +100,14 @@ class TrainingAttention:
                 F.scaled_dot_product_attention, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
             )
         return one(q, k, value) if self._runs is None else self._by_document(one, q, k, value)
+
+    def _read(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        positions = self.readings.positions
+        cos, sin = (x[positions] for x in self._rope(int(positions.max()) + 1, query))
+        q, k = rotate(query, cos, sin), rotate(key, cos, sin)
+        if self.probe is not None:
+            self.probe.observe_readings(layer, self.readings, query, key, q, k, scale)
+        return self.readings(q, k, value, scale)
 
     def _by_document(self, one: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """`one` for every document of all rows, laid end to end."""

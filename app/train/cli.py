@@ -132,9 +132,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _tune(args: argparse.Namespace) -> Path:
-    if args.data:
-        raise ConfigError(f"--data {args.data}: belongs to a [pretrain] recipe; name files in the recipe's [data]")
     recipe = read_tuning(args.recipe)
+    if bool(args.data) != bool(recipe.readings):
+        raise ConfigError(
+            f"--data {args.data}: belongs to a recipe with [pretrain] or [readings], and those need it; other recipes "
+            "name files in their table [data]"
+        )
     run = args.run or Path("runs") / args.recipe.stem
     out = args.out or (Path(recipe.tune.out) if recipe.tune.out else run / "adapter")
     from app.train.tune.output import is_finished
@@ -152,8 +155,14 @@ def _tune(args: argparse.Namespace) -> Path:
     base = read_base(recipe.tune.base)
 
     torch.set_num_threads(args.threads)
-    rows, kept_back = packed_rows(recipe, AutoTokenizer.from_pretrained(base.folder), base.told_before)
-    log.info(rows.told())
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    if recipe.readings:
+        from app.train.readings.rows import rows_of
+
+        rows, kept_back = rows_of(recipe, tokenizer, args.data, base.told_before), None
+    else:
+        rows, kept_back = packed_rows(recipe, tokenizer, base.told_before)
+        log.info(rows.told())
     in_order = kept_back.in_order if kept_back else None
     tuned = tune(recipe, rows, run, out=out, in_order=in_order, device=args.device)
     if tuned.validation:

@@ -56,6 +56,18 @@ def chunked_loss(
     return total
 
 
+def answer_losses(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], token_ids: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the tokens that weigh something, and their places; logits are made of these alone, and kept.
+
+    Args:
+        hidden: [T, H] final hidden states. token_ids, weights: [T].
+    """
+    kept = weights.nonzero()[:, 0]
+    return F.cross_entropy(head(hidden[kept - 1]).float(), token_ids[kept], reduction="none"), kept
+
+
 def _chunk(head: Callable[[Tensor], Tensor], rows: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
     losses = F.cross_entropy(head(rows).float(), targets, reduction="none")  # [N] from [N, V]
     return (losses * weight).sum()

@@ -56,7 +56,7 @@ def data(tmp_path_factory) -> Path:
             {"question": "Who is the king?", "answers": [], "answerable": False},
         ],
     }
-    for name in corpus.FREE_QA:
+    for name in (*corpus.FREE_QA, "pubmedqa_train"):
         write_lines(folder / "qa" / f"{name}.jsonl.xz", [entry])
     unseen = {"text": "Bo keeps a brown dog.", "qas": [{"question": "What does Bo keep?", "answers": ["a brown dog"]}]}
     write_lines(folder / "qa" / "fairytaleqa_valid.jsonl.xz", [unseen])

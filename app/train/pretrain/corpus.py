@@ -83,7 +83,7 @@ def code_files(data: Path, pattern: str = "*") -> Iterator[str]:
                         yield file.read().decode("utf-8")
 
 
-def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
+def reference_answers(entry: dict[str, Any]) -> tuple[str, ...]:
     """The reference answers, the shortest first."""
     if entry.get("answerable") is False:
         return (NO_ANSWER,)
@@ -97,7 +97,7 @@ def is_held_back(entry: dict[str, Any]) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % HELD_BACK_ONE_IN == 0
 
 
-def _entries(data: Path, name: str, folder: str = "qa") -> Iterator[dict[str, Any]]:
+def entries(data: Path, name: str, folder: str = "qa") -> Iterator[dict[str, Any]]:
     """The lines of a file as objects.
 
     Raises:
@@ -137,12 +137,12 @@ def passages(
         without: passages that share a run of words with these are left out.
     """
     for name in (*sets, *(VALIDATION_QA if split == "valid" else ())):
-        for entry in _entries(data, name):
+        for entry in entries(data, name):
             if (name in VALIDATION_QA or is_held_back(entry)) != (split == "valid"):
                 continue
             asked: dict[str, list[Question]] = {}
             for qa in entry["qas"]:
-                if (answers := _answers(qa)) and answers[0]:
+                if (answers := reference_answers(qa)) and answers[0]:
                     question = Question(qa["question"].strip(), answers[0], answers)
                     asked.setdefault(passage_of(entry, qa), []).append(question)
             for text, questions in asked.items():
@@ -152,7 +152,7 @@ def passages(
 
 def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:
     """Tiny made worlds (bAbI): each with its last question, and the lines before it without their numbers."""
-    for entry in _entries(data, name):
+    for entry in entries(data, name):
         qa = entry["qas"][-1]
         text = "\n".join(line.lstrip("0123456789 ") for line in entry["lines"][: qa["after_line"]])
         yield Passage(text, (Question(qa["question"].strip(), str(qa["answers"][0])),))
@@ -160,6 +160,6 @@ def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:
 
 def instructions(data: Path, name: str = "dolly_3k") -> Iterator[Question]:
     """General instructions that need no text, with their answers."""
-    for entry in _entries(data, name, "instruct"):
+    for entry in entries(data, name, "instruct"):
         if not entry.get("input"):
             yield Question(entry["instruction"].strip(), entry["output"].strip())

@@ -7,11 +7,17 @@ also holds among thousands. No parameter is added and the checkpoint stays plain
 """
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from app.kernels.regions import sub_means
+
+if TYPE_CHECKING:
+    from app.train.reading_attention import ReadingAttention
+
+LEAST_REGIONS = 4  # of a reading's text: with fewer everything is near
 
 
 @dataclass
@@ -21,6 +27,7 @@ class RegionProbe:
     Attributes:
         region_tokens, key_sub: as in AttentionConfig.
         bank_regions: regions of earlier texts that each layer keeps as further candidates.
+        weight: of the loss beside that of the language model, where a tuning run takes it from readings.
         rows: [B, P] places of the probed queries in the current step; None when nothing is probed.
         losses: a scalar of each layer, filled by the forward pass.
     """
@@ -29,6 +36,7 @@ class RegionProbe:
     key_sub: int = 4
     bank_regions: int = 1024
     kept_per_text: int = 16
+    weight: float = 0.0
     rows: Tensor | None = None
     losses: dict[int, Tensor] = field(default_factory=dict)
     bank: dict[int, Tensor] = field(default_factory=dict)
@@ -57,12 +65,54 @@ class RegionProbe:
         self.losses.setdefault(layer, loss)
         self._seen.setdefault(layer, fine.detach())
 
+    def observe_readings(
+        self, layer: int, readings: "ReadingAttention", query: Tensor, key: Tensor, q: Tensor, k: Tensor, scale: float
+    ) -> None:
+        """The same for a row of readings: the queries that predict the beginnings of answers, and their texts.
+
+        Args:
+            query, key: [1, H, T, D] raw; q, k the same, rotated.
+        """
+        if not self.weight:
+            return
+        losses, seen = [], []
+        for reading, asking in zip(readings.readings, readings.asking, strict=True):
+            start, stop = reading.parts[0][0], reading.parts[-1][1]
+            whole = (stop - start) // self.region_tokens * self.region_tokens
+            if whole < LEAST_REGIONS * self.region_tokens or not len(asking):
+                continue
+            with torch.no_grad():
+                mass = _context_mass(q[:, :, asking], k[:, :, start:stop], whole, self.region_tokens, scale)
+            text = key[:, :, start : start + whole]
+            fine = sub_means(text, self.key_sub).unflatten(2, (-1, self.region_tokens // self.key_sub))
+            losses.append(region_loss(query[:, :, asking] * scale, fine, mass, self.bank.get(layer)))
+            seen.append(fine.detach())
+        if losses:
+            self.losses.setdefault(layer, torch.stack(losses).mean())
+            self._seen.setdefault(layer, torch.cat(seen, dim=2))
+
     def _remember(self, layer: int, fine: Tensor) -> None:
         """Keep some regions of these texts as candidates for the next steps. fine: [B, Hkv, R, F, D]."""
         chosen = torch.randperm(fine.shape[2], device=fine.device)[: self.kept_per_text]
         new = fine[:, :, chosen].transpose(0, 1).flatten(1, 2).to(torch.bfloat16)  # [Hkv, N, F, D]
         old = self.bank.get(layer)
         self.bank[layer] = new if old is None else torch.cat([new, old], dim=1)[:, : self.bank_regions]
+
+
+def _context_mass(queries: Tensor, keys: Tensor, whole: int, region_tokens: int, scale: float) -> Tensor:
+    """`region_mass` of queries that see all of a text and stand after it; what is always attended is zero.
+
+    Args:
+        queries: [1, Hq, P, D] rotated. keys: [1, Hkv, C, D] rotated, of which `whole` are in whole regions.
+
+    Returns:
+        [1, Hq, P, whole / region_tokens].
+    """
+    keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+    mass = ((queries @ keys.transpose(-1, -2)).float() * scale).softmax(-1)[..., :whole]
+    mass = mass.unflatten(-1, (-1, region_tokens)).sum(-1)
+    mass[..., 0] = 0
+    return mass
 
 
 def region_mass(queries: Tensor, keys: Tensor, rows: Tensor, region_tokens: int, scale: float) -> Tensor:

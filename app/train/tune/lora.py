@@ -6,24 +6,30 @@ LoRA alone does not carry a model to long texts; LoRA with embeddings and norms 
 
 import warnings
 
+from pathlib import Path
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
-from app.errors import ConfigError
+from app.errors import ConfigError, InputError
 from app.train.tune.recipe import LoraRecipe
 
 # Ends of module names. `norm` alone would also take the norms of queries and keys of Qwen3.
 NORMS = ("input_layernorm", "post_attention_layernorm", "model.norm")
 EMBEDDINGS = "embed_tokens"
 STAND_IN = "k_proj"
+ADAPTER_FILES = ("adapter_model.safetensors", "model.safetensors")
 
 
-def peft_config(recipe: LoraRecipe, *, tied: bool, base: str = "") -> LoraConfig:
+def peft_config(recipe: LoraRecipe, *, tied: bool, layers: int = 0, base: str = "") -> LoraConfig:
     """The peft configuration of a recipe.
 
     Args:
         tied: output embeddings are the input embeddings; they stay so.
+        layers: how many the model has; needed with `first_layer`.
         base: folder or id of the checkpoint, for `adapter_config.json`.
     """
     saved = [*([EMBEDDINGS] if recipe.embeddings else []), *(NORMS if recipe.norms else [])]
@@ -33,6 +39,7 @@ def peft_config(recipe: LoraRecipe, *, tied: bool, base: str = "") -> LoraConfig
         r=recipe.rank if recipe.modules else 1,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
+        layers_to_transform=list(range(recipe.first_layer, layers)) if recipe.first_layer else None,
         target_modules=list(recipe.modules) or [STAND_IN],  # peft takes no empty list; see `add_adapter`
         modules_to_save=saved or None,
         trainable_token_indices={EMBEDDINGS: list(recipe.token_rows)} if recipe.token_rows else None,
@@ -55,16 +62,45 @@ def add_adapter(model: nn.Module, recipe: LoraRecipe, base: str = "") -> nn.Modu
         raise ConfigError(f"[lora] token_rows: {wrong[0]} is not among the {size} tokens of the vocabulary")
     if recipe.full:
         return model.float().requires_grad_(True)
-    tied = bool(model.config.tie_word_embeddings)
+    tied, layers = bool(model.config.tie_word_embeddings), model.config.num_hidden_layers
+    if recipe.first_layer >= layers:
+        raise ConfigError(f"[lora] first_layer = {recipe.first_layer}: the model has {layers} layers; make it smaller")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice about embeddings, which is followed already
-        adapted = get_peft_model(model, peft_config(recipe, tied=tied, base=base))
+        adapted = get_peft_model(model, peft_config(recipe, tied=tied, layers=layers, base=base))
     for name, parameter in adapted.named_parameters():
         if not recipe.modules and ".lora_" in name:
             parameter.requires_grad_(False)  # the stand-in: its product is zero and stays zero
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
     return adapted
+
+
+def start_from(model: nn.Module, folder: Path) -> None:
+    """Give what learns the values of an adapter, or of a checkpoint of the run that made it.
+
+    Raises:
+        ConfigError: it holds other weights than those that learn here.
+        InputError: it cannot be read.
+    """
+    path = next((folder / name for name in ADAPTER_FILES if (folder / name).exists()), folder / ADAPTER_FILES[0])
+    try:
+        stored = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as an adapter ({error}); check [tune] start") from error
+    wanted = {_plain(name): parameter for name, parameter in trained_parameters(model).items()}
+    found = {_plain(name): tensor for name, tensor in stored.items()}
+    if {name: tensor.shape for name, tensor in found.items()} != {name: p.shape for name, p in wanted.items()}:
+        raise ConfigError(
+            f"[tune] start = {folder}: holds other weights than [lora] names; take the same targets and rank"
+        )
+    for name, parameter in wanted.items():
+        parameter.data.copy_(found[name])
+
+
+def _plain(name: str) -> str:
+    """A weight's name as adapters and checkpoints of runs both have it."""
+    return name.removeprefix("model.").removeprefix("base_model.model.").replace(".default.", ".")
 
 
 def causal_model(model: nn.Module) -> nn.Module:

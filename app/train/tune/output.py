@@ -62,16 +62,18 @@ def write_output(
     lectern = lectern_json(recipe, base, training)
     with whole_folder(folder) as new:
         if isinstance(model, PeftModel):
-            _write_adapter(new, model, weights)
+            _write_adapter(new, model, weights, getattr(torch, recipe.tune.stored))
         else:
             _write_checkpoint(new, model, base, lectern["rope"], weights)
         (new / "lectern.json").write_text(json.dumps(lectern, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_adapter(folder: Path, model: PeftModel, weights: dict[str, Tensor] | None) -> None:
-    """LoRA, embeddings, norms and token rows in one file, in float32; peft wants tied output embeddings there too."""
+def _write_adapter(
+    folder: Path, model: PeftModel, weights: dict[str, Tensor] | None, stored: torch.dtype = torch.float32
+) -> None:
+    """LoRA, embeddings, norms and token rows in one file; peft wants tied output embeddings there too."""
     tensors = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().to(stored).contiguous().clone() for name, tensor in tensors.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy(model.peft_config["default"])
     config.inference_mode = True
@@ -95,12 +97,15 @@ def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[s
     config, selection = base.config, recipe.selection
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     positions = recipe.positions.of_base(config.get("max_position_embeddings", 2048))
-    attention = asdict(selection) if selection else base.recipe.get("attention")
+    told = recipe.attention or selection
+    attention = asdict(told) if told else base.recipe.get("attention")
+    decode = asdict(recipe.decode) if recipe.decode else base.recipe.get("decode")
     return {
         "format": 1,
         "trained_tokens": max(recipe.tune.tokens, base.trained_tokens),
         **{name: value for name, value in base.told_before.items() if value},
         **({"attention": attention} if attention else {}),
+        **({"decode": decode} if decode else {}),
         "rope": rope_entry(positions, stated_rope(config), head_dim),
         "training": training,
         "base": {"name": base.folder.name, "fingerprint": base.fingerprint()},

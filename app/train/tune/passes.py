@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from app.train.attention import TrainingAttention
-from app.train.loss import chunked_loss, target_weights
+from app.train.loss import answer_losses, chunked_loss, target_weights
+from app.train.reading_attention import ReadingAttention
 from app.train.tune.lora import causal_model
 from app.train.tune.positions import part_at
 from app.train.tune.recipe import TuneConfig
@@ -25,23 +26,60 @@ class TuningModel(nn.Module):
     def __init__(self, model: nn.Module, attention: TrainingAttention, dtype: torch.dtype) -> None:
         super().__init__()
         self.model, self.attention, self.dtype_of_stream = model, attention, dtype
+        self.told: dict[int, tuple[float, int]] = {}  # of the last pass of readings: nats and tokens by source
         self._no_split_modules = causal_model(model)._no_split_modules  # what FSDP wraps
 
     def forward(
-        self, input_ids: Tensor, weights: Tensor, documents: Tensor | None = None, seam: int | None = None
+        self,
+        input_ids: Tensor,
+        weights: Tensor,
+        documents: Tensor | None = None,
+        seam: int | None = None,
+        **columns: Tensor,
     ) -> dict[str, Tensor]:
         """Weighted sum of the cross entropy of a pass, in nats.
 
         Args:
             input_ids, weights, documents: [B, T] as `Batches` has them.
             seam: first token that attends to nothing before it; predicted like any other.
+            columns: the others of a row of readings (app/train/reading_layout.py).
+
+        Returns:
+            `loss`; of readings also `regions`, the loss on region scores where it is taken.
         """
         causal = causal_model(self.model)
+        if columns:
+            return self._readings(
+                causal, {"input_ids": input_ids, "weights": weights, "documents": documents, **columns}
+            )
         self.attention.documents = part_at(seam, documents, *input_ids.shape)
         # Trained embeddings are float32; what runs through the layers, and is kept for backward, need not be.
         embedded = causal.get_input_embeddings()(input_ids).to(self.dtype_of_stream)
         hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return {"loss": chunked_loss(hidden, causal.lm_head, input_ids, target_weights(weights, documents))}
+
+    def _readings(self, causal: nn.Module, row: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, probe = causal.config, self.attention.probe
+        self.attention.readings = ReadingAttention(row, config.num_attention_heads // config.num_key_value_heads)
+        if probe:
+            probe.start(None)
+        try:
+            embedded = causal.get_input_embeddings()(row["input_ids"]).to(self.dtype_of_stream)
+            hidden = causal.model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        finally:
+            self.attention.readings = None
+        weights = target_weights(row["weights"], row["documents"])
+        losses, kept = answer_losses(hidden[0], causal.lm_head, row["input_ids"][0], weights[0])
+        self.told = _by_source(losses.detach(), row["sources"][0, kept])
+        found = {"loss": (losses * weights[0, kept]).sum()}
+        if probe and probe.losses:
+            found["regions"] = torch.stack(list(probe.losses.values())).mean()
+        return found
+
+
+def _by_source(losses: Tensor, sources: Tensor) -> dict[int, tuple[float, int]]:
+    """Nats and tokens of each source."""
+    return {int(s): (float(losses[sources == s].sum()), int((sources == s).sum())) for s in sources.unique()}
 
 
 class Passes(IterableDataset):

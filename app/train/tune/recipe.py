@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from app.errors import ConfigError
 from app.kernels.sf_attn import PATTERNS, GroupPattern
-from app.memory.config import AttentionConfig
+from app.memory.config import AttentionConfig, DecodeConfig
 from app.models.rope import PositionConfig
 
 ATTENTION = ("full", *PATTERNS, "ms")
@@ -47,8 +47,12 @@ class TuneConfig:
         accumulation: passes in one step.
         learning_rate, warmup_steps, schedule, weight_decay: AdamW; the defaults are LongLoRA's.
         save_steps: a stopped run goes on from the last multiple of it.
+        kept: checkpoints that stay, the newest ones.
         checkpointing: keep only each layer's input for the backward pass; slower by a third, much less memory.
         dtype: of frozen weights and arithmetic; what is trained is float32 always. `auto`: bfloat16 where it is fast.
+        region_loss: weight of the loss on region scores (app/train/region_loss.py); with `full` and readings alone.
+        stored: data type of what learnt in the adapter's file; `bfloat16` takes half the room and rounds.
+        start: folder of an adapter of the same shape, or a checkpoint of its run, to go on from; empty: from nothing.
         out: folder for the adapter (relative to the recipe); empty: `adapter` in the run's folder.
     """
 
@@ -64,18 +68,27 @@ class TuneConfig:
     weight_decay: float = 0.0
     seed: int = 0
     save_steps: int = 100
+    kept: int = 2
     checkpointing: bool = True
     dtype: str = "auto"
+    region_loss: float = 0.0
+    stored: str = "float32"
+    start: str = ""
     out: str = ""
 
     def __post_init__(self) -> None:
         if not self.base:
             _refuse("base", self.base, "the folder of a checkpoint")
-        least = {"tokens": 2, "steps": 1, "batch": 1, "accumulation": 1, "warmup_steps": 0, "save_steps": 1, "seed": 0}
-        _check_numbers(self, {**least, "weight_decay": 0, "learning_rate": 0})
+        least = dict.fromkeys(("steps", "batch", "accumulation", "save_steps", "kept"), 1) | {"tokens": 2}
+        _check_numbers(self, {**least, **dict.fromkeys(("warmup_steps", "seed", "weight_decay", "learning_rate"), 0)})
         if self.learning_rate == 0:
             _refuse("learning_rate", self.learning_rate, "above 0")
-        for name, known in {"attention": ATTENTION, "schedule": tuple(SCHEDULES), "dtype": DTYPES}.items():
+        for name, known in {
+            "attention": ATTENTION,
+            "schedule": tuple(SCHEDULES),
+            "dtype": DTYPES,
+            "stored": DTYPES[1:],
+        }.items():
             if getattr(self, name) not in known:
                 _refuse(name, getattr(self, name), f"one of {', '.join(known)}")
 
@@ -92,6 +105,7 @@ class LoraRecipe:
         norms: train the norms of the residual stream.
         token_rows: token ids whose embeddings are trained alone, in place of `embeddings`.
         full: train every weight, without adapter; a plain checkpoint comes out.
+        first_layer: layers below it have no adapters, and cost no backward pass where nothing else in them learns.
     """
 
     targets: str = "qkvo"
@@ -102,6 +116,7 @@ class LoraRecipe:
     norms: bool = True
     token_rows: tuple[int, ...] = ()
     full: bool = False
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         letters = self.targets
@@ -110,7 +125,7 @@ class LoraRecipe:
                 _refuse("targets", letters, "letters of qkvo such as ko, or all, or none")
             if len(set(letters)) < len(letters):
                 _refuse("targets", letters, "different letters")
-        _check_numbers(self, {"rank": 1, "alpha": 0, "dropout": 0})
+        _check_numbers(self, {"rank": 1, "alpha": 0, "dropout": 0, "first_layer": 0})
         if self.dropout >= 1:
             _refuse("dropout", self.dropout, "below 1")
         if self.embeddings and self.token_rows:
@@ -163,20 +178,43 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ReadingsConfig:
+    """What a recipe's [readings] table holds: rows of texts with many questions each (app/train/readings).
+
+    Attributes:
+        shares: of each kind of reading among those drawn.
+        late_shares: the same for the steps from `late_from` on, a share of all; empty: as before.
+        context: most tokens of passages that stand side by side.
+        late_context: the same of the late steps.
+    """
+
+    shares: dict[str, float] = field(default_factory=dict)
+    late_shares: dict[str, float] = field(default_factory=dict)
+    late_from: float = 1.0
+    context: int = 1000
+    late_context: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole tuning recipe.
 
     Attributes:
         selection: how `ms` chooses; None for the other kinds.
         pattern: changes to the groups of the segmented kinds, by the names of GroupPattern.
+        attention, decode: how the result is read and answers choose regions; None: as the base is.
     """
 
     tune: TuneConfig
     lora: LoraRecipe = LoraRecipe()
+    readings: ReadingsConfig | None = None
     data: DataConfig = DataConfig()
     selection: AttentionConfig | None = None
     pattern: dict[str, Any] = field(default_factory=dict)
     positions: PositionConfig = PositionConfig()
+    attention: AttentionConfig | None = None
+    decode: DecodeConfig | None = None
 
     def __post_init__(self) -> None:
         kind, tokens = self.tune.attention, self.tune.tokens
@@ -269,7 +307,10 @@ def read_tuning(path: Path) -> Recipe:
         "tune": TuneConfig,
         "lora": LoraRecipe,
         "data": DataConfig,
+        "readings": ReadingsConfig,
         "selection": AttentionConfig,
+        "attention": AttentionConfig,
+        "decode": DecodeConfig,
         "positions": PositionConfig,
     }
     unknown = sorted(set(tables) - {*kinds, "pattern"})
@@ -289,9 +330,9 @@ def read_tuning(path: Path) -> Recipe:
 def _absolute(tables: dict[str, Any], folder: Path) -> None:
     """Paths are meant from the recipe's folder; a hub id stays what it is."""
     tune, data = tables.get("tune", {}), tables.get("data", {})
-    for name in ("base", "out"):
+    for name in ("base", "out", "start"):
         value = tune.get(name) if isinstance(tune, dict) else None
-        if isinstance(value, str) and value and (name == "out" or (folder / value).exists()):
+        if isinstance(value, str) and value and (name != "base" or (folder / value).exists()):
             tune[name] = str((folder / value).resolve())
     for name in ("files", "validation_files"):
         value = data.get(name) if isinstance(data, dict) else None

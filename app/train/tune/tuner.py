@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import time
+from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,11 @@ from app.models import checkpoint
 from app.system import peak_bytes
 from app.train.attention import TrainingAttention, install, uninstall
 from app.train.loss import target_weights
+from app.train.pretrain.region_loss import RegionProbe
 from app.train.tune.base import Base, read_base
 from app.train.tune.estimate import check_room
-from app.train.tune.lora import add_adapter, causal_model, trained_parameters
+from app.train.tune.lora import add_adapter, causal_model, start_from, trained_parameters
+from app.train.tune.merged_lora import merged_lora
 from app.train.tune.output import tuning_facts, write_output
 from app.train.tune.passes import Batches, Passes, TuningModel
 from app.train.tune.positions import PositionSampler
@@ -36,7 +40,8 @@ from app.train.tune.validation import InOrder, Validation, validate
 
 log = logging.getLogger(__name__)
 TELL_S = 10.0
-KEPT_CHECKPOINTS = 2
+SOURCE_TOKENS = 8000  # learnt, before the loss by source is told
+BANK_REGIONS = 128  # of earlier texts, candidates of the region loss
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,9 @@ class TuningTrainer(Trainer):
         self.recipe, self.batches, self.first_step, self.positions = recipe, batches, first_step, positions
         self.run, self.step_tokens = Path(self.args.output_dir), 0
         self.attention = self.model.attention
+        self.by_source: dict[int, tuple[float, int]] = {}
         self.remove_callback(PrinterCallback)
-        self.add_callback(Report())
+        self.add_callback(Report(self.by_source, getattr(batches, "sources", ())))
 
     def get_train_dataloader(self) -> DataLoader:
         """Not sharded by accelerate: each process makes its own rows."""
@@ -98,10 +104,23 @@ class TuningTrainer(Trainer):
         return [one | {"seam": draw.seam} for one in passes], total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss = model(**inputs)["loss"] / num_items_in_batch
+        found = model(**inputs)
+        loss = found["loss"] / num_items_in_batch
+        self._tell(found)
+        if "regions" in found:
+            loss = loss + self.recipe.tune.region_loss / self.args.gradient_accumulation_steps * found["regions"]
         if not torch.isfinite(loss):
             self.stop("loss", loss.item())
         return loss * self.accelerator.num_processes  # which average their gradients
+
+    def _tell(self, found: dict[str, Tensor]) -> None:
+        """Gather what readings say of each source, for the report."""
+        for source, (nats, tokens) in self.accelerator.unwrap_model(self.model).told.items():
+            before = self.by_source.get(source, (0.0, 0))
+            self.by_source[source] = (before[0] + nats, before[1] + tokens)
+        if "regions" in found:
+            before = self.by_source.get(-1, (0.0, 0))
+            self.by_source[-1] = (before[0] + float(found["regions"]), before[1] + 1)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if not math.isfinite(logs.get("grad_norm", 0.0)):  # before anything is saved
@@ -131,8 +150,9 @@ class TuningTrainer(Trainer):
 class Report(TrainerCallback):
     """Tells now and then: step, loss, speed, time left, memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_source: dict[int, tuple[float, int]], names: Sequence[str]) -> None:
         self.first, self.began, self.told, self.tokens = 0, 0.0, 0.0, 0
+        self.by_source, self.names = by_source, names
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.first, self.began = state.global_step, time.monotonic()
@@ -151,6 +171,14 @@ class Report(TrainerCallback):
             state.global_step, state.max_steps, logs["loss"], logs["grad_norm"],
             f"{self.tokens / (now - self.began):,.0f}", _duration(left), peak_bytes() / 1e9,
         )  # fmt: skip
+        if sum(tokens for _, tokens in self.by_source.values()) > SOURCE_TOKENS:
+            log.info("nats by source: %s", ", ".join(self._sources()))
+            self.by_source.clear()
+
+    def _sources(self) -> Iterator[str]:
+        for source, (nats, tokens) in sorted(self.by_source.items()):
+            name = "regions" if source < 0 else self.names[source] if source < len(self.names) else str(source)
+            yield f"{name} {nats / tokens:.2f} ({tokens})"
 
 
 def _duration(seconds: float) -> str:
@@ -187,7 +215,7 @@ def _arguments(recipe: Recipe, run: Path, device: torch.device, dtype: torch.dty
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=tune.save_steps,
-        save_total_limit=KEPT_CHECKPOINTS,
+        save_total_limit=tune.kept,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -240,7 +268,12 @@ def tune(
     positions = PositionSampler.of(recipe.positions, model)
     torch.manual_seed(recipe.tune.seed)
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
-    attention = TrainingAttention(recipe.tune.attention, selection=recipe.selection, pattern=recipe.groups)
+    if recipe.tune.start:
+        start_from(adapted, Path(recipe.tune.start))
+    weight = recipe.tune.region_loss
+    probe = RegionProbe(bank_regions=BANK_REGIONS, weight=weight) if weight else None
+    kind = recipe.tune.attention
+    attention = TrainingAttention(kind, selection=recipe.selection, pattern=recipe.groups, probe=probe)
     last = last_checkpoint(run)
     trainer = TuningTrainer(
         model=TuningModel(adapted, attention, dtype),
@@ -299,7 +332,8 @@ def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tun
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it would name each frozen weight that a checkpoint does not hold
     try:
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        with merged_lora(adapted) if trainer.args.world_size == 1 else nullcontext():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
     except torch.OutOfMemoryError as error:
         raise TrainError(
             f"step {trainer.state.global_step + 1}: the GPU's memory is full, more than was estimated; make tokens or "
