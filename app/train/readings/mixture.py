@@ -268,12 +268,12 @@ class Mixture:
     # So that it still talks.
 
     def talk(self, rng: random.Random) -> Reading:
-        talks = [t for t in rng.sample(self.m.talks, 12) if not t.text][:3]
+        talks = [t for t in rng.sample(self.m.talks, min(12, len(self.m.talks))) if not t.text][:3]
         branches = [self._branch([(t.question, t.answer)], "talk") for t in talks]
         return self._reading([self.chat.start], branches, rng)
 
     def page(self, rng: random.Random) -> Reading | None:
-        talk = next((t for t in rng.sample(self.m.talks, 40) if t.text), None)
+        talk = next((t for t in rng.sample(self.m.talks, min(40, len(self.m.talks))) if t.text), None)
         if talk is None:
             return None
         branch = self._branch([(talk.question, talk.answer)], "page")
