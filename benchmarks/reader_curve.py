@@ -1,6 +1,6 @@
 """What checkpoints of a run can do, measured beside it on what is held back.
 
-    python -m app.train.readings.probe RUN BASE DATA [--questions 96] [--once]
+    python benchmarks/reader_curve.py RUN BASE DATA [--questions 96] [--once]
 
 waits for checkpoints of a tuning run over readings, answers validation questions greedily with each, and appends a line
 of JSON to RUN/probes.jsonl: F1 by set, refusals. So the run itself spends no time on it.
@@ -8,10 +8,13 @@ of JSON to RUN/probes.jsonl: F1 by set, refusals. So the run itself spends no ti
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from safetensors.torch import load_file
