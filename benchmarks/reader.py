@@ -4,7 +4,8 @@
     python benchmarks/reader.py --data DATA --model MERGED --only paragraph-0
 
 Questions are drawn from the documents that are never trained on (`eval questions` draws the same). A paragraph is read
-alone and asked; a story of FairytaleQA's validation split is read whole. The curve is what reader_curve.py wrote beside the run: F1 over tuned tokens.
+alone and asked; a story of FairytaleQA's validation split is read whole. The curve, F1 over tuned tokens, is what
+reader_curve.py wrote beside the run.
 """
 
 import argparse
