@@ -1,11 +1,12 @@
 """What the default model answers and refuses from a paragraph and from whole stories, tuned and untuned.
 
     python benchmarks/reader.py --data DATA --model MERGED --base UNTUNED --curve RUN/probes.jsonl
-    python benchmarks/reader.py --data DATA --model MERGED --only paragraph-0
+    python benchmarks/reader.py --data DATA --model BASE --adapter models/lectern-reader --stock
 
 Questions are drawn from the documents that are never trained on (`eval questions` draws the same). A paragraph is read
 alone and asked; a story of FairytaleQA's validation split is read whole. The curve, F1 over tuned tokens, is what
-reader_curve.py wrote beside the run.
+reader_curve.py wrote beside the run. With `--stock` transformers answers, in float32 with full attention: as the engine
+where a text fits the budget, in less time.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +41,20 @@ def main(argv: list[str] | None = None) -> int:
         sources = list(_sources(args.data))
         paragraphs = mix(sources, MixConfig(count=args.answerable, unanswerable=0, seed=args.seed))
         refusals = mix(sources, MixConfig(count=args.unanswerable, unanswerable=0.5, seed=args.seed + 1))
-        stories = list(_stories(args.data))[: args.stories]
+        stories = list(_stories(args.data, args.story_step))[: args.stories]
     except LecternError as error:
         print(error, file=sys.stderr)
         return 1
     asked = {"paragraph": paragraphs, "refusal": refusals, "stories": stories}
     benchmark = Benchmark(
         "reader",
-        {"data": args.data, "seed": args.seed, "asked": {name: len(found) for name, found in asked.items()}},
+        {
+            "data": args.data,
+            "seed": args.seed,
+            "adapter": args.adapter,
+            "stock": args.stock,
+            "asked": {name: len(found) for name, found in asked.items()},
+        },
         _parts(args, asked),
         _table,
         partial(_finish, args, {q.id: q for found in asked.values() for q in found}),
@@ -61,9 +69,9 @@ def _sources(data: Path) -> Iterable[Source]:
         yield Source(p.name, p.text, asked)
 
 
-def _stories(data: Path, name: str = "fairytaleqa_valid") -> Iterable[Question]:
-    """Some questions of every story, evenly chosen; their text is the whole story."""
-    for entry in corpus.entries(data, name):
+def _stories(data: Path, step: int, name: str = "fairytaleqa_valid") -> Iterable[Question]:
+    """Some questions of every story, or of every so many, evenly chosen; their text is the whole story."""
+    for entry in islice(corpus.entries(data, name), 0, None, step):
         asked = [qa for qa in entry["qas"] if qa.get("answers")]
         for found in asked[:: max(1, len(asked) // OF_A_STORY)][:OF_A_STORY]:
             answers = tuple(str(answer) for answer in found["answers"])
@@ -74,20 +82,45 @@ def _parts(args: argparse.Namespace, asked: Mapping[str, list[Question]]) -> lis
     parts = []
     if args.base:
         few = asked["paragraph"][:UNTUNED]
-        parts.append(Part("untuned", 3 * QUESTION_S * len(few), partial(_ask, args, args.base, few)))
+        parts.append(Part("untuned", 3 * QUESTION_S * len(few), partial(_ask, args, args.base, None, few)))
     for name, found in asked.items():
         each = STORY_S / OF_A_STORY if name == "stories" else QUESTION_S
         size = BATCH // 4 if name == "stories" else BATCH
         for first in range(0, len(found), size):
             here = found[first : first + size]
-            parts.append(Part(f"{name}-{first // size}", each * len(here), partial(_ask, args, args.model, here)))
+            ask = partial(_ask, args, args.model, args.adapter, here)
+            parts.append(Part(f"{name}-{first // size}", each * len(here), ask))
     return parts
 
 
-def _ask(args: argparse.Namespace, model: str, questions: list[Question]) -> Values:
-    engine = harness.engine(argparse.Namespace(**vars(args) | {"model": model}))
+def _ask(args: argparse.Namespace, model: str, adapter: str | None, questions: list[Question]) -> Values:
+    if args.stock:
+        return {"answered": [_plain(a) for a in _stock(model, adapter, questions)]}
+    engine = harness.engine(argparse.Namespace(**vars(args) | {"model": model}), settings={"adapter": adapter})
     told = harness.progress("questions")
     return {"answered": [_plain(a) for a in qa.run(engine, questions, QaConfig(), on_progress=told)]}
+
+
+def _stock(model: str, adapter: str | None, questions: list[Question]) -> Iterable[Answered]:
+    """Greedy answers of stock transformers; a text is read once for its questions."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    from app.models.turns import Turns
+    from app.train.tune.base import read_base
+    from benchmarks.reader_curve import Reader
+
+    torch.set_num_threads(1)
+    base = read_base(model)
+    loaded = base.load(torch.float32)
+    if adapter:
+        loaded = PeftModel.from_pretrained(loaded, adapter).merge_and_unload()
+    reader = Reader(loaded.eval(), Turns(AutoTokenizer.from_pretrained(base.folder), **base.told_before))
+    told = harness.progress("questions")
+    for done, question in enumerate(sorted(questions, key=lambda question: question.text), start=1):
+        yield Answered(question, reader.answer(question.text, question.question), reader.tokens)
+        told(done, len(questions))
 
 
 def _plain(a: Answered) -> Values:
@@ -130,10 +163,15 @@ def _table(parts: Mapping[str, Values]) -> tuple[list[str], list[list[Any]]]:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "reader")
     parser.add_argument("--data", type=Path, required=True, help="folder with qa/")
+    parser.add_argument("--adapter", type=Path, help="of --model, where that is the base")
+    parser.add_argument("--stock", action="store_true", help="let transformers answer")
+    parser.add_argument("--share", type=float, default=1.0, help="of the questions that is asked (1)")
     parser.add_argument("--base", help="the model before it was tuned: its row of the table")
     parser.add_argument("--curve", type=Path, action="append", help="probes.jsonl of a run; several in their order")
     args = parser.parse_args(argv)
-    args.answerable, args.unanswerable, args.stories, args.misses = ANSWERABLE, UNANSWERABLE, None, 30
+    args.stories, args.misses = None, 30
+    args.answerable, args.unanswerable = (max(2, round(args.share * n)) for n in (ANSWERABLE, UNANSWERABLE))
+    args.story_step = max(1, round(1 / args.share))
     if args.quick:
         args.answerable, args.unanswerable, args.stories, args.misses = 1, 2, 1, 3
     return args

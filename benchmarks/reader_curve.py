@@ -44,29 +44,46 @@ def held_back(data: Path, count: int, seed: int) -> list[Question]:
     return mix(sources, MixConfig(count=count, unanswerable=0.25, longest_chars=2400, seed=seed))
 
 
-@torch.no_grad()
-def answer(model: Any, chat: ChatPieces, text: str, question: str) -> str:
-    """A greedy answer from a text."""
-    ids = [*chat.start, *chat.text(text.strip() + "\n"), *chat.trunk, *chat.asked(question)]
-    cache, said = DynamicCache(config=model.config), []
-    fed = torch.tensor([ids])
-    while len(said) < ANSWER_TOKENS:
-        out = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        token = int(out.logits[0, -1].argmax())
-        if token in (chat.turns.end_id, *chat.start):
-            break
-        said.append(token)
-        fed = torch.tensor([[token]])
-    return chat.decode(said).strip()
+class Reader:
+    """Greedy answers of a stock model, laid out as the app does; questions about one text share its reading."""
+
+    def __init__(self, model: Any, turns: Turns) -> None:
+        self.model, self.chat = model, ChatPieces(turns)
+        self.tokens = 0  # of the text read last
+        self._read: tuple[str, DynamicCache] | None = None
+
+    @torch.no_grad()
+    def answer(self, text: str, question: str) -> str:
+        chat, cache = self.chat, self._of(text)
+        length, said = cache.get_seq_length(), []
+        fed = torch.tensor([[*chat.trunk, *chat.asked(question)]])
+        while len(said) < ANSWER_TOKENS:
+            out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            token = int(out.logits[0, -1].argmax())
+            if token in (chat.turns.end_id, *chat.start):
+                break
+            said.append(token)
+            fed = torch.tensor([[token]])
+        cache.crop(length)
+        return chat.decode(said).strip()
+
+    def _of(self, text: str) -> DynamicCache:
+        """Keys and values of a text."""
+        if self._read is None or self._read[0] != text:
+            ids = [*self.chat.start, *self.chat.text(text.strip() + "\n")]
+            self.tokens, cache = len(ids), DynamicCache(config=self.model.config)
+            self.model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._read = text, cache
+        return self._read[1]
 
 
-def probe(model: Any, chat: ChatPieces, questions: Sequence[Question]) -> dict[str, Any]:
+def probe(model: Any, turns: Turns, questions: Sequence[Question]) -> dict[str, Any]:
     """F1 (0 to 100) over answerable questions, of each set, and refusals."""
     scores: dict[str, list[float]] = {}
     refused = right = unanswerable = lost = 0
-    said = []
+    said, reader = [], Reader(model, turns)
     for question in questions:
-        reply = answer(model, chat, question.text, question.question)
+        reply = reader.answer(question.text, question.question)
         said.append((question.id, question.question, question.answers[:2], reply))
         refusal = is_refusal(reply)
         refused += refusal
@@ -107,13 +124,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     base, out = read_base(args.base), args.run / "probes.jsonl"
     questions = held_back(args.data, args.questions, args.seed)
     tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    chat = ChatPieces(Turns(tokenizer, **base.told_before))
+    turns = Turns(tokenizer, **base.told_before)
     recipe = json.loads((args.run / "run.json").read_text())
     lora = LoraRecipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe["lora"].items()})
     model = base.load(torch.float32)
     done = {json.loads(line)["step"] for line in out.read_text().splitlines()} if out.exists() else set()
     if 0 not in done:
-        _tell(out, 0, probe(model, chat, questions))
+        _tell(out, 0, probe(model, turns, questions))
     adapted = add_adapter(model, lora).eval()
     while True:
         for step, path in checkpoints(args.run, done, args.every):
@@ -121,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             wrong = adapted.load_state_dict({k.removeprefix("model."): v for k, v in weights.items()}, strict=False)
             assert not wrong.unexpected_keys, "the run's recipe made other weights"
             adapted.merge_adapter()
-            _tell(out, step, probe(adapted, chat, questions))
+            _tell(out, step, probe(adapted, turns, questions))
             adapted.unmerge_adapter()
             done.add(step)
         if args.once:
