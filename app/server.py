@@ -170,7 +170,7 @@ def _server(app: ASGIApp, ready: Callable[[], None], ending: Callable[[], None])
                 connection.transport.close()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     return Server(config)
 
 

@@ -210,6 +210,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
                 self._ready.session = None
                 self._ready.reader.forget(id)
             self.store.delete_document(id)
+        self.store.catch_up()
 
     def read(self, document: str, policy: str = "") -> Iterator[Reading]:
         """Read a document once under a policy, "" for the one at the start; what is stored is not read again.

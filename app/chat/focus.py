@@ -40,7 +40,7 @@ class Sight:
         """What the answer could see, for its user; "" when everything."""
         facts = [f"looked only in {'; '.join(self.focus)}"] if self.focus else []
         facts += [f"did not look in {'; '.join(self.mute)}"] if self.mute else []
-        facts += [f"without passage {self.without}"] if self.without else []
+        facts += ["one passage was hidden"] if self.without else []
         return ", ".join(facts)
 
     def __bool__(self) -> bool:

@@ -96,6 +96,7 @@ class Keeping:
                 self._ready.session = None
                 self._ready.reader.forget(info.id)
             self.store.evict(info.id)
+        self.store.catch_up()
         return info
 
     # --- files

@@ -152,8 +152,10 @@ class Reader:
                     self._name_blocks(info.id, number, self._block_keys(keys, memory))
                 memories.append(memory)
                 progress.before += len(text.token_ids)
-        except (CancelledError, GeneratorExit, KeyboardInterrupt):
+        except (CancelledError, GeneratorExit, KeyboardInterrupt) as stop:
             store.set_state(info.id, engine.recipe, "new", f"stopped at {progress.percent}%")
+            if isinstance(stop, CancelledError):  # the model knows of one of the texts only
+                raise CancelledError(f"reading {info.title}: {progress.stopped}") from stop
             raise
         except BaseException as error:
             told = str(error) if isinstance(error, LecternError) else f"{type(error).__name__}: {error}"
@@ -348,6 +350,10 @@ class _Progress:
     @property
     def percent(self) -> int:
         return 100 * self.done // max(1, self.total)
+
+    @property
+    def stopped(self) -> str:
+        return f"stopped after {self.done:,} of {self.total:,} tokens; what was read is kept"
 
     def at(self, number: int, done: int) -> Reading:
         """Where reading stands when `done` tokens of memory `number` are in."""

@@ -85,7 +85,7 @@ class Sessions:
             session.cache = self.engine.open_chat(_memories(documents), open_now.cache.tail)
         else:
             session = self._resume(chat, documents)
-        deleted = f"{gone} of the chat's documents were deleted" if gone else ""
+        deleted = f"{gone} of the chat's documents {'was' if gone == 1 else 'were'} deleted" if gone else ""
         session.note = "; ".join([*filter(None, [session.note, deleted]), *self.reader.notes])
         self.reader.notes.clear()
         self.session = session
@@ -175,10 +175,11 @@ class Sessions:
         """Generate and save one turn, also when it is stopped half way.
 
         Args:
-            after: the turn comes after the first so many; those beyond stay until it is saved in their place.
+            after: the turn comes after the first so many; those beyond stay until it is saved in their place. When it
+                is stopped they stay for good, and it is not saved.
 
         Returns:
-            whether there was an answer, or a stop before it.
+            whether there was an answer that is kept, or a stop before it.
         """
         history = self.store.messages(session.chat)
         if after is not None:
@@ -197,10 +198,13 @@ class Sessions:
             job.cancel.set()
             for event in run:
                 done = event if isinstance(event, Done) else done
-            if done and done.answer:
+            if done and done.answer and after is None:
                 self._save(session, question, done, history, after)
             raise
         assert done is not None
+        if done.stats.stopped and after is not None:
+            yield replace(done, stats=replace(done.stats, note="Stopped; what was there before stays.", saved=False))
+            return False
         stopped_early = done.stats.stopped and not done.answer
         yield done if stopped_early else self._save(session, question, done, history, after)
         return not stopped_early

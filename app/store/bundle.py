@@ -141,8 +141,9 @@ class BundleReader:
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{self._name}: not a chat that Lectern exported; choose another file")
         if manifest.get("version") != VERSION:
-            found = manifest.get("version")
-            raise InputError(f"{self._name}: version {found!r}, this Lectern reads {VERSION}; update Lectern")
+            if (found := manifest.get("version")) is None:
+                raise InputError(f"{self._name}: it does not say which version of the format it has; export it again")
+            raise InputError(f"{self._name}: version {found!r:.20}, this Lectern reads {VERSION}; update Lectern")
         return manifest
 
     def _check(self, name: str) -> None:

@@ -1,8 +1,10 @@
 """A chat as JSON text: messages, passages and costs, without documents and memory."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from app.errors import InputError, NotFoundError
 from app.store import checked
@@ -48,6 +50,16 @@ def is_json(path: Path) -> bool:
         raise InputError(f"{path}: {error.strerror}; choose another file") from error
 
 
+def _other(value: Mapping[str, Any]) -> str:
+    """What a JSON file is that is no chat of this version."""
+    if value.get("format") != FORMAT:
+        return "not a chat that Lectern exported"
+    version = value.get("version")
+    if version is None:
+        return "a chat without the version of its format"
+    return f"a chat in version {version!r:.20} of the format, this Lectern reads {VERSION}"
+
+
 def from_json(store: Store, path: Path) -> str:
     """Take in what `to_json` wrote; returns the new chat's id. Documents of the library join it by their ids.
 
@@ -59,8 +71,7 @@ def from_json(store: Store, path: Path) -> str:
             raise InputError(f"{path.name}: larger than {MAX_BYTES >> 20} MiB; a chat is smaller")
         value = json.loads(path.read_text(encoding="utf-8"))
         if value.get("format") != FORMAT or value.get("version") != VERSION:
-            found = f"{value.get('format')!r:.40} version {value.get('version')!r:.20}"
-            raise InputError(f"{path.name}: {found}, not {FORMAT} version {VERSION}; choose a chat exported as JSON")
+            raise InputError(f"{path.name}: {_other(value)}; choose a chat exported as JSON")
         value = whole_values(value)
         messages = checked.messages(value["messages"])
         documents = [checked.text(document["id"]) for document in checked.listed(value["documents"])]

@@ -110,6 +110,12 @@ class Store(Documents, Passages, Suggestions, Chats, Space):
             self.blocks.shrink()
             forget()
         self._later(lambda: self._delete_unnamed(keys))
+        self._later(self.blocks.compact)  # only then the log, too, is shorter
+
+    def catch_up(self, longest_s: float = 2.0) -> None:
+        """Wait for the housekeeping that was begun, a short while at most: what is freed then shows at once."""
+        with suppress(TimeoutError):
+            self._background.submit(lambda: None).result(longest_s)
 
     def finish(self) -> int:
         """Wait until what was deleted is gone; returns bytes that both files take now."""

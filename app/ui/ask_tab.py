@@ -220,11 +220,14 @@ def build(chat: "DocumentChat", header: switching.Header) -> AskTab:
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
         """The question box is set at the start and the end only: the user may be typing the next question."""
         box = _running(True)
-        for shown in views:
-            if not shown.running:
-                box = _running(False) | ({"value": shown.draft} if shown.draft else {})
-            yield values(shown, box)
-            box = gr.skip()
+        try:
+            for shown in views:
+                if not shown.running:
+                    box = _running(False) | ({"value": shown.draft} if shown.draft else {})
+                yield values(shown, box)
+                box = gr.skip()
+        except Exception as error:  # the chat was deleted in another window, say
+            yield values(View(status=format.failure(error)), _running(False))
 
     def show(chat_id: str | None) -> tuple[Any, ...]:
         try:

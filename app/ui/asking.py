@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Reading, Removal
+from app.records import Delta, Done, Message, Reading, Removal
 from app.settings import ROOT
 from app.ui import foot, format, viewer
 
@@ -65,12 +65,18 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     shown: list[dict[str, str]] = []
     question = ""
     for message in chat.messages(chat_id):
-        shown.append({"role": message.role, "text": message.content})
+        shown.append({"role": message.role, "text": message.content + _cut(message)})
         if message.role == "assistant":
             shown.append({"foot": foot.foot(message, kinds, question, loaded)})
         else:
             question = message.content
     return View(tuple(shown), chat_id)
+
+
+def _cut(message: Message) -> str:
+    """What shows that an answer goes no further though the model was not at its end, perhaps inside a word."""
+    cut = message.stats.get("ended") == "length" or message.stats.get("stopped")
+    return "…" if cut and message.content[-1:].isalnum() else ""
 
 
 def before_first_answer(chat: "DocumentChat") -> str:
@@ -167,12 +173,15 @@ def follow(
         with closed_after(events):
             for event in events:
                 if isinstance(event, Done):
+                    if not event.stats.saved and event.stats.stopped:  # of another answer in the place of one
+                        yield replace(show(chat, event.chat), status=format.notice(event.stats.note))
+                        return
                     if not event.stats.saved:
                         messages = (*start.messages, {"role": "assistant", "text": event.answer})
                         yield View(messages, event.chat, format.notice(event.stats.note, "bad"))
                         return
                     if event.answer or not event.stats.stopped:
-                        yield show(chat, event.chat)
+                        yield replace(show(chat, event.chat), status=_unattached(chat, event.chat))
                         return
                 elif isinstance(event, Reading):
                     view = replace(start, status=format.reading(event, kinds.get(event.document)))
@@ -186,6 +195,16 @@ def follow(
         yield replace(unanswered, draft=question, status=format.notice("Stopped before there was an answer."))
     except Exception as error:  # the last line of defence: a message, never a traceback
         yield replace(fallback, status=format.failure(error))
+
+
+def _unattached(chat: "DocumentChat", chat_id: str) -> str:
+    """A hint under an answer that no document stands behind."""
+    if chat.chat(chat_id).documents:
+        return ""
+    return format.notice(
+        "No document is attached, so this was answered from the question alone. Pick a document above, or add one in "
+        "Library."
+    )
 
 
 def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) -> str:
@@ -265,6 +284,7 @@ def choices(chat: "DocumentChat", policy: str = "") -> list[tuple[str, str]]:
     listed = []
     for document in chat.documents(policy):
         state = " (not read yet)" if ready and document.state != "read" else ""
+        state = state or (" (only partly readable)" if format.missed(document) else "")
         listed.append((f"{document.title}{state}", document.id))
     return listed
 

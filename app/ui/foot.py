@@ -111,8 +111,8 @@ def branches(message: Message, question: str) -> str:
         'title="A new chat that begins with everything up to here; nothing is read again">Fork</button>'
         '<details class="lt-confirm"><summary class="lt-tool">Edit</summary>'
         f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. The turns after it are dropped; '
-        f'fork first to keep them.</p><input name="text" value="{escape(question)}" required '
-        'aria-label="Another question"><button class="lt-button">Ask</button></form></details>'
+        f'fork first to keep them.</p><textarea name="text" rows="4" required aria-label="Another question">\n'
+        f'{escape(question)}</textarea><button class="lt-button">Ask</button></form></details>'
     )
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Literal
 
-from app.errors import CancelledError, LecternError
+from app.errors import CancelledError, LecternError, NotFoundError
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
 from app.units import duration, size_text
 
@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 LOSSES = ("compressed", "evicted", "quantized")  # what may have happened to tokens
 TIERS = {"device": "on the GPU", "host": "in memory", "disk": "in SQLite", "ids": "left out", "reread": "read again"}
+GONE = {"document": "document", "chat": "chat", "evidence": "passage"}  # first word of the error; the rest names an id
 CALM = "Something went wrong inside Lectern. Your documents and chats are kept; the log has the details."
 
 
@@ -55,6 +56,15 @@ def place(label: str, kind: DocumentKind | None) -> str:
     return f"p. {label}" if label and counted else label
 
 
+def missed(document: DocumentInfo) -> str:
+    """What could not be read of a document, where it is more than half: "21 of 23 pages hold images"; else ""."""
+    for note in document.notes:
+        found = re.match(r"(\d+) of (\d+) pages [^(;]*", note)
+        if found and 2 * int(found[1]) > int(found[2]):
+            return found[0].strip()
+    return ""
+
+
 def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:
     role = "alert" if tone == "bad" else "status"
     return f'<div class="lt-notice lt-{tone}" role="{role}">{escape(text)}</div>'
@@ -64,6 +74,8 @@ def failure(error: Exception) -> str:
     """What the page says about an error: its message, or a calm line for one that nobody foresaw (logged)."""
     if isinstance(error, CancelledError):
         return notice(str(error))
+    if isinstance(error, NotFoundError) and (kind := GONE.get(str(error).split(" ")[0])):
+        return notice(f"This {kind} is not here any more; it was deleted, perhaps in another window.")
     if isinstance(error, LecternError):
         return notice(str(error), "bad")
     log.error("unexpected error in the page", exc_info=error)

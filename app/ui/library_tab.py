@@ -60,8 +60,11 @@ def _state(document: DocumentInfo) -> str:
     """The state cell of a document's row."""
     words = {"new": document.detail or "not read yet", "reading": "reading", "read": "read"}
     text = words.get(document.state) or f"failed: {document.detail or 'unknown'}"
+    state = document.state
+    if state == "read" and (missed := format.missed(document)):
+        state, text = "partly", f"read, but {missed}"
     return (
-        f'<span class="lt-state lt-{document.state}"><span class="lt-dot"></span>'
+        f'<span class="lt-state lt-{state}"><span class="lt-dot"></span>'
         f'<span data-progress="{escape(document.id)}">{escape(text)}</span></span>'
     )
 

@@ -8,6 +8,7 @@ from app.records import DocumentKind, Evidence, Part, Removal
 from app.ui import format
 
 WINDOW_CHARS = 50_000  # a browser shows this at once; more makes it slow
+RESTS_NATS = 2.0  # a fall beyond this, and beyond three times the ordinary one, is plain
 MARKED_NATS = 3.0  # a token that loses so much is marked fully
 WRAPPED_LINE = re.compile(r"(?<=[^\n]{45})\n(?=[^\s\n])")
 
@@ -118,7 +119,20 @@ def removal(found: Removal) -> str:
         f'<span class="lt-rest" style="--f:{min(1.0, max(0.0, share)):.2f}">{escape(text)}</span>'
         for text, share in zip(found.pieces, lost, strict=True)
     )
-    return f'<p class="lt-fall">{escape(found.words)}</p><div class="lt-prose lt-given">{words}</div>'
+    return (
+        f'<p class="lt-fall">{_rests(found)}</p><div class="lt-prose lt-given">{words}</div>'
+        f'<details class="lt-fold"><summary>Details</summary>{escape(found.words)}</details>'
+    )
+
+
+def _rests(found: Removal) -> str:
+    """How much an answer rests on a passage, in everyday words; hiding other passages says what is ordinary."""
+    ordinary = max(RESTS_NATS, 3 * abs(found.control or 0.0))
+    if found.fall > ordinary:
+        return "The answer rests on this passage: without it the model would hardly give it."
+    if found.fall > abs(found.control or 0.0):
+        return "The answer rests on this passage in part."
+    return "The answer does not rest on this passage: without it the model would give it as well."
 
 
 def comparison(body: str, facts: str = "") -> str:

@@ -121,14 +121,30 @@ def test_turns_stay_until_the_edited_one_is_answered(open_chat: Open, tmp_path: 
     events = chat.edit(first, 1, "a long question " * 20, generation=GenerationConfig(max_new_tokens=50))
     next(events)
     chat.stop()
-    list(events)
-    if len(chat.messages(first)) == 6:
-        assert chat.messages(first) == before
-        assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
+    *_, done = events
+    assert done.stats.stopped and not done.stats.saved and chat.messages(first) == before
+    assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
     with pytest.raises(InputError, match="empty"):
         list(chat.edit(first, 1, "  "))
     with pytest.raises(NotFoundError, match="question 7"):
         list(chat.edit(first, 7, "x"))
+
+
+def test_a_retry_that_is_stopped_or_left_keeps_the_old_answer(open_chat: Open, tmp_path: Path) -> None:
+    chat = open_chat()
+    first = begun(chat, tmp_path)
+    before = chat.messages(first)
+    for leave in (False, True):
+        events = chat.retry(first, generation=GenerationConfig(max_new_tokens=50, temperature=1.0, seed=3))
+        next(events)
+        if leave:
+            events.close()
+        else:
+            chat.stop()
+            *_, done = events
+            assert done.stats.stopped and not done.stats.saved and "stays" in done.stats.note
+        assert chat.messages(first) == before
+    assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
 
 
 def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, tmp_path: Path, monkeypatch) -> None:
@@ -159,6 +175,7 @@ def test_sizes_are_known_before_and_after_reading(open_chat: Open, tmp_path: Pat
     chat.pin(document.title)
     assert chat.disk_space().pinned == {document.id}
     chat.evict(document.id)
+    assert chat.disk_space().used_bytes < after.used_bytes  # at once: the page shows it next
     chat.store.collect_garbage()
     assert chat.disk_space().documents == {} and chat.document(document.id).state == "new"
     done = finish(chat.ask("who?", documents=[document.id], generation=SHORT))

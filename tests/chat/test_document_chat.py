@@ -146,7 +146,7 @@ def test_a_stopped_reading_goes_on(open_chat, tmp_path):
     for _ in range(4):
         reading = next(steps)
     chat.stop()
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError, match=f"after {reading.tokens_done:,} of {reading.tokens_total:,} tokens"):
         list(steps)
     stopped = chat.document(document.id)
     percent = 100 * reading.tokens_done // reading.tokens_total

@@ -139,6 +139,12 @@ def test_what_does_not_belong_together_is_refused(exported, open_chat: Open, tmp
 
     with pytest.raises(InputError, match="version 99"):
         chat.import_chat(rewritten(exported[0], target, version))
+    with pytest.raises(InputError, match="does not say which version"):
+        chat.import_chat(rewritten(exported[0], target, lambda _, facts: facts.update(version=None)))
+    for value, told in (("{}", "not a chat that Lectern exported"), ('{"format": "lectern-chat-json"}', "without")):
+        target.write_text(value, encoding="utf-8")
+        with pytest.raises(InputError, match=told):
+            chat.import_chat(target)
     for broken in ("[]", "{}", '{"info": {"title": 1}, "messages": [{"role": "system"}]}'):
         with pytest.raises(InputError, match="not a chat of this kind"):
             chat.import_chat(rewritten(exported[0], target, lambda e, _, b=broken: e.update({"chat.json": b.encode()})))

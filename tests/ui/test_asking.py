@@ -112,7 +112,7 @@ def test_stop_keeps_what_was_said(chat: FakeDocumentChat) -> None:
         if view.running and view.messages[-1].get("role") == "assistant":
             chat.stop()
     assert "You stopped it." in view.messages[-1]["foot"]
-    assert view.messages[-2]["text"] == "You"
+    assert view.messages[-2]["text"] == "You…"
 
 
 def test_closing_the_page_closes_the_answer(chat: FakeDocumentChat, monkeypatch) -> None:
@@ -176,8 +176,8 @@ def test_passage_opens_and_turns(chat: FakeDocumentChat, document: str) -> None:
 def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
     chat.delete_document(document)
-    assert "not in the library" in asking.passage(chat, "e2-1")
-    assert "not known" in asking.passage(chat, "e99-1")
+    assert "not here any more" in asking.passage(chat, "e2-1")
+    assert "This passage is not here any more" in asking.passage(chat, "e99-1")
 
 
 def test_an_answer_that_is_not_kept_stays_on_the_page(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None
     assert "the answer changes" in shown[-1] and "Read 9 new tokens; 100 came from memory. 0.4 s" in shown[-1]
     assert "falls by 3.25 nats; without another of this size it falls by 0.12 (median of 5)." in shown[-1]
     assert len(chat.messages("c1")) == 2
-    assert "not known" in list(asking.without(chat, "e99-1"))[-1]
+    assert "not here any more" in list(asking.without(chat, "e99-1"))[-1]
 
 
 def test_focus_and_mute_reach_the_model_and_are_told(chat: FakeDocumentChat, document: str) -> None:
@@ -233,7 +233,7 @@ def test_documents_change_in_the_middle_of_a_chat(chat: FakeDocumentChat, docume
     assert "From the next question on" in asking.attach(chat, key, [document, other])
     assert chat.chat(key).documents == (document, other)
     assert asking.attach(chat, key, [document, other]) == ""
-    assert "not known" in asking.attach(chat, "c9", [])
+    assert "not here any more" in asking.attach(chat, "c9", [])
 
 
 def test_sample_book_is_added_and_read(chat: FakeDocumentChat, book: Path) -> None:
@@ -293,6 +293,25 @@ def test_trying_again_and_stopping_at_once_keeps_the_question(
     monkeypatch.setattr(chat, "retry", stopped)
     *_, last = asking.again(chat, asked.chat)
     assert (last.chat, last.draft, last.messages) == (asked.chat, "Who kept the light?", ())
+
+
+def test_another_answer_that_is_stopped_leaves_the_old_one(
+    chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, asked = asking.answer(chat, "Who kept the light?", None, [])
+
+    def stopped(key, **options):
+        yield Done("The kee", key, (), AnswerStats(stopped=True, saved=False, note="Stopped; it stays."))
+
+    monkeypatch.setattr(chat, "retry", stopped)
+    *_, last = asking.again(chat, asked.chat)
+    assert last.messages == asked.messages and "Stopped; it stays." in last.status and "lt-bad" not in last.status
+
+
+def test_an_answer_that_was_cut_ends_in_an_ellipsis(chat: FakeDocumentChat) -> None:
+    *_, cut = asking.answer(chat, "Who kept the light?", None, [], GenerationConfig(max_new_tokens=3))
+    *_, whole = asking.answer(chat, "Who kept the light?", None, [])
+    assert cut.messages[1]["text"] == "You asked: Who…" and not whole.messages[1]["text"].endswith("…")
 
 
 def test_a_reloaded_page_goes_on_with_its_chat(chat: FakeDocumentChat) -> None:

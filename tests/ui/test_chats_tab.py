@@ -70,11 +70,11 @@ def test_rename(chat: FakeDocumentChat) -> None:
     status, html = chats_tab.rename(chat, "c1", "  Sea & land ", "")
     assert status == "" and "Sea &amp; land" in html
     assert "needs a title" in chats_tab.rename(chat, "c1", "  ", "")[0]
-    assert "not known" in chats_tab.rename(chat, "c9", "x", "")[0]
+    assert "not here any more" in chats_tab.rename(chat, "c9", "x", "")[0]
 
 
 def test_delete(chat: FakeDocumentChat) -> None:
     filled(chat, "About whales")
     status, html = chats_tab.delete(chat, "c1", "")
     assert status == "" and "No chats yet" in html
-    assert "not known" in chats_tab.delete(chat, "c1", "")[0]
+    assert "not here any more" in chats_tab.delete(chat, "c1", "")[0]

@@ -76,7 +76,7 @@ def test_sizes_are_shown_and_memories_pinned_and_freed(chat: FakeDocumentChat, b
     assert f'data-do="pin" data-id="{key}"' in library_tab.table(chat)
     status, html = library_tab.pin(chat, key, True)
     assert status == "" and "pinned" in html and f'data-do="unpin" data-id="{key}"' in html
-    assert "not in the library" in library_tab.pin(chat, "none", True)[0]
+    assert "not here any more" in library_tab.pin(chat, "none", True)[0]
     status, html = library_tab.evict(chat, key)
     assert status == "" and "once read" in html and chat.document(key).state == "new"
 
@@ -158,7 +158,7 @@ def test_delete(chat: FakeDocumentChat, book: Path) -> None:
     key = chat.add_document(book).id
     status, table = library_tab.delete(chat, key)
     assert status == "" and "No documents yet" in table
-    assert "not in the library" in library_tab.delete(chat, key)[0]
+    assert "not here any more" in library_tab.delete(chat, key)[0]
 
 
 def test_nothing_is_said_of_reading_before_the_model_is_ready(chat: FakeDocumentChat, book: Path) -> None:

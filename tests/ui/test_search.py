@@ -26,7 +26,7 @@ def test_a_hit_opens_its_part_with_the_word_marked(chat: FakeDocumentChat, book:
     word = book.read_text(encoding="utf-8").split()[3]
     html = search.page(chat, f"{key}@1", word.upper())
     assert f'<mark class="lt-mark">{word}</mark>' in html and "A Quiet Coast" in html
-    assert "not in the library" in search.page(chat, "none@1", "x")
+    assert "not here any more" in search.page(chat, "none@1", "x")
 
 
 @pytest.mark.parametrize(
