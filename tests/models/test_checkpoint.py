@@ -17,7 +17,7 @@ from app.errors import ConfigError, LecternError, ModelError
 from app.models import checkpoint
 from app.models.folder import model_files, tokenizer_files, weight_files
 from app.runtime import load as loading
-from app.settings import Settings
+from app.settings import SHIPPED_MODEL, Settings
 from tests import tiny
 from tests.checkpoints import SIZES, adapter, cut, rewrite, save
 
@@ -391,3 +391,8 @@ def test_every_refusal_is_one_line(llama):
     with pytest.raises(LecternError) as refusal:
         load(llama)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_model_that_ships_looks_up_by_both():
+    recipe = checkpoint.read_recipe(SHIPPED_MODEL, {"model_type": "llama", "num_hidden_layers": 30}, Settings())
+    assert (recipe.decode.lookup, recipe.decode.draft_tokens) == ("both", 16)
