@@ -159,6 +159,7 @@ class FakeDocumentChat:
         self.told: list[str] = []
         self.pinned: set[str] = set()
         self._adding_stops = 0
+        self.encodings: list[str | None] = []  # asked for
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
@@ -273,7 +274,9 @@ class FakeDocumentChat:
 
     # Documents
 
-    def add_document(self, path: Path, *, password: str | None = None, name: str | None = None) -> DocumentInfo:
+    def add_document(
+        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+    ) -> DocumentInfo:
         document = _document(Path(path), name or Path(path).name, password)
         key = document.sha256[:12]
         if key not in self._documents:
@@ -283,7 +286,7 @@ class FakeDocumentChat:
         return self._documents[key][0]
 
     def adding(
-        self, path: Path, *, password: str | None = None, name: str | None = None
+        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
     ) -> Generator[Step, None, DocumentInfo]:
         stops = self._adding_stops
         for done in range(1, 4):
@@ -291,6 +294,7 @@ class FakeDocumentChat:
             time.sleep(self.pace_s)
             if self._adding_stops != stops:
                 raise CancelledError("opening it was cancelled")
+        self.encodings.append(encoding)
         return self.add_document(path, password=password, name=name)
 
     def stop_adding(self) -> None:

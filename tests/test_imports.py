@@ -45,7 +45,7 @@ LIBRARIES = {
     "lxml": {"ingest"},
     "mathml_to_latex": {"ingest"},
     "officemath2latex": {"ingest"},
-    "charset_normalizer": {"ingest"},
+    "chardet": {"ingest"},
     "markdown_it": {"markdown"},
     "pygments": {"ingest"},
     "tokenizers": {"ingest", "models", "runtime", "train", "eval"},
@@ -65,7 +65,7 @@ LIBRARIES = {
 }
 PACKAGES = {
     "markdown_it": "markdown-it-py",
-    "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex", "charset_normalizer": "charset-normalizer",
+    "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex",
     "PIL": "pypdfium2",
 }  # fmt: skip
 OPTIONAL = {"triton", "flash_attn"}  # one comes with CUDA builds of torch and with the test packages, one never

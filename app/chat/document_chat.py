@@ -147,14 +147,19 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
         return load_document(path, password=password)
 
-    def add_document(self, path: Path, *, password: str | None = None, name: str | None = None) -> DocumentInfo:
+    def add_document(
+        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+    ) -> DocumentInfo:
         """Put a file, folder or archive into the library; the same bytes again change nothing.
+
+        Args:
+            encoding: of a text that is not UTF-8, when it was found wrongly; read under another it is another document.
 
         Raises:
             InputError, PasswordError: why it cannot be read.
             CancelledError: `stop_adding` was called.
         """
-        steps = self.adding(path, password=password, name=name)
+        steps = self.adding(path, password=password, name=name, encoding=encoding)
         while True:
             try:
                 next(steps)
@@ -162,7 +167,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
                 return end.value
 
     def adding(
-        self, path: Path, *, password: str | None = None, name: str | None = None
+        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
     ) -> Generator[Step, None, DocumentInfo]:
         """As `add_document`, telling how far it is; closing the generator ends it as `stop_adding` does.
 
@@ -171,7 +176,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         from app.ingest.load import load_document
 
         def work(watch: Watch) -> DocumentInfo:
-            options = {"password": password, "name": name, "cancelled": watch.cancelled}
+            options = {"password": password, "name": name, "encoding": encoding, "cancelled": watch.cancelled}
             document = load_document(Path(path), progress=watch.progress("opening it"), **options)
             watch.step = Step("putting it into the library")
             id = self.store.add_document(document, watch.cancelled)

@@ -14,6 +14,7 @@ SHOWN = 12  # places that a message lists
 MOST_CHOICES = 400  # of one document: a list in a page must stay small
 
 Parts = Callable[[str], Sequence[Part]]
+Beside = Callable[[str], Mapping[str, frozenset[int]]]  # document to the kinds of its parts that are muted by default
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,24 @@ def place_regions(place: Place, attached: Sequence[Attached], size: int) -> set[
     return regions
 
 
+def _regions_of_its_own(place: Place, attached: Sequence[Attached], size: int) -> set[int]:
+    """The regions of a place that hold nothing else."""
+    spans = {span.part for memory in attached if memory.document.id == place.document for span in memory.text.spans}
+    rest = Place("", place.document, frozenset(spans - (place.parts or frozenset())))
+    return place_regions(place, attached, size) - place_regions(rest, attached, size)
+
+
 def look(
-    sight: Sight, hidden: Sequence[Evidence], attached: Sequence[Attached], parts: Parts, size: int
+    sight: Sight,
+    hidden: Sequence[Evidence],
+    attached: Sequence[Attached],
+    parts: Parts,
+    size: int,
+    beside: Beside = lambda document: {},
 ) -> tuple[Sight, list[bool] | None]:
     """Which regions of the attached memories an answer may see.
+
+    What stands beside a document, such as its licence, is muted unless a focus says where to look.
 
     Args:
         hidden: passages that may not be seen; the one that `sight.without` names among them.
@@ -117,7 +132,13 @@ def look(
     Raises:
         InputError: a place or passage that is not in the attached documents, or a focus of which nothing is left.
     """
-    if not sight and not hidden:
+    documents = {} if sight.focus else {memory.document.id: memory.document for memory in attached}
+    aside = [
+        Place(f"{document.title}#{kind}", id, indices)
+        for id, document in documents.items()
+        for kind, indices in beside(id).items()
+    ]
+    if not sight and not hidden and not aside:
         return sight, None
     focus, mute = ([find_place(spec, attached, parts) for spec in specs] for specs in (sight.focus, sight.mute))
     allowed = [not focus] * sum(memory.regions for memory in attached)
@@ -125,6 +146,9 @@ def look(
         for place in places:
             for region in place_regions(place, attached, size):
                 allowed[region] = value
+    for place in aside:
+        for region in _regions_of_its_own(place, attached, size):
+            allowed[region] = False
     if focus and not any(allowed):
         raise InputError(f"focus {'; '.join(p.name for p in focus)}: all of it is muted; mute less, or focus on more")
     for item in hidden:
@@ -133,7 +157,8 @@ def look(
             raise InputError(f"{item.title}, {item.label}: not attached to this chat any more; attach it again")
         for region in regions:
             allowed[region] = False
-    named = Sight(tuple(place.name for place in focus), tuple(place.name for place in mute), sight.without)
+    muted = dict.fromkeys(place.name for place in (*mute, *aside))
+    named = Sight(tuple(place.name for place in focus), tuple(muted), sight.without)
     return named, allowed
 
 

@@ -143,7 +143,8 @@ class Sessions:
                 f"focus, mute and hidden passages need memories that keep every token, and policy {self.engine.policy} "
                 "drops some; ask in a chat under policy keep-all"
             )
-        session.sight, session.visible = look(sight, hidden, attached, self.store.parts, size)
+        beside = self.store.parts_beside if not self.engine.shape.compaction else lambda document: {}
+        session.sight, session.visible = look(sight, hidden, attached, self.store.parts, size, beside)
         session.cache.allow(session.visible)
 
     def _shown(self, id: str) -> Evidence:

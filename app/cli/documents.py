@@ -31,7 +31,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
     with session.chat() as chat:
         for path in args.paths:
             try:
-                info, tokens_reused = _read_one(session, chat, path, args.password)
+                info, tokens_reused = _read_one(session, chat, path, args)
             except InputError as error:
                 if len(args.paths) == 1:
                     raise
@@ -62,9 +62,11 @@ def read(session: Session, args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _read_one(session: Session, chat: "DocumentChat", path: Path, password: str | None) -> tuple[DocumentInfo, int]:
+def _read_one(
+    session: Session, chat: "DocumentChat", path: Path, args: argparse.Namespace
+) -> tuple[DocumentInfo, int]:
     """Add and read one document; returns it and how many of its tokens were read before."""
-    info = session.adding(path, chat.adding(path, password=password))
+    info = session.adding(path, chat.adding(path, password=args.password, encoding=args.encoding))
     for note in info.notes:
         session.out.say(f"{info.title}: {note}")
     for skipped in info.skipped:
@@ -90,7 +92,8 @@ def text(session: Session, args: argparse.Namespace) -> None:
 
     def load(watch: Watch) -> Document:
         tell = watch.progress("opening it")
-        return load_document(args.path, password=args.password, progress=tell, cancelled=watch.cancelled)
+        options = {"password": args.password, "encoding": args.encoding}
+        return load_document(args.path, progress=tell, cancelled=watch.cancelled, **options)
 
     document = session.adding(args.path, in_steps(load))
     for note in document.notes:

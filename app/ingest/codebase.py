@@ -8,13 +8,14 @@ from pathlib import Path, PurePosixPath
 
 from app.errors import CancelledError, InputError
 from app.ingest.archive import open_archive
-from app.ingest.encoding import decode, is_binary
+from app.ingest.encoding import decode, is_binary, is_utf8
 from app.ingest.files import (
     MAX_FILE_BYTES,
     MAX_TEXT_BYTES,
     Cancelled,
     Progress,
     Unreadable,
+    digest_of,
     hash_bytes,
     hash_file,
     never,
@@ -29,13 +30,21 @@ GROUP_CHARS = 200_000  # about 50,000 tokens
 PART_CHARS = 100_000  # a longer file is several parts
 
 
-def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, cancelled: Cancelled = never) -> Document:
+def load_codebase(
+    path: Path,
+    name: str,
+    *,
+    encoding: str | None = None,
+    progress: Progress = no_progress,
+    cancelled: Cancelled = never,
+) -> Document:
     """Read the source files of a folder or zip archive, one part per file.
 
     Files of one top-level folder form one group (memory), files beside those folders another. A folder of more than
     GROUP_CHARS is divided likewise, so that a changed file has little read again after it.
 
     Args:
+        encoding: of the files that are not UTF-8, which makes it another document; None finds each.
         progress: called with (files done, files).
         cancelled: asked before each file.
 
@@ -57,7 +66,7 @@ def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, ca
                 raise CancelledError("reading the files was cancelled")
             try:
                 data = entry.read()
-                texts[entry.path], note = _read_source(entry.path, data)
+                texts[entry.path], note = _read_source(entry.path, data, encoding)
                 digests.append(f"{entry.path}\0{hash_bytes(data)}\n")
                 size_bytes += len(data)
                 guessed += [entry.path] if note else []
@@ -72,11 +81,14 @@ def load_codebase(path: Path, name: str, *, progress: Progress = no_progress, ca
     if not texts:
         raise InputError(f"{name}: no file in it can be read as text{_counted(skipped)}; choose another")
     digest = source or hash_bytes("".join(sorted(digests)).encode())
+    digest = digest_of(bytes.fromhex(digest), encoding) if encoding else digest
     skipped = sorted(skipped, key=lambda item: item.name)
     return Document(title, "code", digest, tuple(_parts(texts)), tuple(skipped), _notes(skipped, guessed))
 
 
-def load_code_file(path: Path, name: str, *, cancelled: Cancelled = never) -> Document:
+def load_code_file(
+    path: Path, name: str, *, encoding: str | None = None, cancelled: Cancelled = never
+) -> Document:
     """Read one source file as a document.
 
     Raises:
@@ -84,10 +96,10 @@ def load_code_file(path: Path, name: str, *, cancelled: Cancelled = never) -> Do
         CancelledError: `cancelled` said so.
     """
     data = read_file(path, name, MAX_TEXT_BYTES)
-    text, note = decode(data, name, cancelled=cancelled)
+    text, note = decode(data, name, encoding=encoding, cancelled=cancelled)
     if not text.strip():
         raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
-    return Document(name, "code", hash_bytes(data), tuple(_parts({name: text})), notes=(note,) if note else ())
+    return Document(name, "code", digest_of(data, encoding), tuple(_parts({name: text})), notes=(note,) if note else ())
 
 
 @lru_cache(maxsize=4096)
@@ -99,7 +111,7 @@ def language(file_name: str) -> str | None:
     return lexer.name if lexer else None
 
 
-def _read_source(path: str, data: bytes) -> tuple[str, str | None]:
+def _read_source(path: str, data: bytes, encoding: str | None) -> tuple[str, str | None]:
     """The text of a file that belongs to a codebase, and a note if its encoding was guessed.
 
     Raises:
@@ -109,7 +121,7 @@ def _read_source(path: str, data: bytes) -> tuple[str, str | None]:
         raise Unreadable("binary")
     if len(data) > MAX_FILE_BYTES:
         raise Unreadable("larger than 1 MB")
-    text, note = decode(data, path)
+    text, note = decode(data, path, encoding=None if encoding is None or is_utf8(data) else encoding)
     if reason := content_reason(path, text):
         raise Unreadable(reason)
     return text, note

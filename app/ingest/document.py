@@ -10,7 +10,7 @@ from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress,
 from app.ingest.registry import Format
 from app.records import Document, Part, Skipped
 
-MAX_CHARS = 200_000_000
+MAX_CHARS = 64_000_000
 
 
 def load_blocks(
@@ -22,7 +22,7 @@ def load_blocks(
         InputError: it is damaged, encrypted, refused, or holds no text.
         CancelledError: `cancelled` said so.
     """
-    digest = hash_file(path)
+    digest = hash_file(path, cancelled)
     parts, about, chars = [], {}, 0
     request = {"module": "app.ingest.block_worker", "reader": form.reader, "path": str(path.absolute())}
     for event in child.events(request, cancelled, form.name):

@@ -43,6 +43,11 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_of(data: bytes, encoding: str | None) -> str:
+    """SHA-256 of what a document is made of: its bytes, and the encoding where the user chose one."""
+    return hash_bytes(data if encoding is None else data + f"\0encoding {encoding.lower()}".encode())
+
+
 def read_file(path: Path, name: str, limit_bytes: int) -> bytes:
     """All bytes of a file.
 

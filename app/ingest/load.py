@@ -5,37 +5,32 @@ from pathlib import Path
 from app.errors import InputError
 from app.ingest.codebase import language, load_code_file, load_codebase
 from app.ingest.document import load_blocks
+from app.ingest.encoding import is_binary
 from app.ingest.files import Cancelled, Progress, never, no_progress, printable
 from app.ingest.pdf import load_pdf
 from app.ingest.registry import find_format
 from app.ingest.text import load_text
 from app.records import Document
 
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".log", ".csv", ".tsv", "")
 READ_KINDS = (
-    "PDF, EPUB, .docx, .pptx, .odt, .rtf, web pages, notebooks, captions, .txt, .md, source files, "
+    "PDF, EPUB, .docx, .pptx, .odt, .rtf, web pages, notebooks, captions, any text, source files, "
     "a folder or a .zip of them"
 )
+_TEXTS = (None, "Text only", "Markdown", "reStructuredText", "TeX", "Org Mode")  # languages that are read as pages
+_HEAD_BYTES = 8192
 _ADVICE = {
-    ".doc": "save it as .docx or PDF",
-    ".ppt": "save it as .pptx or PDF",
-    ".xlsx": "save the sheet as .csv",
-    ".xls": "save the sheet as .csv",
-    ".ods": "save the sheet as .csv",
-    ".odp": "save it as PDF",
-    ".pages": "save it as .docx or PDF",
-    ".key": "save it as .pptx or PDF",
-    ".eml": "save the message's text, or add what is attached to it by itself",
-    ".msg": "save the message's text, or add what is attached to it by itself",
-    ".mbox": "save the messages' text, or add what is attached to them by itself",
-    ".mobi": "convert it to PDF or text",
-    ".djvu": "convert it to PDF",
-    ".gz": "unpack it and add the folder",
-    ".tgz": "unpack it and add the folder",
-    ".tar": "unpack it and add the folder",
-    ".7z": "unpack it and add the folder",
-    ".rar": "unpack it and add the folder",
+    "save it as .docx or PDF": ".doc .docx .odt .rtf .pages .wpd",
+    "save it as .pptx or PDF": ".ppt .pptx .odp .key",
+    "save each sheet as .csv": ".xls .xlsx .ods .numbers",
+    "convert it to PDF or text": ".mobi .azw .azw3 .lit .fb2",
+    "convert it to PDF": ".djvu .ps .xps",
+    "unpack it and add the folder": ".gz .tgz .bz2 .xz .zst .tar .7z .rar",
+    "save the message as text or PDF, and what is attached to it as files of their own": ".eml .msg .mbox .pst",
+    "put the picture into a PDF and run OCR over it": ".png .jpg .jpeg .gif .tif .tiff .bmp .webp .heic",
+    "add a transcript of it": ".mp3 .wav .m4a .ogg .flac .mp4 .mkv .mov .avi .webm",
+    "export what it holds as text or .csv": ".sqlite .db .mdb .accdb .parquet .pickle .pkl .npy",
 }
+_MARKED_UP = (".rtf", ".eml", ".mbox", ".fb2", ".ps")  # text to a program, not to a reader
 
 
 def load_document(
@@ -43,20 +38,25 @@ def load_document(
     *,
     password: str | None = None,
     name: str | None = None,
+    encoding: str | None = None,
     progress: Progress = no_progress,
     cancelled: Cancelled = never,
 ) -> Document:
     """Read a PDF, a format of `app.ingest.registry`, a text, a source file, a folder or a zip archive.
 
+    Whatever decodes as text is a text, whatever its name ends in.
+
     Args:
         password: for an encrypted PDF; it is not kept.
         name: the file's own name, when `path` is a temporary copy with another one.
+        encoding: of a text or of files that are not UTF-8, as Python calls it; None finds it.
         progress: called with (pages or files done, of how many).
         cancelled: asked often; True stops the work within a second.
 
     Raises:
         PasswordError: a PDF is encrypted and the password is missing or wrong.
         InputError: it cannot be read; the message says why and what to do.
+        ConfigError: there is no such encoding.
         CancelledError: `cancelled` said so.
     """
     path = Path(path)
@@ -64,7 +64,7 @@ def load_document(
     watch = {"progress": progress, "cancelled": cancelled}
     try:
         if path.is_dir():
-            return load_codebase(path, name, **watch)
+            return load_codebase(path, name, encoding=encoding, **watch)
         _check_file(path, name)
         if form := find_format(path, name):
             return load_blocks(path, name, form, **watch)
@@ -72,21 +72,28 @@ def load_document(
         if suffix == ".pdf":
             return load_pdf(path, name, password=password, **watch)
         if suffix == ".zip":
-            return load_codebase(path, name, **watch)
-        document = _load_single(path, name, suffix, cancelled)
+            return load_codebase(path, name, encoding=encoding, **watch)
+        document = _load_single(path, name, suffix, encoding, cancelled)
         progress(1, 1)
         return document
     except OSError as error:
         raise InputError(_explain(path, name, error)) from error
 
 
-def _load_single(path: Path, name: str, suffix: str, cancelled: Cancelled) -> Document:
-    if suffix in TEXT_SUFFIXES and language(name) in (None, "Text only", "Markdown", "reStructuredText"):
-        return load_text(path, name, cancelled=cancelled)
-    if suffix not in _ADVICE and language(name):
-        return load_code_file(path, name, cancelled=cancelled)
-    what = _ADVICE.get(suffix, "if it is text, rename it to .txt")
-    raise InputError(f"{name}: {suffix} files cannot be read; {what} (read are {READ_KINDS})")
+def _load_single(path: Path, name: str, suffix: str, encoding: str | None, cancelled: Cancelled) -> Document:
+    what = next((what for what, suffixes in _ADVICE.items() if suffix in suffixes.split()), None)
+    if what and (suffix in _MARKED_UP or _is_binary(path)):
+        raise InputError(f"{name}: {suffix} files cannot be read; {what} (read are {READ_KINDS})")
+    options = {"encoding": encoding, "cancelled": cancelled}
+    known = language(name) or language(name.lower())
+    if known in _TEXTS:
+        return load_text(path, name, **options)
+    return load_code_file(path, name, **options)
+
+
+def _is_binary(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return is_binary(file.read(_HEAD_BYTES))
 
 
 def _check_file(path: Path, name: str) -> None:

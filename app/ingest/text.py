@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from app.errors import CancelledError, InputError
+from app.ingest import gutenberg
 from app.ingest.encoding import decode
-from app.ingest.files import MAX_TEXT_BYTES, Cancelled, hash_bytes, never, read_file
+from app.ingest.files import MAX_TEXT_BYTES, Cancelled, digest_of, never, read_file
 from app.records import Document, Part
 
 PART_CHARS = 3_000
 LONGEST_PART_CHARS = 4_500
 CHAPTER_CHARS = 1_000  # a heading begins a new part when the one before holds at least so much
 MARKDOWN = (".md", ".markdown")
+_ENDING = re.compile(r"\.\w{1,8}")  # of a file name; "Chapter 1. The Beginning" has none
 
 _COUNTED = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
@@ -31,21 +34,40 @@ _MARKDOWN_HEADING = re.compile(r"#{1,3} +(.*\S)")
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 
 
-def load_text(path: Path, name: str, *, cancelled: Cancelled = never) -> Document:
+def load_text(path: Path, name: str, *, encoding: str | None = None, cancelled: Cancelled = never) -> Document:
     """Read a text or Markdown file, one part for about a page.
+
+    Args:
+        encoding: that the user chose, which makes it another document; None finds it.
 
     Raises:
         InputError: it is too large, or binary.
         CancelledError: `cancelled` said so.
     """
     data = read_file(path, name, MAX_TEXT_BYTES)
-    digest = hash_bytes(data)
-    text, note = decode(data, name, cancelled=cancelled)
+    digest = digest_of(data, encoding)
+    text, note = decode(data, name, encoding=encoding, cancelled=cancelled)
     if not text.strip():
         raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
     del data
-    parts = split_parts(text, markdown=name.lower().endswith(MARKDOWN), cancelled=cancelled)
-    return Document(Path(name).stem, "text", digest, tuple(parts), notes=(note,) if note else ())
+    parts, beside = _book_parts(text, name.lower().endswith(MARKDOWN), cancelled)
+    title = Path(name).stem if _ENDING.fullmatch(Path(name).suffix) else name
+    return Document(title, "text", digest, tuple(parts), notes=tuple(filter(None, (note, beside))))
+
+
+def _book_parts(text: str, markdown: bool, cancelled: Cancelled) -> tuple[list[Part], str | None]:
+    """The parts of a text, what Project Gutenberg put around it as parts of their own, and a note when there is any."""
+    start, end = gutenberg.cut(text)
+    parts: list[Part] = []
+    for piece, kind in ((text[:start], gutenberg.FRONT), (text[start:end], ""), (text[end:], gutenberg.LICENCE)):
+        for part in split_parts(piece, markdown=markdown and not kind, cancelled=cancelled):
+            number = len(parts) + 1
+            chapter = kind.capitalize() or part.chapter
+            parts.append(replace(part, index=number, label=str(number), chapter=chapter, kind=kind))
+    kinds = list(dict.fromkeys(part.kind for part in parts if part.kind))
+    if not kinds:
+        return parts, None
+    return parts, f"Project Gutenberg's {' and '.join(kinds)}: muted unless a focus names it or the whole document"
 
 
 def split_parts(text: str, *, markdown: bool = False, cancelled: Cancelled = never) -> list[Part]:

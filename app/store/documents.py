@@ -114,6 +114,15 @@ class Documents:
             raise NotFoundError(f"document {id}: has no part {index}")
         return _part(row)
 
+    def parts_beside(self, id: str) -> dict[str, frozenset[int]]:
+        """Indices of the parts that are front matter or licence, by kind; those are muted unless asked for."""
+        found: dict[str, set[int]] = {}
+        with self._library.read() as db:
+            kinds = "SELECT kind, number FROM part WHERE document = ? AND kind IN ('front matter', 'licence')"
+            for kind, number in db.execute(f"{kinds} ORDER BY number", [id]):
+                found.setdefault(kind, set()).add(number)
+        return {kind: frozenset(numbers) for kind, numbers in found.items()}
+
     def line_of(self, id: str, index: int) -> int:
         """Number of the line that a part of a text begins on; a text's parts follow each other without a gap."""
         with self._library.read() as db:

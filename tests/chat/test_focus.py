@@ -112,3 +112,20 @@ def test_lists_offer_chapters_or_folders_and_files():
     assert all(regions(spec, memory, parts) for spec in specs)
     parts, memory, _ = attach(["x"] * 1000, chapters=[f"c{i}" for i in range(1000)])
     assert len(choices(memory.document, parts)) == MOST_CHOICES + 1
+
+
+def test_what_stands_beside_a_document_is_muted_unless_a_focus_says_where_to_look():
+    parts, memory, _ = attach(PAGES)
+
+    def seen(*focus):
+        beside = {"front matter": frozenset({1}), "licence": frozenset({4})}
+        return look(Sight(focus=focus), [], [memory], lambda _: parts, SIZE, lambda _: beside)
+
+    sight, allowed = seen()
+    assert sight.mute == ("Book#front matter", "Book#licence")
+    assert sight.words == "did not look in Book#front matter; Book#licence"
+    front, rest = regions("Book#1", memory, parts), regions("Book#2-3", memory, parts)
+    assert {region for region, may in enumerate(allowed) if may} >= rest  # what both share can be seen
+    assert not any(allowed[region] for region in front - rest)
+    assert seen("Book")[0].mute == () and all(seen("Book")[1])
+    assert look(Sight(), [], [memory], lambda _: parts, SIZE, lambda _: {}) == (Sight(), None)

@@ -1,13 +1,27 @@
 import pytest
 
-from app.errors import CancelledError, InputError
+from app.errors import CancelledError, ConfigError, InputError
 from app.ingest import encoding as encodings
 from app.ingest.encoding import MOST_BLANKS, decode
 
 SAMPLES = {
     "cp1252": "Le café était fermé. “Où êtes-vous?” L’hôtel coûte 30 €, naïve Straße.",
     "cp1251": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
+    "koi8-r": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
+    "cp866": "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.",
+    "mac-cyrillic": "Все смешалось в доме Облонских. Жена узнала, что муж был в связи с француженкою в их доме.",
+    "cp1253": "Σε γνωρίζω από την κόψη του σπαθιού την τρομερή, σε γνωρίζω από την όψη που με βία μετράει τη γη.",
+    "iso8859-7": "Άνδρα μοι έννεπε, Μούσα, πολύτροπον. Άλλοτε η Αθήνα ήταν η πιο όμορφη πόλη της Ελλάδας.",
+    "cp737": "Σε γνωρίζω από την κόψη του σπαθιού την τρομερή, σε γνωρίζω από την όψη που με βία μετράει τη γη.",
+    "cp1255": "בראשית ברא אלהים את השמים ואת הארץ, והארץ היתה תהו ובהו וחשך על פני תהום.",
+    "cp862": "בראשית ברא אלהים את השמים ואת הארץ, והארץ היתה תהו ובהו וחשך על פני תהום.",
+    "cp1254": "Korkma, sönmez bu şafaklarda yüzen al sancak; sönmeden yurdumun üstünde tüten en son ocak. Işığı gördü.",
+    "cp850": "Le café était fermé; où êtes-vous? L'hôtel coûte cher, ça va être à côté de la forêt, déjà très âgée.",
+    "cp1250": "Příliš žluťoučký kůň úpěl ďábelské ódy; řeřicha, šťastné děti a černý tučňák.",
+    "mac-roman": "Le café était fermé; où êtes-vous? L'hôtel coûte cher, ça va être à côté de la forêt, déjà âgée.",
     "shift_jis": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "euc_jp": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "iso2022_jp": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
     "gb18030": "满纸荒唐言，一把辛酸泪。都云作者痴，谁解其中味？",
     "big5": "滾滾長江東逝水，浪花淘盡英雄。是非成敗轉頭空。",
     "euc_kr": "나는 고양이로소이다. 이름은 아직 없다. 어디서 태어났는지 모른다.",
@@ -19,11 +33,49 @@ def test_unicode_needs_no_note(encoding):
     assert decode("naïve 猫\r\nß\r".encode(encoding), "x.txt") == ("naïve 猫\nß\n", None)
 
 
+@pytest.mark.parametrize("text", ["Hello, that is text.\n", "Привет, мир и люди\n", "满纸荒唐言，\n谁解其中味？\n"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_wide_encodings_need_no_mark(encoding, text):
+    assert decode(text.encode(encoding), "x.txt") == (text, f"no mark of its encoding: read as {encoding}")
+
+
 @pytest.mark.parametrize("encoding", SAMPLES)
 def test_other_encodings_are_found_and_named(encoding):
     text, note = decode((SAMPLES[encoding] + "\n").encode(encoding) * 3, "x.txt")
     assert text == (SAMPLES[encoding] + "\n") * 3
-    assert encoding in note
+    assert note.startswith("not UTF-8: read as ") and "unknown" not in note
+
+
+def test_few_accents_in_a_long_text_are_looked_for():
+    plain = "Nothing but plain words on this line of the book.\n" * 3_000
+    text, note = decode(plain.encode() + (SAMPLES["cp1250"] + "\n").encode("cp1250") + plain.encode(), "x.txt")
+    assert SAMPLES["cp1250"] in text and "cp1250" in note
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp1250", "cp1251", "cp1253"])
+def test_a_stray_byte_is_one_wrong_letter(encoding):
+    stray = next(bytes([byte]) for byte in range(128, 256) if not bytes([byte]).decode(encoding, "ignore"))
+    data = (SAMPLES[encoding] + "\n").encode(encoding) * 12
+    text, note = decode(data[:400] + stray + data[400:], "x.txt")
+    assert text.count("\ufffd") == 1 and text.replace("\ufffd", "") == (SAMPLES[encoding] + "\n") * 12
+    assert encoding in note and "1 bytes or places mean nothing" in note
+
+
+@pytest.mark.parametrize("data", ["It costs £5.\n".encode("cp1252"), "20 °C and 5 µm\n".encode("cp1252")])
+def test_too_little_to_tell_is_read_as_western_and_warned_of(data):
+    text, note = decode(data, "x.txt")
+    assert text == data.decode("cp1252") and "encoding unknown" in note and "may be wrong" in note
+
+
+def test_a_chosen_encoding_is_used():
+    data = "Привет".encode("cp1251")
+    assert decode(data, "x.txt", encoding="windows-1251") == ("Привет", None)
+    assert decode(b"a\xff", "x.txt", encoding="ascii") == (
+        "a\ufffd", "1 bytes or places mean nothing in this encoding and show as \ufffd",
+    )  # fmt: skip
+    for wrong in ("klingon", "base64", "idna"):
+        with pytest.raises(ConfigError, match=f"encoding '{wrong}': not known; give one such as utf-8"):
+            decode(data, "x.txt", encoding=wrong)
 
 
 def test_a_few_wrong_bytes_do_not_spoil_utf8():

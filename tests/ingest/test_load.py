@@ -59,14 +59,46 @@ def test_empty_file(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("a.doc", "save it as .docx or PDF"), ("a.mobi", "convert it to PDF or text"),
-     ("a.xyz", "if it is text, rename it"), ("a.eml", "save the message's text"),
-     ("a.tar.gz", "unpack it and add the folder"), ("a.RAR", "unpack it and add the folder")],
+    [("a.doc", "save it as .docx or PDF"), ("a.mobi", "convert it to PDF or text"), ("a.xlsx", "save each sheet as .csv"),
+     ("a.tar.gz", "unpack it and add the folder"), ("a.RAR", "unpack it and add the folder"),
+     ("a.msg", "save the message as text or PDF"), ("a.png", "put the picture into a PDF and run OCR over it"),
+     ("a.mp3", "add a transcript of it")],
 )  # fmt: skip
 def test_unknown_kinds(name, advice, tmp_path):
-    (tmp_path / name).write_text("x")
+    (tmp_path / name).write_bytes(b"\xd0\xcf\x11\xe0" + bytes(range(32)))
     with pytest.raises(InputError, match=rf"{name}: \.\w+ files cannot be read; {advice}.* \(read are PDF, "):
         load_document(tmp_path / name)
+
+
+def test_mail_is_text_that_nobody_wants_to_read(tmp_path):
+    (tmp_path / "a.eml").write_text("From: a\n\nSGVsbG8=\n")
+    with pytest.raises(InputError, match="what is attached to it as files of their own"):
+        load_document(tmp_path / "a.eml")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("Chapter 1. The Beginning", "Chapter 1. The Beginning"), ("guide.adoc", "guide"), ("paper.tex", "paper"),
+     ("NOTES.MD", "NOTES"), ("LETTER.TXT", "LETTER"), ("a.xyz", "a"), ("old.doc", "old"), ("LICENSE", "LICENSE")],
+)  # fmt: skip
+def test_text_is_text_whatever_its_ending(name, title, tmp_path):
+    (tmp_path / name).write_text("# One\n\nIt was a fine day.\n")
+    document = load_document(tmp_path / name)
+    assert (document.title, document.kind, document.parts[0].text) == (title, "text", "# One\n\nIt was a fine day.\n")
+
+
+def test_upper_case_endings_of_source_files(tmp_path):
+    (tmp_path / "MAIN.PY").write_text("x = 1\n")
+    assert load_document(tmp_path / "MAIN.PY").kind == "code"
+
+
+def test_another_encoding_makes_another_document(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Привет".encode("cp1251"))
+    found, chosen = load_document(tmp_path / "a.txt"), load_document(tmp_path / "a.txt", encoding="cp1251")
+    assert chosen.parts[0].text == "Привет" and chosen.notes == () and found.sha256 != chosen.sha256
+    (tmp_path / "b.py").write_text("x = 'ß'\n", encoding="utf-8")
+    document = load_document(tmp_path, encoding="cp1251")
+    assert [part.text for part in document.parts] == ["a.txt (Text only)\nПривет", "b.py (Python)\nx = 'ß'\n"]
 
 
 def test_missing_path(tmp_path):

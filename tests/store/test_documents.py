@@ -44,6 +44,13 @@ def test_a_document_comes_back_as_it_was_given(store: Store) -> None:
     assert info.notes == document.notes and info.skipped == document.skipped
 
 
+def test_parts_beside_a_document_are_found_by_kind(store: Store) -> None:
+    kinds = ("front matter", "", "notes", "licence", "licence")
+    parts = tuple(Part(n, str(n), "text", kind=kind) for n, kind in enumerate(kinds, start=1))
+    id = store.add_document(Document("Emma", "text", "e" * 64, parts))
+    assert store.parts_beside(id) == {"front matter": {1}, "licence": {4, 5}}
+
+
 def test_a_cancelled_document_leaves_nothing(store: Store) -> None:
     asked = iter([False, True])
     with pytest.raises(CancelledError):
