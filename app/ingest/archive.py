@@ -18,6 +18,7 @@ MAX_TOTAL_BYTES = 1 << 30
 MAX_RATIO = 100
 RATIO_FROM_BYTES = 10 << 20  # a small file may compress very well without being a bomb
 _DIRECTORY_BYTES_PER_FILE = 600
+_UTF8_FLAG = 0x800
 _CHUNK_BYTES = 1 << 16
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
 
@@ -92,8 +93,8 @@ def _check_members(name: str, archive: zipfile.ZipFile, members: list[zipfile.Zi
         raise InputError(f"{name}: {len(members):,} files, more than {MAX_FILES:,}; add a smaller part of it")
     check_ratio(name, sum(member.file_size for member in members), packed_bytes)
     for member in members:
-        shown = printable(member.orig_filename)
-        if _leads_out(member.orig_filename):
+        shown = printable(_name(member))
+        if _leads_out(_name(member)):
             raise InputError(
                 f'{name}: refused, it holds the name "{shown}", which leads out of the archive; do not use it'
             )
@@ -154,11 +155,19 @@ def _entries(
 
 def _paths(members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     """Clean paths, without a folder that holds everything; of equal ones the last counts, as for unzip."""
-    paths = {"/".join(p for p in re.split(r"[/\\]", printable(m.filename)) if p not in ("", ".")): m for m in members}
+    paths = {"/".join(p for p in re.split(r"[/\\]", printable(_name(m))) if p not in ("", ".")): m for m in members}
     tops = {path.partition("/")[0] if "/" in path else "" for path in paths} - {"__MACOSX"}
     if len(tops) == 1 and (top := tops.pop()):
         return {path.removeprefix(f"{top}/"): member for path, member in paths.items()}
     return paths
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name: UTF-8 wherever its bytes are that, whether or not the archive says so."""
+    try:
+        return member.orig_filename if member.flag_bits & _UTF8_FLAG else member.orig_filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.orig_filename
 
 
 def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: Meter) -> Callable[[], bytes]:

@@ -54,6 +54,8 @@ def name_reason(path: str, size_bytes: int) -> str | None:
     file = PurePosixPath(path.lower())
     if _SECRET_NAMES.fullmatch(file.name) and not _HARMLESS.fullmatch(file.name):
         return f"{SECRET} (by its name)"
+    if file.name == ".git":
+        return "git's own file"
     if file.name in _LOCK_FILES or file.suffix == ".lock" or file.name.endswith("-lock.json"):
         return "lock file"
     if re.search(r"[.-]min\.(js|css|mjs)$", file.name) or file.suffix == ".map":

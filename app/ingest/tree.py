@@ -1,7 +1,8 @@
 """Find the files of a folder worth reading, as git and common sense see it."""
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,12 +27,23 @@ class Sieve:
 
     def __init__(self) -> None:
         self.skipped: list[Skipped] = []
+        self._above: list[tuple[str, pathspec.GitIgnoreSpec]] = []
         self._rules: dict[str, pathspec.GitIgnoreSpec] = {}
         self._folders: dict[str, bool] = {"": False}
 
     def add_gitignore(self, folder: str, text: str) -> None:
         """Rules for everything under `folder` ("" is the root). Add them before asking about its contents."""
-        self._rules[folder] = pathspec.GitIgnoreSpec.from_lines(text.splitlines())
+        self._rules[folder] = _compiled(text)
+
+    def add_rules_above(self, root: Path) -> None:
+        """Rules of the repository that the root lies in; git would not read what they name either.
+
+        Where they name the root itself the user chose to read it, and they say nothing.
+        """
+        for path, text in _rules_above(root):
+            rules = _compiled(text)
+            if not (path and any(rules.check_file(path[: at + 1]).include for at, c in enumerate(path) if c == "/")):
+                self._above.append((path, rules))
 
     def drops_folder(self, path: str) -> bool:
         """True when a folder, or one above it, is left out."""
@@ -69,7 +81,11 @@ class Sieve:
 
     def _ignored(self, path: str) -> bool:
         """The last rule that matches decides, and rules deeper in the tree come last, as in git."""
-        decision, folder, names = False, "", path.rstrip("/").split("/")
+        decision = False
+        for above, rules in self._above:
+            matched = rules.check_file(above + path).include
+            decision = decision if matched is None else matched
+        folder, names = "", path.rstrip("/").split("/")
         for depth in range(len(names)):
             rules = self._rules.get(folder)
             if rules is not None:
@@ -77,6 +93,35 @@ class Sieve:
                 decision = decision if matched is None else matched
             folder = "/".join(names[: depth + 1])
         return decision
+
+
+def _compiled(text: str) -> pathspec.GitIgnoreSpec:
+    """Rules of one file; a line that git could not use either says nothing."""
+    patterns = []
+    for line in text.removeprefix("\ufeff").split("\n"):
+        try:
+            patterns += pathspec.GitIgnoreSpec.from_lines([line.removesuffix("\r")]).patterns
+        except (ValueError, re.error):
+            continue
+    return pathspec.GitIgnoreSpec(patterns)
+
+
+def _rules_above(root: Path) -> Iterator[tuple[str, str]]:
+    """(path of the root from there, rules) of the repository that a folder lies in, as git reads them, its own last."""
+    root = root.resolve()
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
+    if top is None:
+        return
+    inside = [top, *reversed([folder for folder in root.parents if folder.is_relative_to(top) and folder != top])]
+    yield _from(top, root), _read_rules(top / ".git" / "info" / "exclude")
+    for folder in inside:
+        if folder != root:
+            yield _from(folder, root), _read_rules(folder / ".gitignore")
+
+
+def _from(folder: Path, root: Path) -> str:
+    path = root.relative_to(folder).as_posix()
+    return "" if path == "." else f"{path}/"
 
 
 def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[list[Entry], list[Skipped]]:
@@ -90,6 +135,7 @@ def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[li
         OSError: the folder itself cannot be opened.
     """
     sieve, entries, waiting = Sieve(), [], [""]
+    sieve.add_rules_above(root)
     seen = 0
     while waiting:
         prefix = waiting.pop()

@@ -72,6 +72,14 @@ def test_cancel_is_asked_while_looking_for_files(tmp_path):
         load_codebase(path, "t.zip", cancelled=lambda: next(asked))
 
 
+@pytest.mark.parametrize(("raw", "name"), [("käse/größe.py".encode(), "käse/größe.py"), (b"k\x84se.py", "käse.py")])
+def test_names_are_utf8_wherever_they_can_be(raw, name, tmp_path):
+    path = zipped(tmp_path / "t.zip", {"a.py": "x = 1\n", "X" * len(raw): "y = 1\n"})
+    path.write_bytes(path.read_bytes().replace(b"X" * len(raw), raw))
+    document = load_codebase(path, "t.zip")
+    assert name in [part.label for part in document.parts]
+
+
 def test_a_bomb_is_refused(tmp_path):
     path = zipped(tmp_path / "t.zip", {"a.py": "x = 1\n", "bomb.txt": b"0" * (20 << 20)})
     with pytest.raises(InputError, match=r"t\.zip: looks like a zip bomb, 0\.0 MB that unpack to 21 MB"):

@@ -201,6 +201,32 @@ def test_strange_names_are_made_printable(tmp_path):
     assert labels == ["bell\ufffd.py", "caf\ufffd.py"]
 
 
+def test_rules_of_the_repository_hold_for_a_folder_inside_it(tmp_path):
+    write(tmp_path, {
+        "repo/.git/info/exclude": "*.mine\n",
+        "repo/.gitignore": "\ufeff*.key.txt\n\\#odd.txt\n!keep.key.txt\n/top.txt\n",
+        "repo/lib/.gitignore": "notes.txt\r\n[\n", "repo/lib/src/a.py": "x = 1\n", "repo/lib/src/b.key.txt": "private",
+        "repo/lib/src/keep.key.txt": "kept", "repo/lib/src/notes.txt": "x", "repo/lib/src/c.mine": "x",
+        "repo/lib/src/#odd.txt": "x", "repo/lib/src/top.txt": "kept", ".gitignore": "*.py\n",
+    })  # fmt: skip
+    document = load_codebase(tmp_path / "repo/lib/src", "src")
+    assert [part.label for part in document.parts] == ["a.py", "keep.key.txt", "top.txt"]
+    assert {item.name: item.reason for item in document.skipped} == {
+        name: ".gitignore" for name in ("b.key.txt", "notes.txt", "c.mine", "#odd.txt")
+    }
+
+
+def test_an_ignored_folder_is_read_when_it_is_chosen_itself(tmp_path):
+    write(tmp_path, {"repo/.git/HEAD": "ref", "repo/.gitignore": "build/\n*.log\n", "repo/build/a.py": "x = 1\n"})
+    assert [part.label for part in load_codebase(tmp_path / "repo/build", "build").parts] == ["a.py"]
+
+
+def test_the_git_file_of_a_submodule_is_not_source(tmp_path):
+    document = load_codebase(write(tmp_path / "p", {"sub/.git": "gitdir: ../.git/x\n", "sub/a.py": "x = 1\n"}), "p")
+    assert [part.label for part in document.parts] == ["sub/a.py"]
+    assert [(item.name, item.reason) for item in document.skipped] == [("sub/.git", "git's own file")]
+
+
 def test_nothing_to_read(tmp_path):
     write(tmp_path / "p", {"a.png": b"\0\0", "b.png": b"\0\0", "c.svg": "<svg/>"})
     with pytest.raises(InputError, match=r"p: no file in it can be read as text \(2 binary, 1 SVG drawing\)"):

@@ -59,7 +59,8 @@ def test_empty_file(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("a.doc", "save it as .docx or PDF"), ("a.mobi", "convert it to PDF or text"), ("a.xlsx", "save each sheet as .csv"),
+    [("a.doc", "save it as .docx or PDF"), ("a.mobi", "convert it to PDF or text"),
+     ("a.xlsx", "save each sheet as .csv"),
      ("a.tar.gz", "unpack it and add the folder"), ("a.RAR", "unpack it and add the folder"),
      ("a.msg", "save the message as text or PDF"), ("a.png", "put the picture into a PDF and run OCR over it"),
      ("a.mp3", "add a transcript of it")],
