@@ -5,10 +5,11 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.errors import InputError
+from app.errors import CancelledError, InputError
 from app.ingest.files import Cancelled, Progress, never
 
 POLL_S = 0.1  # how soon progress and a cancel are seen
+WAIT_S = 0.5  # for work that was cancelled; a longer call in it ends by itself, and nobody takes its result
 
 T = TypeVar("T")
 
@@ -58,8 +59,8 @@ class Watch:
 def in_steps(work: Callable[[Watch], T], cancelled: Cancelled = never) -> Generator[Step, None, T]:
     """Run work in a thread of its own, telling how far it is; returns what it returns.
 
-    So Ctrl-C and the closing of the generator are seen at once, whatever long call the work is in; the work then ends
-    as soon as it asks its watch.
+    So Ctrl-C, a cancel and the closing of the generator are seen at once, whatever long call the work is in; the work
+    then ends as soon as it asks its watch.
 
     Raises:
         InputError: the work ended with something that is no error of ours and that nobody else would catch (native
@@ -83,12 +84,14 @@ def in_steps(work: Callable[[Watch], T], cancelled: Cancelled = never) -> Genera
     shown = None
     try:
         while not finished.wait(POLL_S):
+            if cancelled():
+                raise CancelledError("adding the file was stopped")
             if watch.step is not shown:
                 shown = watch.step
                 yield shown
     finally:
         watch.stop()
-        thread.join()
+        thread.join(None if finished.is_set() else WAIT_S)
     if failures:
         reason = as_reason(failures[0], "adding it")
         if reason is failures[0]:

@@ -53,6 +53,16 @@ def test_a_cancel_and_a_closed_generator_end_the_work():
     assert len(ended) == 2
 
 
+def test_work_that_does_not_ask_is_left_behind(monkeypatch):
+    monkeypatch.setattr("app.ingest.stream.WAIT_S", 0.01)
+    may_end = threading.Event()
+    steps = in_steps(lambda watch: may_end.wait())
+    next(steps)
+    steps.close()
+    assert not may_end.is_set()
+    may_end.set()
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [(Panic("no Exception"), "adding it ended inside a library (Panic: no Exception)"), (MemoryError(), "more memory")],
