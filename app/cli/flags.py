@@ -115,6 +115,7 @@ def parser() -> Parser:
     train.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file with a table [tune] or [pretrain]")
     train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
     train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
+    train.add_argument("--base", metavar="FOLDER|FILE", help="[tune]: checkpoint or GGUF file to start from")
     train.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
     train.epilog = (
         "A [tune] recipe names the base, attention, length, steps, what learns and the files: app/train/recipes has "

@@ -59,7 +59,8 @@ def train(session: Session, args: argparse.Namespace) -> None:
     """Tune or make a model; a run that was stopped goes on where it was."""
     from app.train.cli import train as run
 
-    given = {"--data": args.data, "--run": args.run_folder, "--out": args.out, "--threads": session.settings.threads}
+    given = {"--base": args.base, "--data": args.data, "--run": args.run_folder, "--out": args.out}
+    given["--threads"] = session.settings.threads
     words = [str(args.recipe), "--device", session.settings.device]
     words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
     folder = run(words)

@@ -61,12 +61,12 @@ def load_stock(folder: Path, dtype: torch.dtype, **options: Any) -> Any:
         return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
     changed = {"rope_parameters": options.pop("rope_parameters")} if "rope_parameters" in options else {}
     config = transformers.AutoConfig.from_pretrained(folder, **changed)
-    config._name_or_path = str(weight_files(folder)[0])  # what an adapter names as its base
     weights = {name: tensor.to(dtype) for name, tensor in base_tensors(folder)}
     kind = getattr(transformers, config.architectures[0])
     loaded = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    model.name_or_path = model.config.name_or_path = str(weight_files(folder)[0])  # what an adapter names as its base
     return loaded
 
 

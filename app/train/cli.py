@@ -100,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("recipe", type=Path, help="TOML file with a table [tune] (docs/training.md) or [pretrain]")
     made.add_argument("--run", type=Path, help="checkpoints and caches (runs/ and the recipe's name)")
     made.add_argument("--out", type=Path, help="[tune]: folder for the adapter (the recipe's out, or in the run)")
+    made.add_argument("--base", help="[tune]: checkpoint or GGUF file to start from, in place of the recipe's base")
     made.add_argument("--data", type=Path, help="[pretrain]: folder with books/, qa/ and code/")
     made.add_argument("--device", default="auto", help="[tune]: auto, cpu or cuda")
     made.add_argument("--threads", type=int, default=1, help="CPU threads; one is fastest on shared cores")
@@ -138,6 +139,8 @@ def _tune(args: argparse.Namespace) -> Path:
             f"--data {args.data}: belongs to a recipe with [pretrain] or [readings], and those need it; other recipes "
             "name files in their table [data]"
         )
+    if args.base:
+        recipe = replace(recipe, tune=replace(recipe.tune, base=args.base))
     run = args.run or Path("runs") / args.recipe.stem
     out = args.out or (Path(recipe.tune.out) if recipe.tune.out else run / "adapter")
     from app.train.tune.output import is_finished
