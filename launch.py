@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     values = environment(own_packages=not request.no_venv)
     if test:
         os.chdir(ROOT)
-        return become([python, "-P", "-m", "pytest", *request.rest], values)
+        return become([python, "-P", "-m", "pytest", *commands.test_arguments(request.rest)], values)
     return become([python, "-P", "-m", "app.cli", *request.rest], values)
 
 

@@ -11,9 +11,8 @@ Who may import whom; a row imports rows below it, never up or sideways (tests/te
     memory
     kernels
     records  settings
-    errors  setup
-    system  privacy
-    units
+    errors  setup  markdown
+    system  wellformed
 """
 
 __version__ = "0.1.0"

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from app.units import duration
+from app.system import duration
 
 DocumentKind = Literal["pdf", "text", "code", "book", "document", "slides", "notebook", "web", "captions"]
 DocumentState = Literal["new", "reading", "read", "failed"]

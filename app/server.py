@@ -60,9 +60,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(Endpoint(chat).router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
-    app.add_middleware(
-        Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs
-    )
+    app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs)
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""What this process uses of the machine."""
+"""This process and its machine: what it takes, in words for people, and that nothing leaves the machine.
+
+The set-up imports it too, so it needs nothing but Python until psutil is there.
+"""
 
 import os
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 
@@ -43,3 +47,43 @@ def memory_bytes() -> int:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def size_text(size_bytes: float) -> str:
+    """Bytes in the largest fitting unit of a thousand: 0 B, 640 KB, 1.5 GB."""
+    value = float(size_bytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit in ("B", "KB") or value >= 9.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 20 s, 1 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def keep_private(*, download: bool = False, environment: MutableMapping[str, str] | None = None) -> None:
+    """Set the environment so that nothing leaves this computer.
+
+    The values win over what the user's shell exports: a promise of Lectern, not a preference.
+
+    Args:
+        download: the user asked for a model from the hub (--download), the one contact allowed.
+        environment: os.environ when None.
+    """
+    values = os.environ if environment is None else environment
+    values["GRADIO_ANALYTICS_ENABLED"] = "False"  # Gradio counts only the text "True" as on
+    values["GRADIO_SHARE"] = "False"
+    values["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    values["DO_NOT_TRACK"] = "1"
+    values["HF_HUB_OFFLINE"] = "0" if download else "1"
+    values["TOKENIZERS_PARALLELISM"] = "false"  # no warning when a worker process is forked

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.kernels.codes import BLOCK, TextCodes, encode_queries
-from app.kernels.decode import Pages, Places, decode_attention, decode_reference
+from app.kernels.codes import TextCodes, encode_queries
+from app.kernels.decode import decode_attention, decode_reference
 from app.kernels.h2o import causal_mass, causal_mass_reference
-from app.kernels.quant import dequantize, dequantize_reference, packed_bytes, quantize, quantize_reference
+from app.kernels.layout import BLOCK, Pages, Places, packed_bytes
+from app.kernels.quant import dequantize, dequantize_reference, quantize, quantize_reference
 from app.kernels.rope import rope_table
 from benchmarks.cases import Case, Operation, Outputs, Shape, Way, randn
 

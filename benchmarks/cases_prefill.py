@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from app.kernels.layout import BlockLists
 from app.kernels.regions import region_scores, region_scores_reference, sub_means, sub_means_reference
 from app.kernels.rope import rope_table
-from app.kernels.selected import BlockLists, lists_of_texts, selected_attention, selected_reference
+from app.kernels.selected import lists_of_texts, selected_attention, selected_reference
 from app.kernels.sf_attn import PATTERNS, boundaries, sf_attention
 from benchmarks.cases import Case, Operation, Outputs, Shape, Way, randn
 

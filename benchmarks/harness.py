@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import privacy
+from app import system
 from app.errors import ConfigError, InputError, LecternError
 from app.eval import report, texts
 from app.settings import SMALL_MODEL, Settings, fill
@@ -210,7 +210,7 @@ def main(benchmark: Benchmark, args: argparse.Namespace) -> int:
         total = sum(part.seconds for part in benchmark.parts)
         print(report.table(["part", "minutes"], [*rows, ["all", round(total / 60, 1)]]))
         return 0
-    privacy.apply()
+    system.keep_private()
     try:
         return _measure(benchmark, args)
     except LecternError as error:

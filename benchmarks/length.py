@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import texts
 from app.system import forget_peak, peak_bytes
-from app.tasks import passkeys
+from app.tasks import needles
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 
@@ -84,7 +84,7 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(work, arguments)
 
 
-def read(args: argparse.Namespace, rows: Sequence[int], ids: array, keys: list[passkeys.Passkey]) -> Values:
+def read(args: argparse.Namespace, rows: Sequence[int], ids: array, keys: list[needles.Passkey]) -> Values:
     """One reading; half of its first row is timed as well, to be compared with."""
     from app.memory.memory import RegionMemory
 
@@ -114,14 +114,14 @@ def read(args: argparse.Namespace, rows: Sequence[int], ids: array, keys: list[p
     return {"rows": found}
 
 
-def make_text(args: argparse.Namespace, filler: Path, tokens: int) -> tuple[array, list[passkeys.Passkey]]:
+def make_text(args: argparse.Namespace, filler: Path, tokens: int) -> tuple[array, list[needles.Passkey]]:
     """Token ids of a text of `tokens` tokens or a line fewer, with a key at each depth."""
     engine, lines = harness.engine(args), texts.lines_of(filler)
-    keys = passkeys.draw(random.Random(args.seed), len(DEPTHS))
+    keys = needles.draw(random.Random(args.seed), len(DEPTHS))
     ids = texts.fit(
         engine,
         lambda: texts.around(lines, random.Random(0)),
-        lambda taken: passkeys.plant(taken, keys, DEPTHS),
+        lambda taken: needles.plant(taken, keys, DEPTHS),
         tokens,
     )
     return array("I", ids), keys
@@ -140,7 +140,7 @@ def _bytes(memory: "RegionMemory", ids: array) -> Values:
     return {"host_bytes": host, "peak_bytes": peak, "rest_bytes": peak - host}
 
 
-def _asked(engine: "Engine", memory: "RegionMemory", keys: Sequence[passkeys.Passkey], read: float) -> Values:
+def _asked(engine: "Engine", memory: "RegionMemory", keys: Sequence[needles.Passkey], read: float) -> Values:
     """How many of the keys are found: one that has been read, or all at the end."""
     asked = [key for key, depth in zip(keys, DEPTHS, strict=True) if depth < 0.9 * read]
     asked = asked if read == 1 else asked[-1:]

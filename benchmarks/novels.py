@@ -206,9 +206,7 @@ def _read_and_asked(
         id = _read(chat, name, text)
         told = harness.progress(f"{name}, {way}")
         for number, q in enumerate(questions, start=1):
-            *_, done = chat.ask(
-                q.question, documents=[id], generation=GenerationConfig(max_new_tokens=ANSWER_TOKENS)
-            )
+            *_, done = chat.ask(q.question, documents=[id], generation=GenerationConfig(max_new_tokens=ANSWER_TOKENS))
             assert isinstance(done, Done)
             chat.delete_chat(done.chat)
             shown = {"seconds": done.stats.seconds, "first_s": done.stats.seconds_to_first_token}

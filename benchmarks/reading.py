@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import privacy
+from app import system
 from app.chat import DocumentChat
 from app.eval import report
 from app.memory.config import GenerationConfig
@@ -37,7 +37,7 @@ TURN_TOKENS = 128  # more than the template and a question here can take; far le
 def main() -> int:
     """Measure; the exit code is 1, and no speed is told, when a document is read twice or an answer changes."""
     args = _arguments()
-    privacy.apply()
+    system.keep_private()
     flags = {"model": args.model, "device": args.device, "threads": args.threads}
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def _first_run(settings: Settings, text: Path, max_new_tokens: int) -> tuple[dic
 
 def _resume(settings: Settings, chat_id: str, max_new_tokens: int) -> dict[str, Any]:
     """In a fresh process: open the saved chat and go on."""
-    privacy.apply()
+    system.keep_private()
     app = DocumentChat.open(settings)
     try:
         app.engine()

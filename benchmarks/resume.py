@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import privacy
+from app import system
 from app.chat import DocumentChat
 from app.eval import report
 from app.settings import KV_CODECS, Settings, fill
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         for tokens, codec in parts:
             print(f"{tokens:,} tokens, {codec}: {tokens / TOKENS_PER_S / 60 + 1:.0f} min")
         return 0
-    privacy.apply()
+    system.keep_private()
     results, problems = [], []
     for tokens, codec in parts:
         figures, found = _measure(args, tokens, codec)
@@ -92,7 +92,7 @@ def _measure(args: argparse.Namespace, tokens: int, codec: str) -> tuple[dict[st
 
 def _resume(settings: Settings, chat: str, max_new_tokens: int) -> dict[str, Any]:
     """In a fresh process: go on with the chat, then again as if it had never been open."""
-    privacy.apply()
+    system.keep_private()
     app = DocumentChat.open(settings)
     try:
         app.engine()

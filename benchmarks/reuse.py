@@ -171,7 +171,7 @@ def _files(root: Path, files: dict[str, str]) -> Path:
 
 def main() -> int:
     """Run the cases on a checkpoint."""
-    from app import privacy
+    from app import system
     from app.settings import Settings
     from benchmarks import machine
 
@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument("--kilobytes", type=int, default=100, help="of text in the book (100)")
     parser.add_argument("--output", type=Path, default=machine.ROOT / "benchmarks" / "results" / "reuse.json")
     args = parser.parse_args()
-    privacy.apply()
+    system.keep_private()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         engines: dict[str, Engine] = {}

@@ -32,7 +32,7 @@ from app.kernels.rope import rotate
 from app.kernels.sf_attn import PATTERNS, allowed
 from app.memory.config import AttentionConfig
 from app.models.rope import PositionConfig
-from app.runtime.seams import IdentityRotary
+from app.runtime.attention import IdentityRotary
 from app.train.tune.lora import causal_model, trained_parameters
 from benchmarks import harness, machine, steps
 

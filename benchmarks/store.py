@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from app import privacy
+from app import system
 from app.chat import DocumentChat
 from app.eval import report
 from app.settings import KV_CODECS, POLICIES, Settings, fill
@@ -38,7 +38,7 @@ SLOT_POLICIES = ("h2o", "bounded")  # take raw keys and values
 def main(argv: list[str] | None = None) -> int:
     """Measure; the exit code is 1 when a byte comes back otherwise than it was written."""
     args = _arguments(argv)
-    privacy.apply()
+    system.keep_private()
     sizes = [
         _size(args, policy, codec) for policy in POLICIES for codec in (KV_CODECS if policy == "keep-all" else ("raw",))
     ]

@@ -19,6 +19,8 @@ from app.setup.builds import nvidia_seen
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LECTERN_MODEL", str(SMALL_MODEL))  # tests of the real base ask for it by name
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes share the cores, so each has one thread
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not nvidia_seen():  # counts from triton's first import on, and transformers imports it; only tests of kernels use it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
@@ -26,6 +28,35 @@ if not nvidia_seen():  # counts from triton's first import on, and transformers 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# What `--quick` leaves out beside single tests marked slow: browsers, set-ups, trainings, Triton's interpreter.
+SLOW = (
+    "benchmarks/",
+    "kernels/",
+    "models/test_merge.py",
+    "store/test_endurance.py",
+    "store/test_kill.py",
+    "test_browser",
+    "test_launch.py::TestStart",
+    "train/pretrain/test_probes.py",
+    "train/pretrain/test_trainer.py",
+    "train/test_path.py",
+    "train/test_train_cli.py",
+    "train/tune/test_tuner.py",
+    "train/tune/test_validation.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow; tests of one file stay in one process, those of browsers all, and the longest begin."""
+    for item in items:
+        place = item.nodeid.removeprefix("tests/")
+        if place.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        browser = place.startswith("test_browser")
+        item.add_marker(pytest.mark.xdist_group("browser" if browser else place.partition("::")[0]))
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_browser", "tests/test_launch")))
 
 
 @pytest.fixture(scope="session")

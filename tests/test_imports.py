@@ -26,8 +26,7 @@ ROWS = (
     ("kernels",),
     ("records", "settings"),
     ("errors", "setup", "markdown"),
-    ("system", "privacy"),
-    ("units", "wellformed"),
+    ("system", "wellformed"),
 )
 
 # Third-party libraries and the units that may import them.
@@ -158,7 +157,7 @@ def test_imported_libraries_are_declared():
 
 def test_the_command_line_starts_without_heavy_libraries():
     """--help and the fast path of every start import these; each must stay cheap."""
-    script = "import app.cli, app.cli.flags, app.cli.doctor, app.setup.commands, app.privacy, sys; print(*sys.modules)"
+    script = "import app.cli, app.cli.flags, app.cli.doctor, app.setup.commands, app.system, sys; print(*sys.modules)"
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "gradio", "fastapi", "sqlite_utils", "pypdf", "pandas", "numpy", "tokenizers"}
     assert heavy.isdisjoint(answer.stdout.split())

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from app import system
+from app.system import duration, size_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,3 +44,57 @@ def test_peak_on_cuda_is_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(is_initialized=lambda: True, max_memory_allocated=lambda: 12345)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     assert system.peak_bytes() == 12345
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (1024, "1 KB"), (1_450_000, "1.4 MB"), (9_960_000, "10 MB"), (41e6, "41 MB"),
+     (999_600_000, "1.0 GB"), (80e9, "80 GB"), (5e12, "5.0 TB")],
+)  # fmt: skip
+def test_size(size_bytes: float, text: str) -> None:
+    assert size_text(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_what_the_shell_exports_does_not_win():
+    values = {"GRADIO_ANALYTICS_ENABLED": "True", "HF_HUB_OFFLINE": "0", "GRADIO_SHARE": "True"}
+    system.keep_private(environment=values)
+    assert values["GRADIO_ANALYTICS_ENABLED"] == values["GRADIO_SHARE"] == "False"
+    assert values["HF_HUB_OFFLINE"] == values["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_download_opens_the_hub_alone():
+    values: dict[str, str] = {}
+    system.keep_private(download=True, environment=values)
+    assert values.pop("HF_HUB_OFFLINE") == "0"
+    closed: dict[str, str] = {}
+    system.keep_private(environment=closed)
+    closed.pop("HF_HUB_OFFLINE")
+    assert values == closed
+
+
+def test_the_libraries_read_it_so():
+    """Against the libraries themselves: a renamed variable would otherwise go unnoticed."""
+    script = """
+from app import system
+system.keep_private()
+from gradio import analytics
+from huggingface_hub import constants
+print(analytics.analytics_enabled(), constants.is_offline_mode(), constants.HF_HUB_DISABLE_TELEMETRY)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GRADIO", "HF_"))}
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.stdout.split() == ["False", "True", "True"], answer.stderr

@@ -71,10 +71,10 @@ def test_training_and_evaluation_files_with_half_characters(tmp_path: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="arguments are text there")
 def test_a_chat_takes_a_question_and_a_title_with_half_characters(tmp_path: Path) -> None:
-    from tests.chat.opened import SHORT, finish
-    from tests import tiny
     from app.chat import DocumentChat
     from app.settings import Settings
+    from tests import tiny
+    from tests.chat.opened import SHORT, finish
 
     chat = DocumentChat.open(Settings(home=tmp_path), engine=tiny.engine())
     done = finish(chat.ask(f"who? {BYTE}", generation=SHORT))

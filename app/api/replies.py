@@ -199,9 +199,7 @@ class ResponseReply:
         found, whole = _places(done), self.whole(done)
         yield self._event("response.output_text.done", **at, text=done.answer, logprobs=[])
         for number, item in enumerate(found):
-            yield self._event(
-                "response.output_text.annotation.added", **at, annotation_index=number, annotation=item
-            )
+            yield self._event("response.output_text.annotation.added", **at, annotation_index=number, annotation=item)
         yield self._event("response.content_part.done", **at, part=_part(done.answer, found))
         yield self._event("response.output_item.done", output_index=0, item=whole["output"][0])
         kind = "response.completed" if whole["status"] == "completed" else "response.incomplete"

@@ -60,12 +60,12 @@ class Loading:
 
     def _loaded(self, settings: Settings, say: Callable[[str], None] | None = None) -> "Engine":
         """A new engine; its fingerprint is noted, so that it need not be computed again."""
-        from app.runtime import swap
+        from app.runtime import load
         from app.runtime.load import load_engine
 
         known = KnownModels(settings.folder)
         engine = load_engine(settings, known.digests, say)
-        swap.settle()
+        load.settle()
         self._note(known, settings, engine)
         return engine
 
@@ -220,12 +220,12 @@ class Loading:
 
     def _try(self, settings: Settings, say: Callable[[str], None]) -> LecternError | None:
         """Load and use a model; returns why that failed, with nothing that would keep the half-loaded one in memory."""
-        from app.runtime import swap
+        from app.runtime import load
 
         try:
             engine = self._loaded(settings, say)
             say("trying it out")
-            swap.first_try(engine)
+            load.first_try(engine)
             self._use(engine)
         except LecternError as error:
             return type(error)(str(error))
@@ -242,7 +242,7 @@ class Loading:
 
     def _let_go(self, *, keep_failure: bool = False) -> None:
         """Free the model and all that was read with it, as far as it is in RAM."""
-        from app.runtime import swap
+        from app.runtime import load
 
         if self._engine is not None:
             self._note(KnownModels(self.settings.folder), self.settings, self._engine)
@@ -250,7 +250,7 @@ class Loading:
         self._twins.clear()
         if not keep_failure:
             self._failure = None
-        swap.give_back()
+        load.give_back()
 
     # --- memories of other models
 

@@ -1,10 +1,10 @@
 """The policy of each chat: one model, under which policy a chat's documents are read and its questions answered."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from app.errors import ConfigError, InputError
+from app.chat.sessions import check_model
+from app.errors import ConfigError
 from app.records import ChatInfo
 from app.settings import POLICIES, Settings
 
@@ -92,16 +92,3 @@ class Policies:
         check_model(stats, self.engine())
         made = stats.get("policy")
         return self._sessions_under(made if made in POLICIES else self.policy_of(chat))
-
-
-def check_model(stats: Mapping[str, Any], engine: "Engine") -> None:
-    """Refuse to test the passages of another model's answer: regions are numbered by its own tokens.
-
-    Raises:
-        InputError: which model gave the answer.
-    """
-    if stats.get("weights") and stats["weights"] != engine.recipe_parts["weights"]:
-        raise InputError(
-            f"this answer was given by {stats['model']}, and {engine.name} is loaded; its passages can be tested with "
-            f"{stats['model']} only: load that again, or ask again"
-        )

@@ -1,29 +1,23 @@
 """Joins engine and store for documents: read once, kept in SQLite, brought back instead of read again."""
 
-import hashlib
 import logging
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from app.chat import memory_files
 from app.chat.evidence import Attached
-from app.chat.groups import StoredGroups
-from app.errors import CancelledError, DamagedBlock, InputError, LecternError, NotFoundError, StoreError
+from app.chat.memory_files import files_of
+from app.errors import CancelledError, InputError, LecternError, StoreError
 from app.ingest import spans
 from app.ingest.files import Cancelled, Progress, never, no_progress
 from app.memory.memory import RegionMemory
-from app.memory.soundness import check_block
 from app.records import DocumentInfo, MemoryText, Part, Reading
-from app.runtime import recover
 from app.runtime.engine import Engine
 from app.store.store import Store
 from app.store.transfer import Fit
 
 log = logging.getLogger(__name__)
-INDEXES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Reader:
         store.keep_recipe(engine.recipe, engine.recipe_parts)
         self._kept: OrderedDict[str, ReadDocument] = OrderedDict()
         self.notes: list[str] = []
+        self.files = files_of(store, engine.shape, self.notes)
 
     @property
     def group_tokens(self) -> int:
@@ -95,24 +90,11 @@ class Reader:
         """What a memory from elsewhere has to fit."""
         engine = self.engine
 
-        def blocks(root: str, token_ids: Sequence[int], count: int, *, whole: bool) -> list[tuple[str, Sequence[int]]]:
-            size = self.group_tokens
-            chain = self.store.blocks.chain_keys(root, token_ids, size)
-            if engine.shape.compaction:
-                return [
-                    (key, ()) for key in memory_files.block_keys(memory_files.state_key(chain[-1]), max(0, count - 1))
-                ]
-            found = [(key, token_ids[i * size : (i + 1) * size]) for i, key in enumerate(chain)]
-            return [*found, (_mass_key(chain), ())] if whole else found
-
-        def check(token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
-            check_block(engine.shape, None if engine.shape.compaction else len(token_ids), index, kv)
-
         def texts(parts: Sequence[Part]) -> list[MemoryText]:
             return spans.encode(parts, engine.text_tokenizer, engine.bos_id)
 
         vocabulary = engine.model.config.vocab_size
-        return Fit(engine.recipe, engine.recipe_parts, blocks, texts, check, vocabulary)
+        return Fit(engine.recipe, engine.recipe_parts, self.files.expected, texts, self.files.check, vocabulary)
 
     def read(self, document: str, cancelled: Callable[[], bool]) -> Iterator[Reading]:
         """Read what is not stored yet, telling how far it is; returns a ReadDocument.
@@ -141,15 +123,15 @@ class Reader:
         memories: list[RegionMemory] = []
         try:
             for number, text in enumerate(texts):
-                keys = store.blocks.chain_keys(root, text.token_ids, self.group_tokens)
-                memory = self._bring_back(keys, text)
+                keys = self.files.chain(root, text.token_ids)
+                memory = self.files.open(keys, text.token_ids)
                 progress.reused += memory.tokens
                 if memory.tokens < len(text.token_ids):
                     store.set_state(info.id, engine.recipe, "reading")
                     yield progress.at(number, memory.tokens)
                     yield from self._read_rest(info.id, number, text, keys, memory, cancelled, progress)
                 elif info.state != "read":
-                    self._name_blocks(info.id, number, self._block_keys(keys, memory))
+                    self._name_blocks(info.id, number, self.files.keys(keys, memory))
                 memories.append(memory)
                 progress.before += len(text.token_ids)
         except (CancelledError, GeneratorExit, KeyboardInterrupt) as stop:
@@ -179,96 +161,6 @@ class Reader:
                 first += regions
         return found
 
-    def put_groups(self, keys: Sequence[str], memory: RegionMemory, groups: Sequence[int]) -> None:
-        """Queue sealed groups for writing; `keys[i]` belongs to `groups[i]`."""
-        for key, group in zip(keys, groups, strict=True):
-            start, end = memory.group_range(group)
-            codec = self.engine.shape.codec if end - start == self.group_tokens else "raw"
-            self.store.blocks.put(key, memory.token_ids[start:end], *memory.export_group(group), codec)
-
-    def bring_groups(self, keys: Sequence[str], token_ids: Sequence[int], memory: RegionMemory) -> None:
-        """Append stored groups to a memory; stops quietly at the first that is damaged or gone, which the log names."""
-        size = self.group_tokens
-        groups = [list(token_ids[i * size : (i + 1) * size]) for i in range(len(keys))]
-        try:
-            for ids, (index, kv) in zip(groups, self.store.blocks.get_many(keys, groups), strict=True):
-                memory.import_group(ids, index, kv)
-        except (DamagedBlock, NotFoundError, ValueError) as error:
-            log.warning("%s", error)
-            self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
-
-    def _bring_back(self, keys: Sequence[str], text: MemoryText) -> RegionMemory:
-        """The longest stored beginning of a text, whoever stored it: its index, and what nearly every answer needs.
-
-        Other keys and values are fetched when they are selected.
-        """
-        if self.engine.shape.compaction:
-            state = memory_files.state_key(keys[-1])
-            return memory_files.bring(self.store.blocks, state, text.token_ids, self.engine.shape, frozen=True)
-        blocks, size = self.store.blocks, self.group_tokens
-        known = keys[: blocks.known_prefix(keys)]
-        memory = RegionMemory(self.engine.shape, len(text.token_ids))
-        memory.pages.source = source = StoredGroups(blocks, keys, self.put_groups)
-        blocks.hold(keys)
-        weakref.finalize(memory, blocks.release, keys)
-        whole = min(len(known), len(text.token_ids) // size)
-        self._open_groups(known[:whole], text.token_ids, memory, source)
-        if memory.tokens == whole * size:
-            self.bring_groups(known[whole:], text.token_ids[whole * size :], memory)
-        if memory.tokens == len(text.token_ids):
-            memory.freeze()
-            self._warm(keys, memory)
-        return memory
-
-    def _open_groups(
-        self, keys: Sequence[str], token_ids: Sequence[int], memory: RegionMemory, source: StoredGroups
-    ) -> None:
-        """Bring the index of whole groups into a memory; stops quietly like `bring_groups`."""
-        size, rows = self.group_tokens, []
-        groups = [token_ids[i * size : (i + 1) * size] for i in range(len(keys))]
-
-        def take() -> None:
-            first = memory.tokens
-            recover.open_groups(memory, token_ids[first : first + len(rows) * size], rows, source)
-            rows.clear()
-
-        try:
-            try:
-                for row in self.store.blocks.get_indexes(keys, groups):
-                    rows.append(row)
-                    if len(rows) == INDEXES_AT_ONCE:
-                        take()
-            finally:
-                take()
-        except (DamagedBlock, NotFoundError, ValueError) as error:
-            log.warning("%s", error)
-            self.notes.append(f"{error}; the part after token {memory.tokens:,} is read again")
-
-    def _warm(self, keys: Sequence[str], memory: RegionMemory) -> None:
-        """Bring in what is nearly always needed; the stored attention mass only says what is worth keeping at hand."""
-        try:
-            recover.warm(memory, self.store.blocks.get_index(_mass_key(keys)))
-        except (DamagedBlock, NotFoundError, ValueError) as error:
-            log.warning("%s", error)
-            recover.warm(memory, None)
-
-    def read_again_note(self, documents: Sequence[ReadDocument]) -> str:
-        """What the user should know of stored memory that was lost: read again since the last call, or left out."""
-        pages = [memory.pages for document in documents for memory in document.memories]
-        sources = [each.source for each in pages if isinstance(each.source, StoredGroups)]
-        again, gone = sum(source.read_again for source in sources), sum(len(each.left_out) for each in pages)
-        for source in sources:
-            source.read_again = 0
-        notes = (
-            [f"{again * self.group_tokens:,} tokens were read again: their stored memory was damaged"] if again else []
-        )
-        if gone:
-            notes.append(
-                f"{gone * self.group_tokens:,} tokens are left out: their stored memory is damaged, "
-                "and they could not be read again"
-            )
-        return "; ".join(notes)
-
     def _read_rest(
         self,
         document: str,
@@ -286,13 +178,10 @@ class Reader:
             if not writing:
                 return
             try:
-                self.put_groups(keys[group : group + 1], memory, [group])
+                self.files.seal(keys, memory, group)
             except StoreError as error:  # a full disk must not end the reading
                 writing = False
                 self.notes.append(f"{error}. The rest of this reading is kept in memory only.")
-                return
-            if len(memory.token_ids) >= (group + 1) * self.group_tokens:
-                memory.pages.settle([group])
 
         steps = self.engine.read_steps(text.token_ids, resume=memory, on_sealed=seal, cancelled=cancelled)
         written = 0
@@ -300,23 +189,13 @@ class Reader:
             # The disk follows one segment behind: a crash costs that one and the one being read.
             self.store.blocks.wait_for(written)
             written = self.store.blocks.mark()
-            if writing and not self.engine.shape.compaction:
-                self._name_blocks(document, number, keys[: done // self.group_tokens])
+            if writing and (sealed := self.files.sealed(keys, done)):
+                self._name_blocks(document, number, sealed)
             yield progress.at(number, done)
         if writing:
-            if self.engine.shape.compaction:
-                memory_files.put(self.store.blocks, memory_files.state_key(keys[-1]), memory)
-            else:
-                self.store.blocks.put(_mass_key(keys), [], recover.export_mass(memory), [], "raw")
-            stored_keys = self._block_keys(keys, memory)
+            stored_keys = self.files.finish(keys, memory)
             self._name_blocks(document, number, stored_keys)
             self._enforce_budget(set(stored_keys))
-
-    def _block_keys(self, keys: Sequence[str], memory: RegionMemory) -> list[str]:
-        """Keys of all blocks of a text that was read, whose groups of tokens have these."""
-        if self.engine.shape.compaction:
-            return memory_files.block_keys(memory_files.state_key(keys[-1]), memory.groups)
-        return [*keys, _mass_key(keys)]
 
     def _name_blocks(self, document: str, number: int, keys: Sequence[str]) -> None:
         self.store.set_manifest(document, self.engine.recipe, number, keys)
@@ -331,11 +210,6 @@ class Reader:
         freed = self.store.enforce_budget(pinned)
         if freed:
             self.notes.append(f"{freed / 2**20:.0f} MiB of memories not used lately made room on the disk")
-
-
-def _mass_key(keys: Sequence[str]) -> str:
-    """Key of a memory's H2O scores, which are final only when the whole text is read."""
-    return hashlib.sha256(f"{keys[-1]}/mass".encode()).hexdigest()
 
 
 class _Progress:

@@ -2,18 +2,19 @@
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from app.chat import evidence, lookup, memory_files
 from app.chat.focus import Sight, look
-from app.chat.policies import check_model
 from app.chat.reader import ReadDocument, Reader
 from app.errors import InputError, StoreError
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
 from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
 from app.runtime.cache import RegionCache
+from app.runtime.engine import Engine
 from app.store.store import Store
 from app.system import peak_bytes
 from app.tasks.scoring import only_refuses
@@ -106,24 +107,13 @@ class Sessions:
             session.note = f"the chat's memory was made with {made}; its turns are read again"
         elif not self._may_stay(tail.token_ids, documents):
             session.note = "the chat has no document any more; its turns are read again"
-        elif engine.shape.compaction:
-            memory = memory_files.bring(self.store.blocks, tail.keys[-1], tail.token_ids, engine.shape, frozen=False)
-            if memory.tokens:
-                session.cache = engine.open_chat(cache.memories, memory)
-                session.turns = list(tail.turns)
-                session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
-            else:
-                session.note = "the chat's memory is damaged; its turns are read again"
+        elif (memory := reader.files.open_tail(tail.keys, tail.token_ids, tail.turns[-1])) is None:
+            session.note = "the chat's memory is damaged; its turns are read again"
         else:
-            reader.bring_groups(tail.keys, tail.token_ids, cache.tail)
-            if cache.tail.tokens == len(tail.token_ids):
-                cache.tail.truncate(tail.turns[-1])  # a fork's last block may reach into what was not taken over
-                session.turns = list(tail.turns)
-                session.keys = list(tail.keys)[: cache.tail.tokens // reader.group_tokens]
-                session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
-            else:
-                session.note = "the chat's memory is damaged; its turns are read again"
-                session.cache = engine.open_chat(cache.memories)
+            session.cache = engine.open_chat(cache.memories, memory)
+            session.turns = list(tail.turns)
+            session.keys = reader.files.lasting(tail.keys, memory.tokens)
+            session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
         return session
 
     def _may_stay(self, tail: Sequence[int], documents: Sequence[ReadDocument]) -> bool:
@@ -252,7 +242,7 @@ class Sessions:
         session.cache.tail.truncate(session.turns[-1] if session.turns else 0)
         if not session.cache.tail.tokens:  # nothing is left of them, perhaps because tokens were dropped since
             session.turns = [0] * turns
-        session.keys = session.keys[: session.cache.tail.tokens // self.reader.group_tokens]
+        session.keys = self.reader.files.lasting(session.keys, session.cache.tail.tokens)
 
     def before(self, session: Session, message: int) -> tuple[Session, list[Message], Message]:
         """A twin of the session as it stood before the turn that ends in `message`, on a copy of the tail.
@@ -281,16 +271,8 @@ class Sessions:
     def keep_tail(self, session: Session) -> Tail:
         """Write the tail's new groups, the short last one too; returns the record from which the chat can go on."""
         reader, tail = self.reader, session.cache.tail
-        kept = len(session.keys)
-        # Blocks made by a chat are shared with nothing: their root names the chat and the moment.
-        root = f"{session.keys[-1] if kept else self.engine.recipe}/chat/{session.chat}/{time.time_ns()}"
-        if self.engine.shape.compaction:
-            keys = memory_files.put(self.store.blocks, memory_files.state_key(root), tail)  # all of it: slots move
-        else:
-            new = self.store.blocks.chain_keys(root, tail.token_ids[kept * reader.group_tokens :], reader.group_tokens)
-            reader.put_groups(new, tail, range(kept, tail.groups))
-            keys = [*session.keys, *new]
-            session.keys = keys[: tail.tokens // reader.group_tokens]
+        keys = reader.files.keep_tail(session.chat, self.engine.recipe, tail, session.keys)
+        session.keys = reader.files.lasting(keys, tail.tokens)
         self.store.blocks.flush()
         return Tail(
             recipe=self.engine.recipe,
@@ -339,6 +321,7 @@ class Sessions:
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
         first_at = first_at or ended
         chosen = cache.evidence and cache.evidence.chosen
+        again = memory_files.read_again_note(_memories(session.documents), self.reader.group_tokens)
         no_text = NO_DOCUMENT if not session.documents and only_refuses(answer) else ""
         stats = AnswerStats(
             tokens_read=read + len(prompt),
@@ -350,7 +333,7 @@ class Sessions:
             peak_bytes=peak_bytes(),
             stopped=job.cancelled,
             ended=ended_by,
-            note="; ".join(filter(None, [session.note, self.reader.read_again_note(session.documents), no_text])),
+            note="; ".join(filter(None, [session.note, again, no_text])),
             focus=session.sight.focus,
             mute=session.sight.mute,
             without=session.sight.without,
@@ -436,3 +419,16 @@ def _same(a: Sequence[ReadDocument], b: Sequence[ReadDocument]) -> bool:
 def _title(question: str) -> str:
     line = " ".join(question.split())
     return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
+
+
+def check_model(stats: Mapping[str, Any], engine: Engine) -> None:
+    """Refuse to test the passages of another model's answer: regions are numbered by its own tokens.
+
+    Raises:
+        InputError: which model gave the answer.
+    """
+    if stats.get("weights") and stats["weights"] != engine.recipe_parts["weights"]:
+        raise InputError(
+            f"this answer was given by {stats['model']}, and {engine.name} is loaded; its passages can be tested with "
+            f"{stats['model']} only: load that again, or ask again"
+        )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from app import privacy
+from app import system
 from app.cli.flags import parser, settings_flags, with_default
 from app.cli.log import log_file, log_unexpected
 from app.cli.output import Output
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
     try:
         args = _whole(parser().parse_args(with_default(words)))
         settings = fill(Settings, flags=settings_flags(args))
-        privacy.apply(download=settings.download)
+        system.keep_private(download=settings.download)
         return _run(args, Session(settings, out, open_chat))
     except SystemExit as end:  # argparse printed its help
         return int(end.code or 0)

@@ -12,8 +12,8 @@ from app.cli.session import Session
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Evidence, Reading
 from app.settings import fill
+from app.system import duration
 from app.tasks.scoring import MAY_SAY, ending, only_refuses
-from app.units import duration
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

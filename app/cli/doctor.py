@@ -15,7 +15,7 @@ from app.errors import BusyError, ConfigError, LecternError
 from app.models import shipped
 from app.settings import ROOT, Settings
 from app.setup import builds, state
-from app.units import size_text
+from app.system import size_text
 
 if TYPE_CHECKING:
     from app.cli.output import Output

@@ -11,8 +11,7 @@ from app.cli.session import Session
 from app.errors import InputError
 from app.ingest.stream import Watch, in_steps
 from app.records import Document, DocumentInfo
-from app.system import peak_bytes
-from app.units import duration, size_text
+from app.system import duration, peak_bytes, size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

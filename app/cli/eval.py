@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from app.cli.session import Session
 from app.errors import ConfigError, InputError
 from app.settings import ROOT
-from app.system import peak_bytes
-from app.units import duration
+from app.system import duration, peak_bytes
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from app.cli.session import Session
 from app.errors import InputError
-from app.units import size_text
+from app.system import size_text
 
 
 def inspect(session: Session, args: argparse.Namespace) -> int:

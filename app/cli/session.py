@@ -10,7 +10,7 @@ from app.cli.output import Output
 from app.ingest.stream import Step
 from app.records import Reading
 from app.settings import Settings
-from app.units import duration, size_text
+from app.system import duration, size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

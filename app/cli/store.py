@@ -11,7 +11,7 @@ from app.cli.session import Session, freed_text
 from app.errors import ConfigError, StoreError
 from app.memory.config import GenerationConfig
 from app.settings import fill
-from app.units import size_text
+from app.system import size_text
 
 FORMATS = ("md", "json", "lectern")
 

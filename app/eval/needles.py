@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from app.errors import ConfigError
 from app.eval import report, texts
 from app.tasks import needles
-from app.tasks.needles import Needle
-from app.tasks.passkeys import NAMES
+from app.tasks.needles import NAMES, Needle
 
 if TYPE_CHECKING:
     from app.memory.memory import RegionMemory

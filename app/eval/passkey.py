@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import ConfigError
 from app.eval import report, texts
-from app.tasks import passkeys
-from app.tasks.passkeys import Passkey
+from app.tasks import needles
+from app.tasks.needles import Passkey
 
 if TYPE_CHECKING:
     from app.runtime.engine import Engine
@@ -49,14 +49,14 @@ class PasskeyConfig:
             raise ConfigError(f"passkey lengths {list(self.lengths)}: need at least one, each positive")
         if self.trials < 1:
             raise ConfigError(f"passkey trials {self.trials}: must be at least 1")
-        if not 1 <= self.per_reading <= len(passkeys.NAMES):
-            raise ConfigError(f"keys per reading {self.per_reading}: must lie between 1 and {len(passkeys.NAMES)}")
+        if not 1 <= self.per_reading <= len(needles.NAMES):
+            raise ConfigError(f"keys per reading {self.per_reading}: must lie between 1 and {len(needles.NAMES)}")
         texts.check_filler(self.filler, self.filler_file)
         names = self.distractors + (self.trials if self.one_text and self.distractors else self.per_reading)
-        if self.distractors < 0 or names > len(passkeys.NAMES):
+        if self.distractors < 0 or names > len(needles.NAMES):
             raise ConfigError(
                 f"distractors {self.distractors}: must be 0 or more, and all keys have names of their own, "
-                f"of which there are {len(passkeys.NAMES)}"
+                f"of which there are {len(needles.NAMES)}"
             )
         if self.one_text and self.per_reading > 1:
             raise ConfigError(f"one text for all trials: takes one key per reading, not {self.per_reading}")
@@ -111,7 +111,7 @@ def plan(rng: random.Random, config: PasskeyConfig) -> list[list[Trial]]:
     for i in range(readings):
         asked = placed[i::readings]
         others = config.per_reading - len(asked) + config.distractors
-        keys = passkeys.draw(rng, len(asked) + others)
+        keys = needles.draw(rng, len(asked) + others)
         places = [*asked, *((rng.random(), None) for _ in range(others))]
         plans.append([Trial(depth, band, key) for (depth, band), key in zip(places, keys, strict=True)])
     return plans
@@ -121,9 +121,9 @@ def _one_text(rng: random.Random, placed: Sequence[tuple[float, int]], distracto
     """Readings that differ in the asked key alone, the deepest first."""
     count = len(placed)
     if distractors:
-        keys = passkeys.draw(rng, count + distractors)
+        keys = needles.draw(rng, count + distractors)
     else:
-        keys = [passkeys.draw(rng, 1)[0] for _ in placed]
+        keys = [needles.draw(rng, 1)[0] for _ in placed]
     beside = [Trial(rng.random(), None, key) for key in keys[count:]]
     asked = [Trial(depth, band, key) for (depth, band), key in zip(placed, keys[:count], strict=True)]
     return [[trial, *beside] for trial in sorted(asked, key=lambda trial: -trial.depth)]
@@ -181,7 +181,7 @@ def _document(engine: "Engine", filler: Sequence[str], trials: Sequence[Trial], 
     return texts.fit(
         engine,
         lambda: texts.around(filler, random.Random(seed)),
-        lambda lines: passkeys.plant(lines, keys, depths),
+        lambda lines: needles.plant(lines, keys, depths),
         tokens,
     )
 

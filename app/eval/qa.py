@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.eval.lookup import word_index
-from app.tasks.passages import passage_of
-from app.tasks.scoring import exact, f1, holds, is_refusal
+from app.tasks.scoring import exact, f1, holds, is_refusal, passage_of
 from app.wellformed import whole_values
 
 if TYPE_CHECKING:

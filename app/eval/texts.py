@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import CancelledError, ConfigError, InputError
-from app.tasks.passkeys import REPEAT_FILLER
+from app.tasks.needles import REPEAT_FILLER
 
 if TYPE_CHECKING:
     from app.eval.lookup import WordIndex

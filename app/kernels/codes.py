@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from app.kernels.backend import use_triton
+from app.kernels.layout import BLOCK
 
 MOST = 127
 LEAST_AXES = 32
-BLOCK = 256  # regions whose codes lie together
 TOGETHER = 16  # blocks whose products are made at once: they stay in the cache
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from app.kernels.codes import BLOCK
+from app.kernels.layout import BLOCK
 
 REGIONS = 64  # of one program
 LEAST_ROWS, LEAST_AXES = 16, 32  # of a product of int8

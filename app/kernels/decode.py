@@ -5,56 +5,15 @@ that the recipe gives them while they are read; the mass that each token receive
 and for evidence.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from app.kernels.backend import use_triton
-from app.kernels.quant import dequantize, packed_bytes
+from app.kernels.layout import UNTURNED, Pages, Places, packed_bytes
+from app.kernels.quant import dequantize
 from app.kernels.rope import rotate
-
-UNTURNED = -1  # position of keys that are not rotated
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Where the chosen regions of each KV head lie.
-
-    Raw, or parts of pages that `quantize` packed, keys or values of one KV head each.
-
-    Attributes:
-        data: contiguous; floating elements, or bytes (uint8).
-        keys, values: [Hkv, K] int64, in elements of `data`. Raw: where a region's [L, D] begins, a multiple of L x D.
-            Packed: where its page begins, an even number.
-        region_tokens: L.
-        codec: how pages are packed; page_tokens: tokens of a page.
-        firsts: [Hkv, K] int64, the region's first token within its page; None for raw ones.
-    """
-
-    data: Tensor
-    keys: Tensor
-    values: Tensor
-    region_tokens: int
-    codec: Literal["raw", "int8", "int4"] = "raw"
-    page_tokens: int = 0
-    firsts: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Places:
-    """What is valid of each region, and the positions of keys and query; int64.
-
-    Attributes:
-        lengths: [Hkv, K] valid tokens, the first of the region; 0 leaves it out. Some token of each KV head is valid.
-        starts: [Hkv, K] position of the region's first key, its others follow; UNTURNED leaves all as they are.
-        query: [Hkv] position of the query.
-    """
-
-    lengths: Tensor
-    starts: Tensor
-    query: Tensor
 
 
 class Decoded(NamedTuple):

@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from app.kernels.decode import Pages, Places
-from app.kernels.quant import GROUP
+from app.kernels.layout import GROUP, Pages, Places
 
 PROGRAMS = 256  # about two for each processor of a large GPU
 LEAST = 16  # rows and columns of a product

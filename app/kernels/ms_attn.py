@@ -39,11 +39,9 @@ def forced_regions(group: Group, options: SelectionOptions) -> Tensor:
     """[R] bool over the regions up to the group's end: those that are attended without being scored."""
     size = options.region_tokens
     forced = torch.zeros((group[-1].stop - 1) // size + 1, dtype=torch.bool)
-    everything = options.forced == "all"
-    forced[: options.sink_regions if everything else 0] = True
+    forced[: options.forced_sinks] = True
     for part in group:
-        first = part.start // size - (options.local_regions if everything else 0)
-        forced[max(first, 0) : (part.stop - 1) // size + 1] = True
+        forced[max(options.first_near(part.start // size), 0) : (part.stop - 1) // size + 1] = True
     return forced
 
 

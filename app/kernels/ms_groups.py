@@ -130,8 +130,7 @@ def choose(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, plan: _Plan) -> Tenso
     """
     o, device = plan.options, q.device
     batch, kv_heads, count = q.shape[0], k.shape[1], q.shape[2] // plan.rows
-    everything = o.forced == "all"
-    sinks, local = (o.sink_regions, o.local_regions) if everything else (0, 0)
+    sinks, local = o.forced_sinks, -o.first_near(0)
     firsts = (plan.start + torch.arange(count, device=device) * plan.rows) // o.region_tokens
     own = -(-plan.rows // o.region_tokens)
     free = o.budget_regions - sinks - local - own

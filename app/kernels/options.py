@@ -1,8 +1,11 @@
 """What select-and-merge attention can be told: the names of MSA-1's choices. Needs no torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from app.errors import ConfigError
+
+Number = Any  # a number, or a tensor of numbers: this file needs no torch
 
 CHOICES = {
     "permute": ("adjacent", "stride"),
@@ -87,6 +90,19 @@ class SelectionOptions:
     def group_tokens(self) -> int:
         """Tokens of a merged query group: where selections are anchored and blocks are sealed."""
         return self.query_tokens * self.merge
+
+    @property
+    def forced_sinks(self) -> int:
+        """Regions at the start of a text that every query attends to, whatever they score."""
+        return self.sink_regions if self.forced == "all" else 0
+
+    def first_near(self, first: Number) -> Number:
+        """First of the regions that are attended for being near, of queries whose own ones begin at `first`.
+
+        `first` may be a number or a tensor of numbers. With `forced_sinks` this is the whole rule of what is attended
+        without being scored, for the oracle and for the engine.
+        """
+        return first - (self.local_regions if self.forced == "all" else 0)
 
     @property
     def budget_regions(self) -> int:

@@ -6,22 +6,13 @@ channel for every token alike (docs/experiments.md, "Values by channel"). int8 h
 group of tokens; int4 one scale and one offset for every 32 values of it.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from app.kernels.backend import use_triton
+from app.kernels.layout import GROUP, Codec, packed_bytes
 
-Codec = Literal["int8", "int4"]
-
-GROUP = 32  # values that share an int4 scale
 MOST = torch.finfo(torch.float16).max  # of a scale
-
-
-def packed_bytes(codec: Codec, tokens: int, dim: int) -> int:
-    """Bytes that `quantize` makes of [tokens, dim]."""
-    return dim * (tokens + 2) if codec == "int8" else dim * -(-tokens // GROUP) * (GROUP // 2 + 4)
 
 
 def quantize(x: Tensor, codec: Codec) -> Tensor:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from app.kernels.quant import GROUP, packed_bytes
+from app.kernels.layout import GROUP, packed_bytes
 
 ROWS = 32  # of one program
 LARGEST = torch.finfo(torch.float32).max

@@ -5,34 +5,12 @@ cache. Each group of queries has a list of blocks; the kernels walk it, rotate e
 gather nothing. The references gather.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from app.kernels.backend import use_triton
+from app.kernels.layout import BlockLists
 from app.kernels.rope import rotate
-
-
-@dataclass(frozen=True)
-class BlockLists:
-    """Which blocks each query group attends to, in text order.
-
-    Attributes:
-        blocks: [B, G, Hkv, K] int64, numbers of blocks in the storage.
-        places: like blocks, int32: place in the whole text of a block's first token.
-        lengths: like blocks, int32: how many of a block's tokens count; 0 leaves it out.
-        offsets: like blocks, int32: position that a block's first token is rotated to.
-        begins: [G] int32, place in the whole text of each group's first query.
-        past: so many blocks at the front of every list are whole and lie before the group: nothing there is masked.
-    """
-
-    blocks: Tensor
-    places: Tensor
-    lengths: Tensor
-    offsets: Tensor
-    begins: Tensor
-    past: int = 0
 
 
 def lists_of_texts(

@@ -27,7 +27,7 @@ from app.kernels.selected_triton import (
 )
 
 if TYPE_CHECKING:
-    from app.kernels.selected import BlockLists
+    from app.kernels.layout import BlockLists
 
 
 @triton.jit

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from app.kernels.selected import BlockLists
+    from app.kernels.layout import BlockLists
 
 
 LOG2_E = tl.constexpr(1.4426950408889634)

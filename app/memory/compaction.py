@@ -7,17 +7,28 @@ reading runs stretches that end at fixed places of the text, not on the size of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from app.kernels.h2o import H2OOptions, evict, heaviest, scores
 
-if TYPE_CHECKING:
-    from app.memory.memory import RegionMemory
-
 BATCH = 16  # one merge in this part of the memory at once: moving what is kept costs as much for one as for many
+
+
+class Compactable(Protocol):
+    """What a compaction sees of a memory (`RegionMemory`), and how it says what stays."""
+
+    shape: Any
+    pages: Any
+    slots: int
+    levels: list[int]
+    filled: list[int]
+    mass: list[Tensor]
+    exposure: list[Tensor]
+
+    def keep(self, layer: int, kept: Tensor) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Compaction:
     stretch_tokens: int
     options: H2OOptions
 
-    def make_room(self, memory: "RegionMemory", tokens: int) -> None:
+    def make_room(self, memory: Compactable, tokens: int) -> None:
         """Drop what must go so that `tokens` more fit; at most a stretch."""
         raise NotImplementedError
 
@@ -41,7 +52,7 @@ class Compaction:
 class Eviction(Compaction):
     """H2O: each KV head of each layer keeps its sinks, its newest tokens and its heavy hitters."""
 
-    def make_room(self, memory: "RegionMemory", tokens: int) -> None:
+    def make_room(self, memory: Compactable, tokens: int) -> None:
         if memory.slots + tokens <= self.most_slots:
             return
         size = memory.slots
@@ -61,7 +72,7 @@ class Merging(Compaction):
 
     spared_regions: int
 
-    def make_room(self, memory: "RegionMemory", tokens: int) -> None:
+    def make_room(self, memory: Compactable, tokens: int) -> None:
         a = memory.shape.attention
         size = a.region_tokens
         excess = memory.slots + tokens - self.most_slots
@@ -79,7 +90,7 @@ class Merging(Compaction):
             wanted -= len(firsts)
             free -= len(firsts)
 
-    def _kept(self, memory: "RegionMemory", layer: int, firsts: Sequence[int]) -> Tensor:
+    def _kept(self, memory: Compactable, layer: int, firsts: Sequence[int]) -> Tensor:
         """[Hkv, S] slots that stay when the pairs that begin with these regions are merged."""
         size, held, device = memory.shape.attention.region_tokens, memory.filled[layer], memory.shape.device
         pairs = torch.tensor(list(firsts), device=device)[:, None] * size + torch.arange(2 * size, device=device)
@@ -93,7 +104,7 @@ class Merging(Compaction):
         return mask.nonzero()[:, 1].view(len(mask), -1)
 
 
-def _value_lengths(memory: "RegionMemory", layer: int, slots: int, options: H2OOptions) -> Tensor | None:
+def _value_lengths(memory: Compactable, layer: int, slots: int, options: H2OOptions) -> Tensor | None:
     """[Hkv, slots] float32, of the first slots, where the score asks for them."""
     return memory.pages.rows(layer, 0, slots)[1].float().norm(dim=-1) if options.score == "peak" else None
 

@@ -109,7 +109,7 @@ class AttentionConfig(SelectionOptions):
                 f"merge = {self.merge}: that many query regions of {self.query_tokens} tokens must fill whole "
                 f"regions of {self.region_tokens}"
             )
-        kept = self.sink_regions + self.local_regions if self.forced == "all" else 0
+        kept = self.forced_sinks - self.first_near(0)
         least = (kept + 1) * self.region_tokens + self.group_tokens
         if self.budget_tokens % self.group_tokens or self.budget_tokens < least:
             raise ConfigError(

@@ -7,10 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from app.memory.packing import pack, unpack
-from app.memory.pools import PageTable, SlotPool
-from app.memory.prefetch import Flight
-from app.memory.shape import MAX_ROW_BYTES, MemoryShape, from_bytes
+from app.memory.pools import Flight, PageTable, SlotPool
+from app.memory.shape import MAX_ROW_BYTES, MemoryShape, from_bytes, pack, unpack
 
 FLIGHT_GROUPS = 64  # unpacked together on the device
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from app.memory.groups import GroupSlots
-from app.memory.prefetch import Selected
+from app.memory.pools import Selected
 from app.memory.shape import MAX_ROW_BYTES, MemoryShape, from_bytes, to_bytes
 
 

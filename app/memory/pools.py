@@ -4,20 +4,191 @@ Hot slots hold a group of tokens in the model's cache dtype, on its device; pack
 host. Below both are the blocks on the disk, and below those the token ids.
 """
 
+import mmap
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from app.memory.placement import INDEX_SHARE, Share
-from app.memory.prefetch import CudaLane, Flight, Lane
+MAPPED_BYTES = 1 << 20  # a larger part has a mapping of its own, of which a process may have some 65,000
+INDEX_SHARE = 4  # of the device's budget one part in so many is for this, the rest for keys and values
 
-if TYPE_CHECKING:
-    from app.memory.shape import MemoryShape
+
+class Layout(Protocol):
+    """What pools have to know of the memories whose keys and values they hold (`MemoryShape`)."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    attention: Any
+    dtype: torch.dtype
+    device: torch.device
+    codec: str
+
+    @property
+    def bundles(self) -> list[range]: ...
+
+    @property
+    def packed_layer_bytes(self) -> int: ...
+
+
+class Share:
+    """What the parts of all memories of one engine may take on the device together.
+
+    Attributes:
+        limit: bytes; None means as many as are asked for.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._taken: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+    @property
+    def taken(self) -> int:
+        """Bytes on the device now."""
+        return sum(list(self._taken.values()))
+
+    def settle(self, owner: object, sizes: Mapping[str, int]) -> frozenset[str]:
+        """Place the parts of one memory anew, now that they have these sizes.
+
+        Args:
+            sizes: bytes by name, what is read most often first.
+
+        Returns:
+            Names of those that go to the host: the first that there is no room for, and all after it.
+        """
+        self._taken.pop(owner, None)
+        room, here = self.limit, 0
+        for number, size in enumerate(sizes.values()):
+            if room is not None and self.taken + here + size > room:
+                self._taken[owner] = here
+                return frozenset(list(sizes)[number:])
+            here += size
+        self._taken[owner] = here
+        return frozenset()
+
+
+def zeros(*size: int, dtype: torch.dtype, device: torch.device, host: bool = False) -> Tensor:
+    """Zeros that `device` computes with; `host`: in the host's memory. On a CPU, large ones take it when used."""
+    if device.type == "cpu" and (count := prod(size) * dtype.itemsize) >= MAPPED_BYTES:
+        return _shaped(_untouched(count), size, dtype)
+    if device.type != "cuda" or not host or 0 in size:
+        return torch.zeros(*size, dtype=dtype, device=device)
+    pinned = torch.zeros(*size, dtype=dtype, pin_memory=True)
+    seen = torch.as_tensor(_Mapped(pinned), device=device)
+    assert seen.data_ptr() == pinned.data_ptr(), "pinned memory has one address for host and device"
+    return _shaped(seen, size, dtype)
+
+
+def _untouched(size: int) -> Tensor:
+    """Bytes that the system sets to zero when they are touched, page by page: torch would write its zeros.
+
+    Numpy asks for huge pages, so that each of some hundred parts would take up to 2 MiB more than it holds.
+    """
+    private = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # Windows knows no other
+    return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=torch.uint8)
+
+
+def _shaped(data: Tensor, size: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The same bytes, and no view of them: a view that was made without gradients may not be written to with them."""
+    strides = [prod(size[i + 1 :]) for i in range(len(size))]
+    return torch.empty(0, dtype=dtype, device=data.device).set_(data.untyped_storage(), 0, size, strides)
+
+
+class _Mapped:
+    """Pinned memory as the device sees it; lives as long as the tensor made of it."""
+
+    def __init__(self, pinned: Tensor) -> None:
+        self.pinned = pinned
+        self.__cuda_array_interface__ = {
+            "shape": (pinned.numel() * pinned.itemsize,),
+            "typestr": "|u1",
+            "data": (pinned.data_ptr(), False),
+            "version": 3,
+        }
+
+
+class Lane(Protocol):
+    """A queue of copies beside the model's own work."""
+
+    def run(self, work: Callable[[], None], uses: Sequence[Tensor] = ()) -> Any:
+        """Do `work` after all that the model has queued so far, and after all work before; returns the mark of its end.
+
+        Args:
+            uses: the model's tensors that `work` reads and nobody else keeps.
+        """
+
+    def wait(self, mark: Any) -> None:
+        """What the model queues from now on comes after the mark."""
+
+    def finish(self, mark: Any) -> None:
+        """Return when the mark has passed."""
+
+
+class CudaLane:
+    """A CUDA stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def run(self, work: Callable[[], None], uses: Sequence[Tensor] = ()) -> torch.cuda.Event:
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        for tensor in uses:
+            tensor.record_stream(self._stream)
+        with torch.cuda.stream(self._stream):
+            work()
+            return self._stream.record_event()
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        torch.cuda.current_stream(self._device).wait_event(mark)
+
+    def finish(self, mark: torch.cuda.Event) -> None:
+        mark.synchronize()
+
+
+@dataclass(eq=False)
+class Flight:
+    """Groups on their way from packed slots to hot ones, or to packed ones. Until it is over neither are for others.
+
+    Attributes:
+        owner: table of the memory whose groups these are.
+        slots: [n] where they go to; the tensor must live until the copy is over.
+    """
+
+    lane: Lane
+    mark: Any
+    owner: Any
+    slots: Tensor
+
+    def land(self) -> None:
+        """Let the model's work wait for the copy."""
+        self.lane.wait(self.mark)
+
+    def finish(self) -> None:
+        """Wait until the packed slots have been read or written."""
+        self.lane.finish(self.mark)
+
+
+class Selected:
+    """Which groups each layer of one memory took last, and whether one of them may have gone since."""
+
+    def __init__(self) -> None:
+        self._groups: dict[int, tuple[Tensor, int]] = {}
+
+    def note(self, layer: int, groups: Tensor, evictions: int) -> None:
+        """Layer `layer` took these groups [n] after its pool had evicted so often."""
+        self._groups[layer] = groups, evictions
+
+    def wanted(self, layer: int, evictions: int) -> Tensor | None:
+        """The groups that `layer` took last, ascending; None when they must all be hot still."""
+        groups, before = self._groups.get(layer, (None, evictions))
+        return None if groups is None or before == evictions else groups.unique()
+
 
 SPARE = 64  # one in so many slots is freed at a time, so that ordering them costs little
 BEYOND = 8  # a pool that must exceed its limit grows by one part in so many at least
@@ -210,7 +381,7 @@ class Tiers:
     share: Share = field(default_factory=Share)
     lane: Lane | None = None
 
-    def open(self, shape: "MemoryShape") -> None:
+    def open(self, shape: Layout) -> None:
         """Set the pools up for memories of this shape; once is enough."""
         if self.hot:
             return

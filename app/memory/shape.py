@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from app.kernels.quant import packed_bytes
+from app.kernels.layout import packed_bytes
+from app.kernels.quant import dequantize, quantize
+from app.memory.compaction import Compaction
 from app.memory.config import AttentionConfig
 from app.memory.pools import Tiers
-
-if TYPE_CHECKING:
-    from app.memory.compaction import Compaction
 
 MAX_ROW_BYTES = 1 << 20  # of one stored row
 
@@ -34,7 +32,7 @@ class MemoryShape:
     attention: AttentionConfig
     dtype: torch.dtype
     device: torch.device
-    compaction: "Compaction | None" = None
+    compaction: Compaction | None = None
     recipe: str = ""
     codec: str = "raw"
     tiers: Tiers = field(default_factory=Tiers, compare=False, repr=False)
@@ -80,3 +78,22 @@ def from_bytes(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> Tenso
     if len(data) != prod(shape) * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes, expected {prod(shape) * dtype.itemsize}")
     return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+
+
+LAYOUTS = {"raw": "raw", "int8": "int8 by channel", "int4": "int4 by channel"}  # named in recipes, by codec
+
+
+def pack(shape: MemoryShape, kv: Tensor) -> Tensor:
+    """[n, 2, Hkv, T, D] -> [n, packed_layer_bytes] uint8."""
+    if shape.codec == "raw":
+        return kv.contiguous().view(len(kv), -1).view(torch.uint8)
+    return quantize(kv.flatten(0, 2), shape.codec).view(len(kv), -1)
+
+
+def unpack(shape: MemoryShape, data: Tensor) -> Tensor:
+    """[n, packed_layer_bytes] uint8 -> [n, 2, Hkv, T, D]."""
+    s, size = shape, shape.attention.group_tokens
+    if s.codec == "raw":
+        return data.contiguous().view(s.dtype).view(len(data), 2, s.kv_heads, size, s.head_dim)
+    whole = dequantize(data.reshape(len(data) * 2 * s.kv_heads, -1), s.codec, size, s.head_dim)
+    return whole.unflatten(0, (len(data), 2, s.kv_heads)).to(s.dtype)

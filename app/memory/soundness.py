@@ -2,7 +2,8 @@
 
 import torch
 
-from app.kernels.quant import dequantize, packed_bytes
+from app.kernels.layout import packed_bytes
+from app.kernels.quant import dequantize
 from app.memory.index import RegionIndex
 from app.memory.shape import MemoryShape, from_bytes
 

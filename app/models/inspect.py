@@ -32,7 +32,7 @@ from app.models.folder import (
 )
 from app.models.rope import applied, stated_rope
 from app.settings import Settings
-from app.units import size_text
+from app.system import size_text
 
 Kind = Literal["checkpoint", "adapter", "longlora", "unknown"]
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}

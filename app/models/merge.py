@@ -37,7 +37,7 @@ from app.models.merge_check import Check, compare
 from app.models.merging import AdapterWeights, base_tensors
 from app.models.rope import PositionConfig, applied, rope_entry, stated_rope
 from app.settings import Settings
-from app.units import size_text
+from app.system import size_text
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHARD_BYTES = 4_000_000_000

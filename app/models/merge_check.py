@@ -17,7 +17,7 @@ from app.errors import ModelError
 from app.models.adapter import TRAINABLE_FILE, Adapter, base_name
 from app.models.folder import stored_weights
 from app.models.merging import load_stock, read_tensors
-from app.units import size_text
+from app.system import size_text
 
 PROMPTS, FEWEST_PROMPTS, PROMPT_TOKENS, KEPT_TOKENS = 32, 2, 64, 16
 WORK = 2_000_000_000  # prompts times parameters: three passes take a minute or two on one core

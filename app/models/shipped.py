@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from app.errors import InputError, LecternError, ModelError
 from app.settings import SHIPPED_MODEL, SMALL_MODEL, Settings
 from app.setup import lock
-from app.units import size_text
+from app.system import size_text
 
 AGAIN = "python launch.py fetch"
 PIP = ("download", "--no-deps", "--no-input", "--disable-pip-version-check", "--no-cache-dir")

@@ -8,18 +8,20 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
 
-from app.kernels.decode import UNTURNED, Places, decode_attention
+from app.kernels.backend import use_triton
+from app.kernels.decode import decode_attention
 from app.kernels.h2o import attention_mass, causal_mass
+from app.kernels.layout import UNTURNED, BlockLists, Places
 from app.kernels.ms_attn import ms_attention
 from app.kernels.regions import local_representatives
 from app.kernels.rope import rotate
-from app.runtime.cache import RegionCache, RegionLayer
-from app.runtime.listed import attend_listed, walks_lists
-from app.runtime.selection import gather, held_tokens, located, release, select
-from app.runtime.single import select_one
-from app.runtime.spec import AttentionSpec
+from app.kernels.selected import selected_attention, selected_mass
+from app.runtime.cache import RegionCache, RegionLayer, gather, held_tokens, located, release
+from app.runtime.policies import AttentionSpec
+from app.runtime.selection import select, select_one
 
 NAME = "lectern"
 H2O_ROWS = 8  # last queries of each group whose attention is counted
@@ -182,7 +184,7 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
         before = (valid & (places < begin[:, None, None])).sum(-1)  # [G, Hkv]
         q_compact = before[..., None] + torch.arange(rows, device=q.device)
         seen = begin[:, None] + torch.arange(rows, device=q.device)  # [G, Tg]
-        near = regions >= spec.first_near(firsts)[:, None, None]
+        near = regions >= spec.attention.first_near(firsts)[:, None, None]
         q, k = _turned(spec, q, k, q_compact, seen, places, valid, near)
         mask = valid[:, :, None] & (places[:, :, None] <= seen[:, None, :, None])  # [G, Hkv, Tg, S]
     else:  # every selected region is whole, the group's own stand last
@@ -223,7 +225,7 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
         first = (end - 1) // a.region_tokens + cache.base_regions
         choose = partial(select_one, spec, cache, layer, q, first, lengths)
         regions = choose() if cache.choices is None else cache.choices.of(layer, first, choose)
-    first_near = None if fits else spec.first_near(first)
+    first_near = None if fits else spec.attention.first_near(first)
     places = _decode_places(a.positions, starts, lengths, regions[0], cache.base_tokens + end - 1, first_near)
     longest = cache.base_tokens + end if a.positions == "original" else regions.shape[-1] * a.region_tokens
     rope = spec.rope(longest, q)
@@ -297,3 +299,86 @@ def _places(starts: Tensor, lengths: Tensor, regions: Tensor, region_tokens: int
     slots = torch.arange(region_tokens, device=regions.device)
     places = (starts[regions][..., None] + slots).flatten(-2)
     return places, (slots < held_tokens(lengths, regions)[..., None]).flatten(-2)
+
+
+class IdentityRotary(nn.Module):
+    """Stands in for the model's rotary embedding and leaves queries and keys un-rotated."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        one = torch.ones((*position_ids.shape, 1), dtype=x.dtype, device=x.device)
+        return one, torch.zeros_like(one)
+
+
+def install(model, spec: AttentionSpec) -> None:
+    """Put region attention into a model through its public seams: attention and mask by name, and rotary module."""
+    AttentionInterface.register(NAME, lectern_attention)
+    AttentionMaskInterface.register(NAME, refuse_padding)
+    model.set_attn_implementation(NAME)
+    model.model.rotary_emb = IdentityRotary()
+    for layer in model.model.layers:
+        layer.self_attn.lectern = spec
+
+
+def walks_lists(spec: AttentionSpec, cache: RegionCache, q: Tensor) -> bool:
+    """Whether groups of such queries are attended to here."""
+    return use_triton(q) and q.dtype == cache.shape.dtype and spec.attention.positions != "one_distance"
+
+
+def attend_listed(
+    spec: AttentionSpec,
+    cache: RegionCache,
+    layer: int,
+    q: Tensor,
+    regions: Tensor,
+    start: int,
+    scale: float,
+    *,
+    own: int,
+    last: int,
+) -> Tensor:
+    """Attend to chosen regions by the kernels that walk lists. Of whole groups, record where the `last` queries looked.
+
+    Nothing is gathered as long as all regions that a segment's groups chose fit into hot slots together.
+
+    Args:
+        q: [Hq, G * rows, D] raw queries of the tail's tokens from `start` on.
+        regions: [G, Hkv, K] in text order, the `own` ones of a group last.
+
+    Returns:
+        Like q.
+    """
+    a, device = spec.attention, q.device
+    groups, rows = len(regions), q.shape[1] // len(regions)
+    starts, lengths = cache.table(start + q.shape[1])
+    places, held = starts[regions], held_tokens(lengths, regions)
+    begins = cache.base_tokens + start + torch.arange(groups, device=device) * rows
+    if a.positions == "original":
+        offsets, first, longest = places, begins[:, None].expand(places.shape[:2]), cache.base_tokens + start
+    else:
+        offsets, longest = held.cumsum(-1) - held, regions.shape[-1] * a.region_tokens
+        first = (begins[:, None, None] - places).clamp(min=0).minimum(held).sum(-1)  # [G, Hkv] tokens before the group
+    cos, sin = spec.rope(longest + q.shape[1], q)
+    at = (first[..., None] + torch.arange(rows, device=device)).transpose(0, 1)[:, None]  # [Hkv, 1, G, rows]
+    queries = q.unflatten(0, (cache.shape.kv_heads, -1)).unflatten(2, (groups, rows))
+    queries = rotate(queries, cos[at], sin[at]).flatten(2, 3).flatten(0, 1)[None]  # [1, Hq, G * rows, D]
+    pages = located(cache, layer, regions)
+    size = a.region_tokens * cache.shape.head_dim
+    k = pages.data.view(-1, a.region_tokens, cache.shape.head_dim)
+    v = k[int(pages.values.flatten()[0] - pages.keys.flatten()[0]) // size :]  # values lie equally far from all keys
+    plain = not cache.memories and cache.allowed is None  # all regions before the own ones are whole
+    lists = BlockLists(
+        pages.keys[None] // size,
+        places.int()[None],
+        held.int()[None],
+        offsets.int()[None],
+        begins.int(),
+        past=regions.shape[-1] - own if plain else 0,
+    )
+    out, lse = selected_attention(queries, k, v, lists, cos, sin, scale=scale)
+    if rows == a.group_tokens:
+        last = min(last, rows)
+        mass = selected_mass(queries, k, lists, cos, sin, lse, scale=scale, last=last)[0]  # [G, Hkv, K, L]
+        counted = last * q.shape[0] // cache.shape.kv_heads
+        cache.observe(layer, regions, mass, counted, last)
+    release(cache, layer)
+    return out[0]

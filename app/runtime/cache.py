@@ -4,24 +4,26 @@ Attached memories come first, in order, then the tail, which grows. `update()` h
 instead of tensors (docs/algorithm.md, the three seams).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from app.kernels.layout import Pages, Places
 from app.memory.memory import RegionMemory
 from app.memory.shape import MemoryShape
 from app.runtime.evidence import AnswerEvidence, Chosen
 
-if TYPE_CHECKING:
-    from app.kernels.decode import Places
-    from app.runtime.held import Held
-    from app.runtime.single import SharedChoices
-
 SINK_TOKENS = 4  # attended whatever they say: kept when region 0 is muted, and no evidence
+
+
+class HeldSteps(Protocol):
+    """Steps that keep their selection and put keys and values where they belong by themselves."""
+
+    def append(self, number: int, keys: Tensor, values: Tensor) -> None: ...
 
 
 class RegionLayer(CacheLayerMixin):
@@ -94,7 +96,7 @@ class RegionCache(Cache):
         self._table: tuple[int, Tensor, Tensor] | None = None
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
-        self.held: Held | None = None
+        self.held: HeldSteps | None = None
         self.choices: SharedChoices | None = None
         self.chosen: dict[int, tuple[Tensor, Places]] = {}
         region = shape.attention.region_tokens
@@ -265,3 +267,107 @@ class RegionCache(Cache):
         tail.count(layer, places, mass, filled - group * self.shape.attention.group_tokens, steps)
         seen.view(-1, size).index_add_(0, places, torch.full_like(mass, rows))
         seen[:, filled : -(-filled // size) * size] = 0  # no region beyond the last one was attended
+
+
+def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Raw keys and values of the chosen regions.
+
+    Args:
+        regions: [G, Hkv, K].
+
+    Returns:
+        (k, v), each [G, Hkv, K * L, D], in the cache's dtype.
+    """
+    stores = cache.stores()
+    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
+    if len(stores) == 1:
+        pair = stores[0][2].pages.take(layer, heads.flatten(), regions.flatten())
+        return tuple(x.view(*regions.shape[:-1], -1, cache.shape.head_dim) for x in pair)
+    size = (*regions.shape, cache.shape.attention.region_tokens, cache.shape.head_dim)
+    k, v = (torch.empty(size, dtype=cache.shape.dtype, device=regions.device) for _ in range(2))
+    for offset, end, memory in stores:
+        here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
+        if len(here[0]):
+            k[here], v[here] = memory.pages.take(layer, here[1], regions[here] - offset)
+    return k.flatten(2, 3), v.flatten(2, 3)
+
+
+def held_tokens(lengths: Tensor, regions: Tensor) -> Tensor:
+    """Tokens that count of each of the regions [..., K].
+
+    When much is muted, fewer regions may be eligible than the budget holds and one can be gathered twice: the second
+    time it does not count.
+    """
+    held = lengths[regions]
+    held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
+    return held
+
+
+def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
+    """The chosen regions [..., Hkv, K] where they lie; copies of them where not all fit into hot slots.
+
+    When they have been used, `release` lets what the next layer took last come ahead.
+    """
+    stores, length = cache.stores(), cache.shape.attention.region_tokens
+    keys, values = found(cache, layer, regions)
+    if cache.shape.tiers.lane is None and not (keys < 0).any():
+        cache.tail.pages.touch(layer, keys)
+    else:
+        for offset, end, memory in stores:
+            here = regions if len(stores) == 1 else regions[(regions >= offset) & (regions < end)]
+            memory.pages.bring(layer, here.flatten() - offset)
+        keys, values = found(cache, layer, regions)
+    store = cache.tail.pages.store(layer)  # one for all memories
+    if (keys < 0).any():
+        store = torch.stack(gather(cache, layer, regions.view(-1, *regions.shape[-2:])))  # [2, G, Hkv, K * L, D]
+        size = length * cache.shape.head_dim
+        keys = torch.arange(regions.numel(), device=regions.device).view_as(regions) * size
+        values = keys + regions.numel() * size
+    return Pages(store, keys, values, length)
+
+
+def found(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
+    """Where keys and values of regions [..., Hkv, K] begin in the layer's store; keys < 0 are not hot.
+
+    Each memory is asked for all of them, which costs less than to tell first whose they are.
+    """
+    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None]
+    keys, values = cache.tail.pages.find(layer, heads, (regions - cache.base_regions).clamp(min=0))
+    for offset, end, memory in reversed(cache.stores()[:-1]):
+        theirs = memory.pages.find(layer, heads, (regions - offset).clamp(0, memory.regions - 1))
+        keys, values = (torch.where(regions < end, x, y) for x, y in zip(theirs, (keys, values), strict=True))
+    return keys, values
+
+
+def release(cache: RegionCache, layer: int) -> None:
+    """What `located` told has been used."""
+    for memory in (*cache.memories, cache.tail):
+        memory.pages.prefetch_after(layer)
+
+
+class SharedChoices:
+    """Choices of one answer that several of its tokens share, in each layer as many as it can afford.
+
+    In some models few layers find what is asked for and the others go on with what was found: there, choosing for each
+    token in those alone loses next to nothing (docs/experiments.md).
+    """
+
+    def __init__(self, every: Sequence[int]) -> None:
+        """
+        Args:
+            every: by layer, tokens that share a choice; it ends with the region that grows, too.
+        """
+        self.every = every
+        self._kept: dict[int, tuple[int, int, Tensor]] = {}  # by layer: the region that grew, tokens left, the choice
+
+    def of(self, layer: int, first: int, choose: Callable[[], Tensor]) -> Tensor:
+        """The regions [1, Hkv, K] of a query that stands in region `first`, kept or as `choose` finds them."""
+        grew, left, regions = self._kept.get(layer, (first, 0, None))
+        if regions is None or grew != first or not left:
+            left, regions = self.every[layer], choose()
+        self._kept[layer] = first, left - 1, regions
+        return regions
+
+    def forget(self) -> None:
+        """Let every layer choose next."""
+        self._kept.clear()

@@ -18,19 +18,17 @@ from app.kernels.backend import backend_name
 from app.memory.config import GenerationConfig
 from app.memory.groups import PagesLost
 from app.memory.memory import RegionMemory
-from app.memory.packing import LAYOUTS
 from app.memory.pools import Tiers
-from app.memory.shape import MemoryShape
+from app.memory.shape import LAYOUTS, MemoryShape
 from app.models.checkpoint import Recipe
 from app.records import Ending
 from app.runtime import decode, policies
+from app.runtime.attention import install
 from app.runtime.cache import RegionCache
 from app.runtime.chat_text import ChatText
 from app.runtime.evidence import Chosen
-from app.runtime.policies import Policy
+from app.runtime.policies import AttentionSpec, Policy
 from app.runtime.recover import restore
-from app.runtime.seams import install
-from app.runtime.spec import AttentionSpec
 
 MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
@@ -304,9 +302,7 @@ class Engine(ChatText):
                 raise ModelError(f"a memory that {_foreign(memory.shape, self.shape)}: read its text again")
         return RegionCache(self.shape, memories, tail)
 
-    def run(
-        self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None
-    ) -> None:
+    def run(self, cache: RegionCache, token_ids: Sequence[int], *, cancelled: Callable[[], bool] | None = None) -> None:
         """Run tokens into the cache's tail, all or none of them.
 
         Raises:

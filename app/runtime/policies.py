@@ -1,12 +1,14 @@
 """What later tokens attend to, and what a memory keeps for them: one small strategy per policy, chosen by name."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
 
 from app.errors import ConfigError
 from app.kernels.h2o import PRESETS, H2OOptions
+from app.kernels.options import SelectionOptions
+from app.kernels.rope import rope_table
 from app.memory.compaction import Compaction, Eviction, Merging
 from app.memory.config import AttentionConfig
 from app.memory.index import RegionIndex
@@ -208,3 +210,40 @@ def _stretch(shape: MemoryShape, policy: str) -> int:
     if attention.positions != "compact":
         raise ConfigError(f"positions = {attention.positions}: policy {policy} numbers what it keeps; choose compact")
     return attention.group_tokens * max(1, attention.budget_tokens // (STRETCHES * attention.group_tokens))
+
+
+EVERYTHING = 1 << 62
+
+
+@dataclass
+class AttentionSpec:
+    """What every attention layer of one engine shares.
+
+    Attributes:
+        inv_freq: [D/2] of the model's own rotary embedding; `rope_scaling` its attention scaling.
+        policy: what later tokens attend to.
+    """
+
+    attention: AttentionConfig
+    inv_freq: Tensor
+    rope_scaling: float
+    policy: Policy = field(default_factory=Policy)
+    _table: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def budget_for(self, layer: int) -> int:
+        """Tokens that a query of this layer may attend to."""
+        dense = self.policy.sees_all or layer < self.attention.dense_layers
+        return EVERYTHING if dense else self.attention.budget_tokens
+
+    def options(self, layer: int) -> SelectionOptions:
+        """What the oracle needs to know."""
+        values = {f.name: getattr(self.attention, f.name) for f in fields(SelectionOptions)}
+        score = "infllm" if self.policy.local_keys else values["score"]
+        return SelectionOptions(**{**values, "budget_tokens": self.budget_for(layer), "score": score})
+
+    def rope(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(cos, sin) of at least `positions` positions, [P, D], cached."""
+        if self._table is None or len(self._table[0]) < positions or self._table[0].dtype != like.dtype:
+            size = max(positions, 2048 if self._table is None else 2 * len(self._table[0]))
+            self._table = rope_table(self.inv_freq.to(like.device), size, self.rope_scaling, like.dtype)
+        return self._table

@@ -2,69 +2,16 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from app.errors import LecternError, StoreError
-from app.memory.groups import PagesLost, PageSource
+from app.memory.groups import PagesLost
 from app.memory.memory import RegionMemory
 from app.memory.pages import KVPages
-from app.memory.shape import from_bytes, to_bytes
 from app.runtime.cache import RegionCache
 
 log = logging.getLogger(__name__)
 MOST_GROUPS = 16  # read again together
-HEAVY_GROUPS = 16  # those with most attention mass are brought in when a memory is opened
-
-
-class Stored(PageSource, Protocol):
-    """A source of groups that can take one back."""
-
-    def replace(self, group: int, memory: RegionMemory) -> None:
-        """A group that was lost has been read again; keep it."""
-
-
-def open_groups(memory: RegionMemory, token_ids: Sequence[int], index: Sequence[bytes], source: Stored) -> None:
-    """Append whole groups of a text: their index now, keys and values when they are selected.
-
-    Args:
-        token_ids: of the groups; `index` the rows of `RegionMemory.export_group`.
-
-    Raises:
-        ValueError: a row does not have the size that this memory's shape asks for.
-    """
-    start, size = memory.tokens, memory.shape.attention.group_tokens
-    assert start % size == 0 and len(token_ids) == len(index) * size
-    memory.reserve(start + len(token_ids))
-    memory.index.import_groups(start // size, index)
-    memory.filled = [start + len(token_ids)] * memory.shape.layers
-    memory.token_ids += token_ids
-    memory.pages.source = source
-
-
-def export_mass(memory: RegionMemory) -> bytes:
-    """H2O mass of each group, [groups] float32: what its keys are worth against other groups'."""
-    size, tokens = memory.shape.attention.group_tokens, memory.tokens
-    mass = torch.stack([layer[:, :tokens].sum(0) for layer in memory.mass]).sum(0)
-    return to_bytes(torch.nn.functional.pad(mass, (0, -tokens % size)).view(-1, size).sum(-1))
-
-
-def warm(memory: RegionMemory, mass: bytes | None) -> None:
-    """Bring in what nearly every answer needs: the sinks, the end of the text, and the heavy hitters.
-
-    Args:
-        mass: what `export_mass` gave.
-
-    Raises:
-        ValueError: it is that of another memory.
-    """
-    whole = memory.tokens // memory.shape.attention.group_tokens
-    wanted = [0, whole - 1]
-    if mass is not None:
-        scores = memory.pages.scores = from_bytes(mass, torch.float32, (memory.groups,))
-        wanted += scores[:whole].topk(min(HEAVY_GROUPS, whole)).indices.tolist()
-    memory.pages.warm([group for group in dict.fromkeys(wanted) if 0 <= group < whole])
 
 
 def restore(

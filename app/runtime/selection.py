@@ -1,4 +1,8 @@
-"""Which regions each query group attends to (MSA-1 steps 1 to 4), and their keys and values."""
+"""Which regions queries attend to (MSA-1 steps 1 to 4): groups of them while reading, a single one in decode.
+
+For a single query many regions are scored roughly first, all of them from the int8 codes of the index or those that a
+tree finds; the best are scored again with their means. The softmax of its votes runs over all that was scored.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.kernels.decode import Pages
+from app.kernels.codes import uses_integers
 from app.kernels.regions import best_regions, group_votes, query_representatives, region_scores, sub_means
 from app.kernels.rope import rotate
 from app.kernels.tree import candidate_regions, search
 from app.memory.config import AttentionConfig
 from app.memory.memory import RegionMemory
 from app.runtime.cache import RegionCache
-from app.runtime.spec import AttentionSpec
+from app.runtime.policies import AttentionSpec
 
 FOUND_PER_CANDIDATE = 4  # fine means that the tree is asked for: several may lie in one region
 
@@ -63,8 +67,7 @@ def select(
         [G, Hkv, K] regions in text order, K at most the budget.
     """
     a, kv_heads = spec.attention, q.shape[1]
-    firsts_near, everything = spec.first_near(firsts), a.forced == "all"
-    sinks = a.sink_regions if everything else 0
+    firsts_near, sinks = a.first_near(firsts), a.forced_sinks
     local = torch.arange(int(firsts_near[0] - firsts[0]), own, device=q.device) + firsts[:, None]  # [G, own + local]
     forced = torch.cat([torch.arange(sinks, device=q.device).expand(len(firsts), -1), local.clamp(min=0)], dim=1)
     total = int(firsts_near[-1])  # regions that any group may choose from
@@ -198,7 +201,7 @@ def _tree_candidates(
     per_region = a.region_tokens // a.key_sub
     last = eligible.ends.clamp(max=end) - offset  # [G]; nothing is muted here
     limits = (last - count).clamp(min=0)
-    skip = max(0, a.sink_regions - offset) if a.forced == "all" else 0
+    skip = max(0, a.forced_sinks - offset)
     fine, levels = memory.index.tree(layer)
     parts = []
     for query, limit in zip(means.flatten(2, 3), (limits * per_region).tolist(), strict=True):
@@ -228,82 +231,6 @@ def _summaries(cache: RegionCache, layer: int, name: str, total: int, searched: 
     ]
 
 
-def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw keys and values of the chosen regions.
-
-    Args:
-        regions: [G, Hkv, K].
-
-    Returns:
-        (k, v), each [G, Hkv, K * L, D], in the cache's dtype.
-    """
-    stores = cache.stores()
-    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None].expand_as(regions)
-    if len(stores) == 1:
-        pair = stores[0][2].pages.take(layer, heads.flatten(), regions.flatten())
-        return tuple(x.view(*regions.shape[:-1], -1, cache.shape.head_dim) for x in pair)
-    size = (*regions.shape, cache.shape.attention.region_tokens, cache.shape.head_dim)
-    k, v = (torch.empty(size, dtype=cache.shape.dtype, device=regions.device) for _ in range(2))
-    for offset, end, memory in stores:
-        here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
-        if len(here[0]):
-            k[here], v[here] = memory.pages.take(layer, here[1], regions[here] - offset)
-    return k.flatten(2, 3), v.flatten(2, 3)
-
-
-def held_tokens(lengths: Tensor, regions: Tensor) -> Tensor:
-    """Tokens that count of each of the regions [..., K].
-
-    When much is muted, fewer regions may be eligible than the budget holds and one can be gathered twice: the second
-    time it does not count.
-    """
-    held = lengths[regions]
-    held[..., 1:] *= regions[..., 1:] != regions[..., :-1]
-    return held
-
-
-def located(cache: RegionCache, layer: int, regions: Tensor) -> Pages:
-    """The chosen regions [..., Hkv, K] where they lie; copies of them where not all fit into hot slots.
-
-    When they have been used, `release` lets what the next layer took last come ahead.
-    """
-    stores, length = cache.stores(), cache.shape.attention.region_tokens
-    keys, values = found(cache, layer, regions)
-    if cache.shape.tiers.lane is None and not (keys < 0).any():
-        cache.tail.pages.touch(layer, keys)
-    else:
-        for offset, end, memory in stores:
-            here = regions if len(stores) == 1 else regions[(regions >= offset) & (regions < end)]
-            memory.pages.bring(layer, here.flatten() - offset)
-        keys, values = found(cache, layer, regions)
-    store = cache.tail.pages.store(layer)  # one for all memories
-    if (keys < 0).any():
-        store = torch.stack(gather(cache, layer, regions.view(-1, *regions.shape[-2:])))  # [2, G, Hkv, K * L, D]
-        size = length * cache.shape.head_dim
-        keys = torch.arange(regions.numel(), device=regions.device).view_as(regions) * size
-        values = keys + regions.numel() * size
-    return Pages(store, keys, values, length)
-
-
-def found(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """Where keys and values of regions [..., Hkv, K] begin in the layer's store; keys < 0 are not hot.
-
-    Each memory is asked for all of them, which costs less than to tell first whose they are.
-    """
-    heads = torch.arange(cache.shape.kv_heads, device=regions.device)[:, None]
-    keys, values = cache.tail.pages.find(layer, heads, (regions - cache.base_regions).clamp(min=0))
-    for offset, end, memory in reversed(cache.stores()[:-1]):
-        theirs = memory.pages.find(layer, heads, (regions - offset).clamp(0, memory.regions - 1))
-        keys, values = (torch.where(regions < end, x, y) for x, y in zip(theirs, (keys, values), strict=True))
-    return keys, values
-
-
-def release(cache: RegionCache, layer: int) -> None:
-    """What `located` told has been used."""
-    for memory in (*cache.memories, cache.tail):
-        memory.pages.prefetch_after(layer)
-
-
 def _gather_fine(cache: RegionCache, layer: int, regions: Tensor) -> Tensor:
     """Fine key means of candidate regions [G, Hkv, C] -> [G, Hkv, C, F, D]."""
     stores = cache.stores()
@@ -319,3 +246,132 @@ def _gather_fine(cache: RegionCache, layer: int, regions: Tensor) -> Tensor:
         if len(here[0]):
             out[here] = memory.index.take(layer, "fine", here[1], regions[here] - offset)
     return out
+
+
+SPARE = 2  # times as many regions are scored again as are chosen, at least
+NOT_SEEN = -1e30  # below every score, and no trouble in a softmax
+LEAST = 1e-7  # share of the softmax that the regions left out have at least: float32 does not tell it from none
+
+Scored = tuple[Tensor, Tensor, Tensor]  # regions [Hkv, C], their scores and the log of all regions' sum [Hkv, heads]
+
+
+def select_one(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, first: int, lengths: Tensor) -> Tensor:
+    """Choose the regions of a single query.
+
+    Args:
+        q: [1, Hkv, heads, 1, D] raw query, which stands in region `first`.
+        lengths: [R] tokens of every region, 0 for muted ones.
+
+    Returns:
+        [1, Hkv, K] regions in text order.
+    """
+    a, kv_heads = spec.attention, q.shape[1]
+    if not (a.votes_by_means and spec.policy.scores):
+        return select(spec, cache, layer, q, torch.tensor([first], device=q.device), 1, lengths)
+    near, sinks = a.first_near(first), a.forced_sinks
+    forced = [*range(sinks), *(max(0, region) for region in range(near, first + 1))]
+    count = min(max(0, a.budget_regions - len(forced)), near)
+    query = query_means(spec, q)[0, :, :, 0]  # [Hkv, heads, D]
+    far = (near - cache.base_regions) * a.region_tokens >= a.decode_tree_from_tokens
+    searched = searched_by_tree(cache, far, a.decode_tree_from_tokens)
+    parts: list[Scored] = []
+    for tree, (offset, end, memory) in zip(searched, cache.stores(), strict=True):
+        start, stop = max(sinks - offset, 0), min(end, near) - offset
+        if start >= stop:
+            continue
+        seen = None if cache.allowed is None else lengths[offset + start : offset + stop] > 0
+        if seen is not None and not seen.any():
+            continue
+        regions, scores, total = _scored(a, memory, layer, query, range(start, stop), seen, count, tree)
+        parts.append((regions + offset, scores, total))
+    fixed = torch.tensor(forced, device=q.device).expand(kv_heads, -1)
+    if not parts:  # all but what is near is muted
+        return fixed.sort(-1).values[None]
+    regions, scores, total = parts[0]
+    if len(parts) > 1:
+        regions, scores = (torch.cat(x, dim=-1) for x in list(zip(*parts, strict=True))[:2])
+        total = torch.stack([part[2] for part in parts]).logsumexp(0)
+    votes = (scores - total[..., None]).logsumexp(-2)
+    picked = regions.gather(-1, best_regions(votes, count))
+    return torch.cat([picked, fixed], dim=-1).sort(-1).values[None]
+
+
+def _scored(
+    a: AttentionConfig,
+    memory: RegionMemory,
+    layer: int,
+    query: Tensor,
+    among: range,
+    seen: Tensor | None,
+    count: int,
+    tree: bool,
+) -> Scored:
+    """The best of the regions `among` those of a memory, or all when they are few; `seen` leaves some of them out."""
+    if seen is not None and int(seen.sum()) <= max(a.candidates, count):
+        few = seen.nonzero()[:, 0] + among.start
+        return _exactly(memory, layer, query, few.expand(len(query), -1))
+    if len(among) <= max(a.candidates, count):
+        fine = memory.index.summaries(layer, "fine", among.stop)[:, among.start :]
+        scores = region_scores(query, fine.float())
+        few = torch.arange(among.start, among.stop, device=query.device)
+        return few.expand(len(query), -1), scores, scores.logsumexp(-1)
+    if tree:
+        return _by_tree(a, memory, layer, query, among, count)
+    rough, shift = _roughly(memory, layer, query, among.stop)
+    rough = rough[..., among.start :]
+    if seen is not None:
+        rough = rough.masked_fill(~seen, float("-inf"))
+    return _again(memory, layer, query, rough, shift, max(a.candidates // 2, SPARE * count), among.start)
+
+
+def _roughly(memory: RegionMemory, layer: int, query: Tensor, stop: int) -> tuple[Tensor, Tensor]:
+    """Scores [Hkv, heads, R] of the first `stop` regions, as exact as codes or the cache's data type allow.
+
+    What is the same for all regions is told apart, [Hkv, heads].
+    """
+    if uses_integers(query):
+        return memory.index.sketch.scores(layer, query, stop)
+    fine = memory.index.summaries(layer, "fine", stop)
+    return region_scores(query.to(fine.dtype), fine), query.new_zeros(query.shape[:2])
+
+
+def _by_tree(a: AttentionConfig, memory: RegionMemory, layer: int, query: Tensor, among: range, count: int) -> Scored:
+    """The best of the regions that a tree finds, at least `count`; nothing here has the size of the text."""
+    per_region, kept = a.region_tokens // a.key_sub, SPARE * count
+    fine, levels = memory.index.tree(layer)
+    end, beam = among.stop * per_region, max(a.tree_beam, a.candidates, count)
+    numbers, scores = search(fine, levels, query, end, end, beam=beam)
+    if among.start:
+        scores = scores.masked_fill((numbers < among.start * per_region)[:, None], NOT_SEEN)
+    shares = scores.log_softmax(-1)
+    found = min(max(FOUND_PER_CANDIDATE * kept, per_region * count), scores.shape[-1])
+    best = shares.amax(-2).topk(found, dim=-1)
+    regions, valid = candidate_regions(numbers.gather(-1, best.indices), best.values, per_region, kept)
+    valid &= regions >= among.start
+    rest = 1 - shares.gather(-1, best.indices[:, None].expand(-1, shares.shape[1], -1)).exp().sum(-1)
+    rest = (scores - shares)[..., 0] + rest.clamp(min=LEAST).log()  # the difference is the same everywhere
+    regions, scores, _ = _exactly(memory, layer, query, regions)
+    scores = scores.masked_fill(~valid[:, None], NOT_SEEN)
+    return regions, scores, torch.logaddexp(rest, scores.logsumexp(-1))
+
+
+def _again(
+    memory: RegionMemory, layer: int, query: Tensor, rough: Tensor, shift: Tensor, kept: int, start: int
+) -> Scored:
+    """Score the best `kept` regions again, exactly, by rough scores [Hkv, heads, R] of the regions from `start` on."""
+    shares = rough.log_softmax(-1)
+    best = shares.amax(-2).topk(min(kept, rough.shape[-1]), sorted=False).indices.sort(-1).values
+    index = best[:, None].expand(-1, rough.shape[1], -1)
+    shares, rough = shares.gather(-1, index), rough.gather(-1, index)
+    total = shift + (rough - shares).amax(-1)  # the difference is the same everywhere
+    rest = total + (1 - shares.exp().sum(-1)).clamp(min=LEAST).log()
+    regions, scores, exact = _exactly(memory, layer, query, best + start)
+    return regions, scores, torch.logaddexp(rest, exact)
+
+
+def _exactly(memory: RegionMemory, layer: int, query: Tensor, regions: Tensor) -> Scored:
+    """Scores of regions [Hkv, C] by their means."""
+    heads = torch.arange(len(query), device=query.device)[:, None].expand_as(regions)
+    fine = memory.index.take(layer, "fine", heads.flatten(), regions.flatten())
+    scores = region_scores(query, fine.view(*regions.shape, *fine.shape[1:]).float())
+    return regions, scores, scores.logsumexp(-1)

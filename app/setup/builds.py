@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from app.setup import SetupError
-from app.units import size_text
+from app.system import size_text
 
 Flavour = Literal["cpu", "cuda", "unknown"]
 TORCH_RANGE = ((2, 11), (2, 14))  # torch found here is used as it is

@@ -7,7 +7,7 @@ COMMANDS: dict[str, str] = {
     "serve": "open Lectern in the browser, on this computer only (the default)",
     "setup": "make or repair the environment and stop (--reinstall: from nothing)",
     "doctor": "say what Lectern found: Python, torch, GPU, data folder, disk, store, model",
-    "test": "run the tests; what follows goes to pytest",
+    "test": "run the tests, two at a time (--quick: without the slow ones); what follows goes to pytest",
     "read": "read documents: PDF, text, Markdown, a folder or .zip of code",
     "text": "show what ingestion makes of a file; nothing is stored",
     "ask": "ask a question, about documents or in a chat",
@@ -76,6 +76,17 @@ class Request:
     @property
     def asks_help(self) -> bool:
         return "--help" in self.rest or "-h" in self.rest
+
+
+def test_arguments(rest: Sequence[str]) -> list[str]:
+    """What pytest gets for `test`: two processes for the whole suite, one where something of it is named.
+
+    `--quick` leaves out what is marked slow, for a look after each change.
+    """
+    words = [word for word in rest if word != "--quick"]
+    quick = ["-m", "not slow"] if len(words) < len(rest) else []
+    named = any(not word.startswith("-") for word in words)
+    return [*([] if named else ["-n", "2", "--dist", "loadgroup"]), *quick, *words]
 
 
 def split(argv: Sequence[str]) -> Request:

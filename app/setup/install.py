@@ -15,7 +15,7 @@ from typing import Any
 
 from app.setup import SetupError, builds, lock, state
 from app.setup.runner import Console, Runner, folder_bytes
-from app.units import size_text
+from app.system import size_text
 
 _PROBE = """
 import importlib.metadata, json, pip, sysconfig

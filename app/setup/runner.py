@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.setup import SetupError
-from app.units import size_text
+from app.system import size_text
 
 TAIL_LINES = 12
 SIZE_EVERY_S = 4.0  # a walk over tens of thousands of files

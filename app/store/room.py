@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.errors import StoreError
-from app.units import size_text
+from app.system import size_text
 
 RESERVE_NAME = "reserve"
 MOST_BYTES = 32 << 20

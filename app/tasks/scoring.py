@@ -3,6 +3,7 @@
 import re
 import string
 from collections import Counter
+from typing import Any
 
 REFUSALS = (
     "does not say",
@@ -80,3 +81,18 @@ def ending(ended: str, new_tokens: int) -> str:
     if ended == "repetition":
         return "Stopped because the answer repeated itself."
     return f"Cut off at the longest answer, {new_tokens:,} tokens." if ended == "length" else ""
+
+
+def passage_of(entry: dict[str, Any], asked: dict[str, Any]) -> str:
+    """The sections that a question needs, in their order, or the whole text where it names none.
+
+    Args:
+        entry: a document: `text`, and maybe `sections`, each with its number `n` and its `text`.
+        asked: one of its questions, maybe with `sections`: numbers, separated by commas.
+
+    Raises:
+        KeyError: it names a section that is not there.
+    """
+    texts = {str(section["n"]): section["text"] for section in entry.get("sections") or ()}
+    named = [number.strip() for number in str(asked.get("sections") or "").split(",") if number.strip()]
+    return "\n".join(texts[number] for number in named) if texts and named else entry["text"]

@@ -19,7 +19,7 @@ from app.kernels.ms_groups import check_options, ms_attention_groups
 from app.kernels.rope import rope_table, rotate
 from app.kernels.sf_attn import PATTERNS, GroupPattern, sf_attention
 from app.memory.config import AttentionConfig
-from app.runtime.seams import IdentityRotary
+from app.runtime.attention import IdentityRotary
 from app.train.pretrain.region_loss import RegionProbe
 from app.train.reading_attention import ReadingAttention
 

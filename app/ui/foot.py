@@ -6,9 +6,9 @@ from typing import Any
 
 from app.chat.focus import Sight
 from app.records import DocumentKind, Evidence, Message, ModelState
+from app.system import duration
 from app.tasks.scoring import MAY_SAY, ending, only_refuses
 from app.ui.format import LOSSES, count, place, plural
-from app.units import duration
 
 SHARE = "share of the attention on the documents"
 FOUND_BY = {
@@ -72,7 +72,7 @@ def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage") -> 
     hint = "Click to read it." if do == "passage" else "Click to answer without it."
     found = FOUND_BY.get(evidence.found_by, "")
     title = f"{evidence.title}, {where}: {weight}, the {SHARE}.{found} Not a measure of how sure the answer is. {hint}"
-    mark = f'<span class=lt-chip-found>{evidence.found_by}</span>' if found else ""
+    mark = f"<span class=lt-chip-found>{evidence.found_by}</span>" if found else ""
     return (
         f'<button type="button" class="lt-chip" data-do="{do}" data-id="{escape(evidence.id)}" '
         f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'

@@ -9,7 +9,7 @@ from typing import Literal
 
 from app.errors import CancelledError, LecternError, NotFoundError
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
-from app.units import duration, size_text
+from app.system import duration, size_text
 
 log = logging.getLogger(__name__)
 

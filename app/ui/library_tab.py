@@ -14,11 +14,11 @@ import gradio as gr
 from app.chat.keeping import DiskSpace
 from app.errors import CancelledError, LecternError
 from app.records import DocumentInfo
+from app.system import size_text
 from app.ui import actions, format, search
 from app.ui.ask_tab import GPU, PRIVATE, Reaction
 from app.ui.asking import closed_after
 from app.ui.uploads import Uploads
-from app.units import size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

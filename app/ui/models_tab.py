@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import gradio as gr
 
 from app.models.shelf import LocalModel
+from app.system import size_text
 from app.ui import actions, format, switching
 from app.ui.actions import PRIVATE
-from app.units import size_text
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.records import OtherModel
+from app.system import duration
 from app.ui import actions, format
 from app.ui.actions import GPU, PRIVATE
 from app.ui.asking import closed_after
-from app.units import duration
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat

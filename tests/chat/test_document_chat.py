@@ -73,7 +73,7 @@ def test_why_an_answer_ended_is_kept_with_it(open_chat, tmp_path, monkeypatch):
     document = chat.add_document(write(tmp_path))
     first, _ = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
     assert first.stats.ended == "length" and first.evidence[0].label == "line 1"
-    monkeypatch.setattr("app.runtime.sampling.Sampler.__call__", lambda self, logits: torch.tensor(70))
+    monkeypatch.setattr("app.runtime.decode.Sampler.__call__", lambda self, logits: torch.tensor(70))
     second, _ = finish(chat.ask("why?", chat=first.chat))
     assert second.stats.ended == "repetition" and second.stats.new_tokens == 1 + GenerationConfig().repeat_tokens
     chat = restart(chat, open_chat)

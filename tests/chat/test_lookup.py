@@ -3,8 +3,8 @@
 import pytest
 
 from app.chat import DocumentChat
-from app.records import Done
 from app.memory.config import GenerationConfig
+from app.records import Done
 from app.settings import Settings
 from tests import tiny
 

@@ -15,7 +15,7 @@ from app.chat import DocumentChat
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.models import hub
 from app.models.shelf import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
-from app.runtime import swap
+from app.runtime.load import first_try
 from app.settings import Settings
 from tests import tiny
 from tests.chat.checkpoints import save_checkpoint
@@ -305,5 +305,5 @@ def test_a_loaded_model_is_spared_the_collector_until_the_chat_is_closed(home: P
 
 def test_the_first_try_measures_the_speed() -> None:
     engine = tiny.engine()
-    swap.first_try(engine)
+    first_try(engine)
     assert engine.tokens_per_s > 0

@@ -9,7 +9,7 @@ from app.errors import CancelledError, ConfigError
 from app.eval import passkey, texts
 from app.eval.passkey import PasskeyCell, PasskeyConfig
 from app.memory.config import GenerationConfig
-from app.tasks import passkeys
+from app.tasks import needles
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
 
@@ -82,7 +82,7 @@ def test_run_reads_documents_of_the_length_and_finds_every_key(per_reading: int)
     readings = -(-10 // per_reading)
     assert len(engine.readings) == 2 * readings and engine.chats == 20
     assert [(cell.right, cell.trials) for cell in cells] == [(1, 1)] * 20
-    line = len(passkeys.REPEAT_FILLER) + 1
+    line = len(needles.REPEAT_FILLER) + 1
     for text, tokens in zip(engine.readings, [1000] * readings + [2500] * readings, strict=True):
         assert tokens - line <= len(text) + 1 <= tokens
         assert len(re.findall("Remember it", text)) == per_reading

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from app.kernels.layout import BlockLists
 from app.kernels.rope import rope_table
-from app.kernels.selected import BlockLists, lists_of_texts
+from app.kernels.selected import lists_of_texts
 
 
 @dataclass(frozen=True)

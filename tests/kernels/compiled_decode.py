@@ -4,7 +4,7 @@ import json
 import warnings
 
 from app.kernels import codes_triton, decode_triton, h2o_triton, quant_triton
-from app.kernels.quant import GROUP
+from app.kernels.layout import GROUP
 from tests.kernels.compiled import ARCHITECTURES, shared
 
 LISTS = ("key_at", "value_at", "first_at", "length_at", "start_at", "query_at", "ends")

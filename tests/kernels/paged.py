@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from app.kernels.decode import Pages, Places
-from app.kernels.quant import packed_bytes, quantize
+from app.kernels.layout import Pages, Places, packed_bytes
+from app.kernels.quant import quantize
 from app.kernels.rope import rope_table
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from app.kernels import codes
-from app.kernels.codes import BLOCK, Basis, TextCodes
+from app.kernels.codes import Basis, TextCodes
+from app.kernels.layout import BLOCK
 from app.kernels.regions import region_scores
 
 

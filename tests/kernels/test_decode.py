@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.kernels.decode import UNTURNED, Places, decode_attention, decode_reference
+from app.kernels.decode import decode_attention, decode_reference
+from app.kernels.layout import UNTURNED, Places
 from app.kernels.rope import rotate
 from tests.kernels.paged import Query, relative
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from app.kernels.quant import dequantize, dequantize_reference, packed_bytes, quantize, quantize_reference
+from app.kernels.layout import packed_bytes
+from app.kernels.quant import dequantize, dequantize_reference, quantize, quantize_reference
 
 CODECS = ("int8", "int4")
 

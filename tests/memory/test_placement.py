@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from app.kernels.codes import BLOCK
+from app.kernels.layout import BLOCK
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
-from app.memory.placement import Share, zeros
-from app.memory.pools import Tiers
+from app.memory.pools import Share, Tiers, zeros
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +112,7 @@ def test_room_on_a_cpu_takes_no_memory_until_it_is_used():
     script = (
         "import torch\n"
         "from app.system import forget_peak, peak_bytes\n"
-        "from app.memory.placement import zeros\n"
+        "from app.memory.pools import zeros\n"
         "forget_peak()\n"
         "before = peak_bytes()\n"
         "rooms = [zeros(2, 50, 1 << 16, dtype=torch.bfloat16, device=torch.device('cpu')) for _ in range(20)]\n"

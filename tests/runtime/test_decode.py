@@ -8,8 +8,8 @@ import torch
 
 from app.memory.config import GenerationConfig
 from app.runtime import attention, held
-from app.runtime.graphs import Captured
-from app.runtime.single import SharedChoices
+from app.runtime.cache import SharedChoices
+from app.runtime.held import Captured
 from tests import tiny
 
 GREEDY = GenerationConfig(max_new_tokens=40)

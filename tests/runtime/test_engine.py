@@ -255,9 +255,7 @@ def test_an_answer_tells_why_it_ended(monkeypatch):
 def test_an_answer_that_repeats_itself_is_ended_and_no_other_one_changed(monkeypatch):
     engine, prompt, turns = tiny.engine(), [1, 10, 11], iter(range(10**6))
     engine.stop_ids = frozenset()
-    monkeypatch.setattr(
-        "app.runtime.sampling.Sampler.__call__", lambda self, logits: torch.tensor(20 + next(turns) % 3)
-    )
+    monkeypatch.setattr("app.runtime.decode.Sampler.__call__", lambda self, logits: torch.tensor(20 + next(turns) % 3))
     cache, config = engine.open_chat(), GenerationConfig(max_new_tokens=60, repeat_tokens=24)
     tokens, why = ended(engine.generate(cache, prompt, config))
     assert why == "repetition" and tokens == [20 + i % 3 for i in range(27)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from app.kernels.backend import VARIABLE, backend
 from app.memory.pages import KVPages
-from app.runtime import attention, listed, selection
+from app.runtime import attention, cache
 from tests import tiny
 
 
@@ -51,7 +51,7 @@ def test_lists_give_what_gathering_gives(name: str, monkeypatch: pytest.MonkeyPa
             return hold(tiny.engine(replace(tiny.SMALL, **options)), **case)
 
     expected = run()
-    calls, copies = watch_calls(listed, "selected_attention"), watch_calls(selection, "gather")
+    calls, copies = watch_calls(attention, "selected_attention"), watch_calls(cache, "gather")
     if name.startswith("copies"):
         monkeypatch.setattr(KVPages, "find", lambda self, layer, heads, regions: (regions * 0 - 1, regions))
     monkeypatch.setattr(attention, "walks_lists", lambda *_: True)  # the reference of lists: sound on any device

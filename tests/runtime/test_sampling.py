@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.memory.config import GenerationConfig
-from app.runtime.sampling import Repetition, Sampler, choose
+from app.runtime.decode import Repetition, Sampler, choose
 
 LOGITS = torch.tensor([0.5, -1.0, 2.0, float("-inf"), 1.0, 0.5])
 DRAWS = 6000

@@ -8,7 +8,7 @@ import torch
 from app.errors import ConfigError
 from app.kernels.tree import SPAN
 from app.memory.config import AttentionConfig
-from app.runtime import selection, single
+from app.runtime import selection
 from tests import tiny
 
 VARIANTS = {
@@ -102,7 +102,7 @@ def chosen(engine, cache, end, queries, attention=None):
     firsts = cache.base_regions - (-end // a.region_tokens) - len(q) * own + torch.arange(len(q)) * own
     spec = replace(engine.spec, attention=a)
     if queries.shape[1] == 1:
-        return single.select_one(spec, cache, 0, q, int(firsts), cache.table(end)[1])
+        return selection.select_one(spec, cache, 0, q, int(firsts), cache.table(end)[1])
     return selection.select(spec, cache, 0, q, firsts, own, cache.table(end)[1])
 
 
@@ -159,7 +159,7 @@ def test_a_single_query_chooses_as_a_group_of_one(options, tokens):
     same = total = 0
     for seed in range(20):
         q = queries(1, seed).view(1, 2, 2, 1, 8)
-        one = single.select_one(engine.spec, chat, 0, q, first, lengths)
+        one = selection.select_one(engine.spec, chat, 0, q, first, lengths)
         all_ = selection.select(replace(engine.spec, attention=exact), chat, 0, q, torch.tensor([first]), 1, lengths)
         assert one.shape == all_.shape and (one.diff(dim=-1) > 0).all()
         for h in range(2):

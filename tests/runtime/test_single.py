@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.kernels.tree import SPAN
-from app.runtime import single
+from app.runtime import selection
 from tests import tiny
 
 TOKENS = 24 * SPAN + 32  # 3,076 regions of 8 tokens
@@ -36,7 +36,7 @@ def choose(engine, cache, seed, size=1.0, attention=None):
     q = size * torch.randn(1, 2, 2, 1, 8, generator=torch.Generator().manual_seed(seed))
     first = cache.base_regions + (cache.tail.filled[0] - 1) // tiny.SMALL.region_tokens
     spec = replace(engine.spec, attention=attention or engine.spec.attention)
-    return single.select_one(spec, cache, 0, q, first, cache.table(cache.tail.filled[0])[1])[0]
+    return selection.select_one(spec, cache, 0, q, first, cache.table(cache.tail.filled[0])[1])[0]
 
 
 def shared(engine, cache, attention, size=1.0):
@@ -54,7 +54,7 @@ def shared(engine, cache, attention, size=1.0):
 @pytest.mark.parametrize("integers", [True, False])
 def test_a_rough_scan_loses_next_to_nothing(size, integers, monkeypatch):
     if not integers:
-        monkeypatch.setattr(single, "uses_integers", lambda x: False)
+        monkeypatch.setattr(selection, "uses_integers", lambda x: False)
     engine, cache = chat(ROUGH)
     assert shared(engine, cache, ROUGH, size) >= 0.98
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from app.tasks import needles
-from app.tasks.passkeys import NAMES
+from app.tasks.needles import NAMES
 
 
 def test_one_question_for_several_keys() -> None:

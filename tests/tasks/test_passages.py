@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.tasks.passages import passage_of
+from app.tasks.scoring import passage_of
 
 ENTRY = {"text": "One.\nTwo.\nThree.", "sections": [{"n": 1, "text": "One."}, {"n": "2", "text": "Two."}]}
 

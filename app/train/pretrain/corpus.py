@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.errors import InputError
-from app.tasks.passages import passage_of
+from app.tasks.scoring import passage_of
 from app.train.pretrain.overlap import Seen
 from app.wellformed import whole_values
 

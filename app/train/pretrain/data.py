@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from app.errors import InputError
-from app.tasks import needles, passkeys
+from app.tasks import needles
 from app.tasks import questions as text_questions
 from app.train.pretrain import corpus
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
@@ -131,7 +131,7 @@ class SampleMaker:
         ids = tokenizer.convert_tokens_to_ids
         self.pad, self.bos, self.end, self.user, self.assistant = map(ids, (PAD, BOS, END, USER, ASSISTANT))
         self.first_word, self.vocabulary = len(MARKERS), len(tokenizer)
-        self.repeat = self.encode(passkeys.REPEAT_FILLER + "\n")
+        self.repeat = self.encode(needles.REPEAT_FILLER + "\n")
 
     def draw(self, rng: random.Random, tokens: int, shares: dict[str, float]) -> Sample:
         """One sample of exactly `tokens` tokens; `shares` gives each task's share (see TASKS)."""
@@ -162,10 +162,10 @@ class SampleMaker:
         return [self.bos, *(run * times)], [0.0, *([first] * length), *([1.0] * (length * (times - 1)))]
 
     def passkey(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
-        keys = passkeys.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8, 12)), max(1, tokens // 64)))
+        keys = needles.draw(rng, min(rng.choice((1, 1, 2, 3, 5, 8, 12)), max(1, tokens // 64)))
         if rng.random() < 0.5:
             keys = [
-                passkeys.Passkey(number, key.name) for number, key in zip(_repeating(rng, len(keys)), keys, strict=True)
+                needles.Passkey(number, key.name) for number, key in zip(_repeating(rng, len(keys)), keys, strict=True)
             ]
         facts = [self.encode(key.sentence + "\n") for key in keys]
         asked = [(key.question, key.answer) for key in rng.sample(keys, min(len(keys), 2 * MAX_TURNS))]
@@ -215,10 +215,10 @@ class SampleMaker:
     def records(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Facts of one form ("The color of X is Y."), one or two asked."""
         kinds = ("number", "code", "friend", "color", "secret word", "home")
-        names = rng.sample(passkeys.NAMES, min(len(passkeys.NAMES), max(2, min(24, tokens // 48))))
+        names = rng.sample(needles.NAMES, min(len(needles.NAMES), max(2, min(24, tokens // 48))))
         kind = rng.choice(kinds)
         values = [
-            str(rng.randrange(10, 10_000)) if kind in ("number", "code") else rng.choice(passkeys.NAMES) for _ in names
+            str(rng.randrange(10, 10_000)) if kind in ("number", "code") else rng.choice(needles.NAMES) for _ in names
         ]
         facts = [self.encode(f"The {kind} of {n} is {v}.\n") for n, v in zip(names, values, strict=True)]
         chosen = rng.sample(range(len(names)), 2)
@@ -324,8 +324,8 @@ class SampleMaker:
     def counting(self, rng: random.Random, tokens: int) -> tuple[list[int], list[float]]:
         """Which of a few records have a value, and how many: the names first, so that counting is reading."""
         count = max(2, min(rng.randrange(3, 12), (tokens - 96) // 16))
-        names = rng.sample(passkeys.NAMES, count)
-        values = rng.sample(passkeys.NAMES, rng.randrange(1, 4))
+        names = rng.sample(needles.NAMES, count)
+        values = rng.sample(needles.NAMES, rng.randrange(1, 4))
         held = [rng.choice(values) for _ in names]
         facts = [self.encode(f"The home of {n} is {v}.\n") for n, v in zip(names, held, strict=True)]
         asked = []

@@ -53,7 +53,9 @@ def test_headings_lists_tables_and_notes(read):
 
 
 def test_by_its_content(read):
-    assert read(r"\pard words", name="a.docx").notes == ("its name ends in .docx, but it is a RTF file and was read as one",)
+    assert read(r"\pard words", name="a.docx").notes == (
+        "its name ends in .docx, but it is a RTF file and was read as one",
+    )
 
 
 @pytest.mark.parametrize(
