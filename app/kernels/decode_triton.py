@@ -1,5 +1,7 @@
 """Triton kernels of `decode_attention`: regions are split over programs, whose results are merged by log-sum-exp.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 The first kernel reads every key and value once, dequantizes and rotates them in registers, and leaves the logits behind
 (4 bytes per query head and token, where a key and a value take 512 bytes in bfloat16). From those the second one makes
 the mass, once it knows the log-sum-exp. The query heads of a KV head are the rows of one product, so a key is read once

@@ -145,20 +145,6 @@ def causal_mass_reference(
     return mass
 
 
-def last_rows_mass(queries: Tensor, keys: Tensor, rows: int, scale: float) -> Tensor:
-    """Mass given by the last `rows` queries of a text alone (SnapKV's choice of rows).
-
-    Args:
-        queries: [..., T, D] of the text's last T tokens, rotated. keys: [..., S, D] of the whole text, rotated.
-
-    Returns:
-        [..., S], float32.
-    """
-    q, size = queries[..., -rows:, :], keys.shape[-2]
-    ends = torch.arange(size - q.shape[-2] + 1, size + 1, device=keys.device)
-    return causal_mass(q, keys, ends, scale)
-
-
 def peaks(mass: Tensor, places: Tensor | int) -> Tensor:
     """What is kept of the mass that queries gave, so that the largest of it is the `peak` score.
 
@@ -186,18 +172,6 @@ def scores(mass: Tensor, exposure: Tensor, score: str, values: Tensor | None = N
         assert values is not None, "a peak is weighed by the value"
         return mass + values.float().clamp(min=LEAST).log()
     return mass / exposure.clamp(min=1) if score == "mean" else mass
-
-
-def add_rows(mass: Tensor, exposure: Tensor, rows_mass: Tensor, rows: float, steps: int, score: str) -> None:
-    """Add what `steps` further queries gave, in place; an older sum decays first.
-
-    Args:
-        mass, exposure: [..., S]. rows_mass: [..., S] mass of `rows` query rows (heads times queries).
-    """
-    if score == "decay":
-        mass *= DECAY**steps
-    mass += rows_mass
-    exposure += rows
 
 
 def heaviest(worth: Tensor, count: int, *, sinks: int = 0, recent: int = 0) -> Tensor:

@@ -1,5 +1,7 @@
 """Triton kernels of `attention_mass` and `causal_mass`: q k^T twice, never kept, and no atomics.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 The first kernel finds each row's log-sum-exp, unless the attention itself has told it; the second adds up columns.
 """
 

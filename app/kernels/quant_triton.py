@@ -1,5 +1,7 @@
 """Triton kernels of `quantize` and `dequantize`: the same bytes and numbers as the reference, bit for bit.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 Hence true divisions, no fused multiply-add, and rounding half to even by adding and taking away 1.5 x 2^23. Scales and
 offsets pass through small tensors of their own: their place behind the codes may be odd.
 """

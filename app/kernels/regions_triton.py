@@ -1,5 +1,7 @@
 """Triton kernels of app/kernels/regions.py: means of neighbouring keys, and the best product of each region.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 The products of queries with all key means are never in memory: a tile of them is reduced to one number for each region
 as soon as it is made. The choice of the best regions stays with torch.
 """

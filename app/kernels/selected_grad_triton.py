@@ -1,5 +1,7 @@
 """Gradients of attention over listed blocks: of the queries by group, of the keys and values by inverted lists.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 A program of the second kind holds one tile of keys and walks the entries that name its block, so nothing is added up
 in memory, and the same inputs give the same gradients bit for bit.
 """

@@ -1,5 +1,7 @@
 """Triton kernels of app/kernels/selected.py: attention and mass; what their gradients need stands beside it.
 
+It has run in Triton's interpreter and been compiled for Ampere and Hopper; it was never timed on a GPU.
+
 A program holds queries of one group and one KV head, its query heads side by side, and walks the group's list. Softmax
 runs in base 2; sums are float32.
 """

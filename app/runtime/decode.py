@@ -30,6 +30,10 @@ class Engine(Protocol):
     lookup: str
     reselect_every: int | Sequence[int]
 
+    def segments(
+        self, cache: RegionCache, token_ids: Sequence[int], cancelled: Callable[[], bool] | None
+    ) -> Iterator[tuple[int, int, Tensor]]: ...
+
     def forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor: ...
 
     def logits(self, hidden: Tensor) -> Tensor: ...

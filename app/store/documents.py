@@ -143,12 +143,6 @@ class Documents:
                 {"terms": terms, "document": document, "limit": limit, "words": SNIPPET_WORDS},
             ).fetchall()
 
-    def rename_document(self, id: str, title: str) -> None:
-        """Give a document another title."""
-        with self._library.write() as db:
-            _require(db, id)
-            db.execute("UPDATE document SET title = ? WHERE id = ?", [one_line(title), id])
-
     def delete_document(self, id: str) -> None:
         """Forget a document and what was read of it. Chats about it keep their messages and evidence."""
         with self._library.write() as db:

@@ -8,13 +8,11 @@ from app.kernels.h2o import (
     PEAK_DECAY,
     PRESETS,
     H2OOptions,
-    add_rows,
     attention_mass,
     attention_mass_reference,
     causal_mass,
     evict,
     heaviest,
-    last_rows_mass,
     peaks,
     published,
     scores,
@@ -72,7 +70,6 @@ def test_exact_sums_tile_by_tile(tile):
     rows = torch.stack([attention_mass(q[:, [i]], k, mask[[i]], 0.3) for i in range(30)])
     expected = (rows * weights[:, None, None]).sum(0)
     torch.testing.assert_close(causal_mass(q, k, ends, 0.3, weights=weights, tile=tile), expected)
-    torch.testing.assert_close(last_rows_mass(q, k, 5, 0.3), rows[-5:].sum(0))
 
 
 def test_heaviest_keeps_sinks_and_recent_and_breaks_ties_late():
@@ -90,13 +87,6 @@ def test_mean_scores_do_not_favour_the_old():
     rows = torch.tensor([8.0, 4, 2, 1])
     assert scores(rows, rows, "sum").argmax() == 0
     assert scores(rows, rows, "mean").unique().numel() == 1
-
-
-def test_decay_forgets_what_is_long_ago():
-    mass, exposure = torch.tensor([10.0, 0.0]), torch.zeros(2)
-    for _ in range(400):
-        add_rows(mass, exposure, torch.tensor([0.0, 0.1]), 1, 1, "decay")
-    assert mass[1] > mass[0] and exposure.tolist() == [400, 400]
 
 
 def test_a_peak_fades_with_every_token_and_is_weighed_by_the_value():

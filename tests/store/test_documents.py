@@ -74,10 +74,9 @@ def test_a_part_of_a_text_knows_its_line(store: Store) -> None:
 
 def test_the_same_bytes_again_change_nothing(store: Store) -> None:
     id = store.add_document(make_document())
-    store.rename_document(id, "My Emma")
     store.set_state(id, RECIPE, "read")
     assert store.add_document(make_document()) == id
-    assert [(d.title, d.state) for d in store.documents(RECIPE)] == [("My Emma", "read")]
+    assert [(d.title, d.state) for d in store.documents(RECIPE)] == [("Emma", "read")]
 
 
 def test_two_documents_with_one_id_are_refused(store: Store) -> None:
@@ -112,7 +111,6 @@ def test_a_document_answers_to_id_title_and_unique_beginning(store: Store) -> No
         lambda store: store.parts("none"),
         lambda store: store.part("none", 1),
         lambda store: store.delete_document("none"),
-        lambda store: store.rename_document("none", "x"),
         lambda store: store.set_state("none", RECIPE, "read"),
         lambda store: store.memories("none", RECIPE),
         lambda store: store.set_memories("none", RECIPE, [memory(1)]),
