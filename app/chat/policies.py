@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app.chat.sessions import check_model
 from app.errors import ConfigError
 from app.records import ChatInfo
 from app.settings import POLICIES, Settings
@@ -88,6 +87,8 @@ class Policies:
         Raises:
             InputError: another model gave that answer.
         """
+        from app.chat.sessions import check_model
+
         stats = next((m.stats for m in self.store.messages(chat) if m.id == message), {})
         check_model(stats, self.engine())
         made = stats.get("policy")

@@ -1,9 +1,8 @@
-"""Commands about answers: ask, chats."""
+"""The command that asks."""
 
 import argparse
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from app.chat.focus import Sight
@@ -104,31 +103,3 @@ def _share(passage: Evidence) -> str:
     """A passage's share of the attention, and what found it where an answer did not see all."""
     by = {"attention": ", found by attention", "words": ", found by words", "both": ", found by attention and words"}
     return f"{passage.weight:.0%}{by.get(passage.found_by, '')}"
-
-
-def chats_list(session: Session, args: argparse.Namespace) -> None:
-    """List chats, newest first."""
-    from app.eval.report import table
-
-    with session.chat(load=False) as chat:
-        chats = chat.chats(getattr(args, "search", None))
-    rows = [[c.id, c.title, c.messages, ", ".join(c.documents), c.updated] for c in chats]
-    text = table(["id", "title", "messages", "documents", "updated"], rows) if rows else "No chats."
-    session.out.result({"chats": [asdict(c) for c in chats]}, text)
-
-
-def chats_show(session: Session, args: argparse.Namespace) -> None:
-    """Show the turns of one chat."""
-    with session.chat(load=False) as chat:
-        info, messages = chat.chat(args.id), chat.messages(args.id)
-    values = asdict(info) | {"messages": [asdict(message) for message in messages]}
-    turns = []
-    for message in messages:
-        ended = ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0))
-        turns.append(f"{message.role}: {message.content}" + (f"\n({ended})" if ended else ""))
-    session.out.result(values, "\n\n".join([f"{info.title} ({info.id})", *turns]))
-
-
-def chats_delete(session: Session, args: argparse.Namespace) -> None:
-    """Delete a chat; its documents stay."""
-    session.delete(args.id, lambda chat: (chat.chat, chat.delete_chat))

@@ -1,4 +1,4 @@
-"""Commands about documents and the store: read, text, documents, store."""
+"""Commands about documents: read, text, documents."""
 
 import argparse
 import time
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.session import Session
+from app.cli.session import Session, freed_text
 from app.errors import InputError
 from app.ingest.stream import Watch, in_steps
 from app.records import Document, DocumentInfo
@@ -61,9 +61,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _read_one(
-    session: Session, chat: "DocumentChat", path: Path, args: argparse.Namespace
-) -> tuple[DocumentInfo, int]:
+def _read_one(session: Session, chat: "DocumentChat", path: Path, args: argparse.Namespace) -> tuple[DocumentInfo, int]:
     """Add and read one document; returns it and how many of its tokens were read before."""
     info = session.adding(path, chat.adding(path, password=args.password, encoding=args.encoding))
     for note in info.notes:
@@ -129,14 +127,38 @@ def documents_delete(session: Session, args: argparse.Namespace) -> None:
     session.delete(args.id, lambda chat: (chat.document, chat.delete_document))
 
 
-def store_verify(session: Session, args: argparse.Namespace) -> None:
-    """Check both databases; damaged blocks are dropped, so that their part is read again when it is needed."""
+def documents_pin(session: Session, args: argparse.Namespace) -> None:
+    """Keep the memory of a document whatever the disk budget says."""
+    _pin(session, args.id, True)
+
+
+def documents_unpin(session: Session, args: argparse.Namespace) -> None:
+    """Let the memory of a document go when the disk budget asks for it."""
+    _pin(session, args.id, False)
+
+
+def _pin(session: Session, id: str, pinned: bool) -> None:
     with session.chat(load=False) as chat:
-        report = chat.store.verify(
-            lambda done, total: session.out.progress(f"Checking block {done:,} of {total:,}"), repair=True
-        )
-    damaged = list(report.damaged)
-    lines = [f"{report.checked:,} blocks checked, {len(damaged)} damaged", *damaged]
-    if damaged:
-        lines.append("Damaged blocks are dropped; their part of a document is read again when it is needed.")
-    session.out.result({"checked": report.checked, "damaged": damaged}, "\n".join(lines))
+        info = chat.pin(id, pinned)
+    session.out.result(
+        {"document": info.id, "pinned": pinned}, f"{info.title}: {'' if pinned else 'no longer '}pinned."
+    )
+
+
+def documents_evict(session: Session, args: argparse.Namespace) -> None:
+    """Delete the memory of a document; its text stays."""
+    with session.chat(load=False) as chat, session.freeing(chat) as freed:
+        info = chat.evict(args.id)
+    text = f"{info.title}: its memory is deleted, {freed_text(freed)}; it is read again when asked about."
+    session.out.result({"evicted": info.id, **freed}, text)
+
+
+def documents_search(session: Session, args: argparse.Namespace) -> None:
+    """Find words in the text of the library."""
+    with session.chat(load=False) as chat:
+        document = chat.document(args.document).id if args.document else None
+        found = chat.search_parts(" ".join(args.words), args.limit, document)
+        titles = {info.id: info.title for info in chat.documents()}
+    rows = [dict(zip(("document", "part", "label", "snippet"), row, strict=True)) for row in found]
+    lines = [f"{titles.get(d, d)}, {label}: {' '.join(snippet.split())}" for d, _, label, snippet in found]
+    session.out.result({"found": rows}, "\n".join(lines) or "Not found.")

@@ -1,4 +1,4 @@
-"""Commands about what answers rest on: evidence, chats attach and detach; and how `ask` tells where it looked."""
+"""The command that tests what an answer rests on, and how `ask` tells where it looked."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,11 +6,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from app.cli.session import Session
-from app.errors import InputError
 from app.records import AnswerStats, Done, Evidence, Look, Reading, Removal
 
 if TYPE_CHECKING:
-    from app.chat import DocumentChat
+    pass
 
 MEMORY = ("tokens_kept", "tokens_compressed", "tokens_evicted", "tokens_quantized")
 TIERS = {
@@ -51,44 +50,6 @@ def _removed(session: Session, passage: Evidence, chat: str, found: Removal) -> 
     lines = [f"{passage.title}, {passage.label} ({passage.weight:.0%} of the attention)", passage.text, ""]
     lines.append(f"The answer's log-probability is {sum(found.before):.2f} nats. {found.words}")
     session.out.result(values, "\n".join(lines))
-
-
-def attach(session: Session, args: argparse.Namespace) -> None:
-    """Attach documents to a chat, after those that it has."""
-    with session.chat(load=False) as chat:
-        info = chat.chat(args.id)
-        wanted = [*info.documents, *(chat.document(name).id for name in args.documents)]
-        chat.set_chat_documents(info.id, list(dict.fromkeys(wanted)))
-        _attached(session, chat, info.id)
-
-
-def detach(session: Session, args: argparse.Namespace) -> None:
-    """Detach documents from a chat; what was read of them is kept."""
-    with session.chat(load=False) as chat:
-        info = chat.chat(args.id)
-        titles = {document.id: document.title for document in chat.documents()}
-        gone = {_one_attached(name, info.documents, titles) for name in args.documents}
-        chat.set_chat_documents(info.id, [id for id in info.documents if id not in gone])
-        _attached(session, chat, info.id)
-
-
-def _one_attached(name: str, documents: Sequence[str], titles: dict[str, str]) -> str:
-    """The attached document of this title, id or beginning of one; it may be deleted from the library."""
-    found = [id for id in documents if titles.get(id) == name] or [
-        id for id in documents if name and id.startswith(name)
-    ]
-    if len(found) != 1:
-        known = "; ".join(titles.get(id, id) for id in documents) or "none"
-        raise InputError(f"{name}: {'names several' if found else 'not one'} of the chat's documents ({known})")
-    return found[0]
-
-
-def _attached(session: Session, chat: "DocumentChat", key: str) -> None:
-    titles = {document.id: document.title for document in chat.documents()}
-    info = chat.chat(key)
-    shown = "; ".join(titles.get(id, f"{id}, deleted") for id in info.documents) or "none"
-    note = " Its earlier turns stay as they were, written beside the documents of then." if info.messages else ""
-    session.out.result({"chat": info.id, "documents": list(info.documents)}, f"Documents: {shown}.{note}")
 
 
 def passage_values(passage: Evidence) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from app.cli import (
     ask,
+    chats,
     documents,
     eval,
     evidence,
@@ -14,7 +15,7 @@ from app.cli import (
     serve,
     store,
 )
-from app.cli.train import samples
+from app.cli.train import samples, train
 from app.errors import ConfigError
 from app.settings import H2O_PRESETS, KV_CODECS, LOOKUPS, POLICIES
 from app.setup.commands import COMMANDS
@@ -111,13 +112,13 @@ def parser() -> Parser:
     _library(commands)
     _talk(commands)
     _measure(commands.group("eval", COMMANDS["eval"]))
-    train = commands.add("train", COMMANDS["train"], serve.train)
-    train.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file with a table [tune] or [pretrain]")
-    train.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
-    train.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
-    train.add_argument("--base", metavar="FOLDER|FILE", help="[tune]: checkpoint or GGUF file to start from")
-    train.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
-    train.epilog = (
+    tune = commands.add("train", COMMANDS["train"], train)
+    tune.add_argument("recipe", type=Path, metavar="RECIPE", help="TOML file with a table [tune] or [pretrain]")
+    tune.add_argument("--run", dest="run_folder", type=Path, metavar="FOLDER", help="checkpoints and caches")
+    tune.add_argument("--out", type=Path, metavar="FOLDER", help="[tune]: where the adapter goes")
+    tune.add_argument("--base", metavar="FOLDER|FILE", help="[tune]: checkpoint or GGUF file to start from")
+    tune.add_argument("--data", type=Path, metavar="FOLDER", help="[pretrain]: folder with books/, qa/ and code/")
+    tune.epilog = (
         "A [tune] recipe names the base, attention, length, steps, what learns and the files: app/train/recipes has "
         "two to begin with, docs/training.md every key. The same command again goes on with a run that was stopped."
     )
@@ -172,16 +173,16 @@ def _library(commands: _Commands) -> None:
     group.add("list", "list the library", documents.documents_list)
     _one(group.add("show", "show one document", documents.documents_show), "a document")
     _one(group.add("delete", "delete a document and its memory", documents.documents_delete), "a document")
-    _one(group.add("pin", "keep the memory of a document on the disk", store.documents_pin), "a document")
-    _one(group.add("unpin", "let the memory go when room is needed", store.documents_unpin), "a document")
-    _one(group.add("evict", "delete the memory, not the document", store.documents_evict), "a document")
-    search = group.add("search", "find words in the text of the library", store.documents_search)
+    _one(group.add("pin", "keep the memory of a document on the disk", documents.documents_pin), "a document")
+    _one(group.add("unpin", "let the memory go when room is needed", documents.documents_unpin), "a document")
+    _one(group.add("evict", "delete the memory, not the document", documents.documents_evict), "a document")
+    search = group.add("search", "find words in the text of the library", documents.documents_search)
     search.add_argument("words", nargs="+", metavar="WORD", help='words, or "a phrase"')
     search.add_argument("-d", "--document", metavar="DOCUMENT", help="in this document only")
     search.add_argument("--limit", type=int, default=20, metavar="N", help="places to show (20)")
     whole = commands.group("store", COMMANDS["store"])
     whole.add("stats", "say what the data folder holds", store.store_stats)
-    whole.add("verify", "check every stored block", documents.store_verify)
+    whole.add("verify", "check every stored block", store.store_verify)
     whole.add("compact", "delete what nothing names any more and give the space back", store.store_compact)
     restore = whole.add("restore", "put a copy of the library in its place", store.store_restore)
     restore.add_argument("copy", nargs="?", metavar="COPY", help="file name in the data folder; the newest sound copy")
@@ -204,29 +205,29 @@ def _talk(commands: _Commands) -> None:
     question.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
     question.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
     _one(commands.add("evidence", COMMANDS["evidence"], evidence.evidence), "a passage, such as e12-1")
-    chats = commands.group("chats", COMMANDS["chats"], ask.chats_list)
-    chats.add("list", "list chats", ask.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
-    _one(chats.add("show", "show the turns of a chat", ask.chats_show), "a chat")
-    _one(chats.add("delete", "delete a chat", ask.chats_delete), "a chat")
-    attach = _one(chats.add("attach", "attach documents to a chat", evidence.attach), "a chat")
-    detach = _one(chats.add("detach", "detach documents from a chat", evidence.detach), "a chat")
+    many = commands.group("chats", COMMANDS["chats"], chats.chats_list)
+    many.add("list", "list chats", chats.chats_list).add_argument("--search", metavar="TEXT", help="holding this text")
+    _one(many.add("show", "show the turns of a chat", chats.chats_show), "a chat")
+    _one(many.add("delete", "delete a chat", chats.chats_delete), "a chat")
+    attach = _one(many.add("attach", "attach documents to a chat", chats.attach), "a chat")
+    detach = _one(many.add("detach", "detach documents from a chat", chats.detach), "a chat")
     for command in (attach, detach):
         command.add_argument("documents", nargs="+", metavar="DOCUMENT", help="document id or title")
-    _branches(chats)
-    export = _one(chats.add("export", "write a chat into a file", store.chats_export), "a chat")
+    _branches(many)
+    export = _one(many.add("export", "write a chat into a file", chats.chats_export), "a chat")
     export.add_argument("--output", type=Path, metavar="FILE", help="where to; stdout when not given")
-    export.add_argument("--format", choices=store.FORMATS, help="md, json, or lectern: with documents and memory")
-    take = chats.add("import", "take in a chat that was exported", store.chats_import)
+    export.add_argument("--format", choices=chats.FORMATS, help="md, json, or lectern: with documents and memory")
+    take = many.add("import", "take in a chat that was exported", chats.chats_import)
     take.add_argument("path", type=Path, metavar="FILE", help="a .lectern or .json file")
     take.add_argument("--text-only", action="store_true", help="leave the memory out; documents are read again")
 
 
-def _branches(chats: _Commands) -> None:
-    fork = _one(chats.add("fork", "begin a new chat as this one stood after a turn", store.chats_fork), "a chat")
+def _branches(many: _Commands) -> None:
+    fork = _one(many.add("fork", "begin a new chat as this one stood after a turn", chats.chats_fork), "a chat")
     fork.add_argument(
         "--turn", type=int, metavar="N", help="last turn to take over; 0: documents only; all if not given"
     )
-    edit = _one(chats.add("edit", "ask another question in the place of an earlier one", store.chats_edit), "a chat")
+    edit = _one(many.add("edit", "ask another question in the place of an earlier one", chats.chats_edit), "a chat")
     edit.add_argument("turn", type=int, metavar="TURN", help="which question, counted from 1")
     edit.add_argument("question", metavar="QUESTION")
     edit.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")

@@ -1,7 +1,6 @@
-"""Commands that open the page, look at the installation and make a model: serve, key, doctor, train."""
+"""Commands that open the page, show its key, and look at the installation: serve, key, doctor."""
 
 import argparse
-import os
 
 from app.cli.session import Session
 from app.errors import BusyError, LostLibrary
@@ -53,16 +52,3 @@ def doctor(session: Session, args: argparse.Namespace) -> int:
     from app.cli import doctor as examine
 
     return examine.run(session.settings, session.out)
-
-
-def train(session: Session, args: argparse.Namespace) -> None:
-    """Tune or make a model; a run that was stopped goes on where it was."""
-    from app.train.cli import train as run
-
-    given = {"--base": args.base, "--data": args.data, "--run": args.run_folder, "--out": args.out}
-    given["--threads"] = session.settings.threads
-    words = [str(args.recipe), "--device", session.settings.device]
-    words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
-    folder = run(words)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        session.out.result({"model": str(folder)}, f"It is in {folder}.")

@@ -1,6 +1,7 @@
-"""The command that turns documents into long-context instruction samples."""
+"""Commands that make models and what they learn from: train, samples."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,16 @@ def _told(values: dict[str, Any], missing: set[str]) -> list[str]:
         lines.append(f"{values['short']:,} samples are much shorter than asked: the documents hold no more.")
     lines += [f"Left out: {count:,} {what}." for what, count in values["dropped"].items() if count]
     return lines
+
+
+def train(session: Session, args: argparse.Namespace) -> None:
+    """Tune or make a model; a run that was stopped goes on where it was."""
+    from app.train.cli import train as run
+
+    given = {"--base": args.base, "--data": args.data, "--run": args.run_folder, "--out": args.out}
+    given["--threads"] = session.settings.threads
+    words = [str(args.recipe), "--device", session.settings.device]
+    words += [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+    folder = run(words)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        session.out.result({"model": str(folder)}, f"It is in {folder}.")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.tasks import needles, passkeys
+from app.tasks import needles
 from app.tasks import questions as text_questions
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
 from app.train.pretrain.quoting import asked_words, sentence_places
@@ -210,8 +210,8 @@ class Mixture:
     def records(self, rng: random.Random) -> Reading:
         """Facts of one form: one of them, who has a value, and how many."""
         kind = rng.choice(("home", "color", "friend", "office", "teacher", "answer", "team"))
-        names = rng.sample(passkeys.NAMES, rng.randrange(4, 13))
-        values = rng.sample(passkeys.NAMES, rng.randrange(2, 5))
+        names = rng.sample(needles.NAMES, rng.randrange(4, 13))
+        values = rng.sample(needles.NAMES, rng.randrange(2, 5))
         if rng.random() < 0.5:
             names = [name.capitalize() for name in names]
         held = [rng.choice(values) for _ in names]
@@ -224,7 +224,7 @@ class Mixture:
         asked = [(f"What is the {kind} of {names[who]}?", held[who])]
         asked.append((f"Who has the {kind} {value}?", ", ".join(having) or "Nobody"))
         asked.append((f"How many have the {kind} {value}?", f"{', '.join(having) or 'None'}: {len(having)}."))
-        missing = next(n for n in passkeys.NAMES if n not in names and n.capitalize() not in names)
+        missing = next(n for n in needles.NAMES if n not in names and n.capitalize() not in names)
         asked.append((f"What is the {kind} of {missing}?", NO_ANSWER))
         return self._facts(rng, facts, rng.sample(asked, 3), "records", True)
 
