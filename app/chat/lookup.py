@@ -1,6 +1,6 @@
 """Looking up by words: the regions of attached texts whose words fit a question, for its answer to see."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from app.chat.evidence import Attached
@@ -43,9 +43,17 @@ def offered(
     before = [message.content for message in reversed(history[-2 * TURNS_BACK :])]
     documents = list(dict.fromkeys(memory.document.id for memory in attached))
     limit = count if visible is None else MOST_PASSAGES
+    offsets: dict[tuple[str, int], list[tuple[int, int]]] = {}  # a long part is tokenised once
+
+    def places(passage: Found) -> list[tuple[int, int]]:
+        key = passage.document, passage.part
+        if key not in offsets:
+            offsets[key] = spans.offsets_of(store.part(*key), tokenizer)
+        return offsets[key]
+
     found: list[list[int]] = []
     for passage in store.find_passages(question_query(question, before), documents, limit):
-        if regions := list(_regions(passage, attached, store, tokenizer, region_tokens, visible)):
+        if regions := list(_regions(passage, attached, places, region_tokens, visible)):
             found.append(regions)
         if sum(map(len, found)) >= count:
             break
@@ -55,8 +63,7 @@ def offered(
 def _regions(
     passage: Found,
     attached: Sequence[Attached],
-    store: Passages,
-    tokenizer,
+    places: Callable[[Found], list[tuple[int, int]]],
     size: int,
     visible: Sequence[bool] | None,
 ) -> Iterator[int]:
@@ -67,11 +74,10 @@ def _regions(
         for span in memory.text.spans:
             if span.part != passage.part:
                 continue
-            whole = range(memory.first_region + span.token_start // size, memory.first_region + span.token_end // size)
-            if visible is not None and not any(visible[r] for r in whole):
+            first, last = span.token_start // size, -(-span.token_end // size)
+            if visible is not None and not any(visible[memory.first_region + r] for r in range(first, last)):
                 continue
-            part = store.part(passage.document, passage.part)
-            start, end = spans.tokens_of(part, span, tokenizer, passage.char_start, passage.char_end)
+            start, end = spans.tokens_of(span, places(passage), passage.char_start, passage.char_end)
             for region in range(start // size, -(-end // size)):
                 held, number = min(end, (region + 1) * size) - max(start, region * size), memory.first_region + region
                 if held >= min(size // EDGE, end - start) and (visible is None or visible[number]):

@@ -14,6 +14,7 @@ from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
 from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
 from app.runtime.cache import RegionCache
+from app.runtime.decode import WORDS_SHARE
 from app.runtime.engine import Engine
 from app.store.store import Store
 from app.system import peak_bytes
@@ -362,7 +363,7 @@ class Sessions:
             engine.text_tokenizer,
             region_tokens=shape.attention.region_tokens,
             visible=session.visible,
-            count=shape.attention.budget_regions,
+            count=shape.attention.budget_regions // (1 if engine.lookup == "words" else WORDS_SHARE),
         )
 
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:

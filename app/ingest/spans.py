@@ -75,9 +75,19 @@ def locate(part: Part, span: Span, tokenizer: "Tokenizer", token_start: int, tok
     return min(inside[0][0], len(part.text)), min(inside[-1][1], len(part.text))
 
 
-def tokens_of(part: Part, span: Span, tokenizer: "Tokenizer", char_start: int, char_end: int) -> tuple[int, int]:
-    """The tokens of a memory that characters [char_start, char_end) of a part stand in: `locate` the other way."""
-    offsets = tokenizer.encode(_as_read(part), add_special_tokens=False).offsets
+def offsets_of(part: Part, tokenizer: "Tokenizer") -> list[tuple[int, int]]:
+    """The characters (start, end) that each token of a part stands for."""
+    return tokenizer.encode(_as_read(part), add_special_tokens=False).offsets
+
+
+def tokens_of(
+    span: Span, offsets: Sequence[tuple[int, int]], char_start: int, char_end: int
+) -> tuple[int, int]:
+    """The tokens of a memory that characters [char_start, char_end) of a part stand in: `locate` the other way.
+
+    Args:
+        offsets: of the part, as `offsets_of` gives them.
+    """
     assert len(offsets) == span.token_end - span.token_start, "the span was made by another tokenizer"
     first = bisect_right(offsets, char_start, key=lambda place: place[1])
     last = bisect_left(offsets, char_end, key=lambda place: place[0])

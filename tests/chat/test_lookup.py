@@ -1,12 +1,16 @@
 """Looking up by words in a chat: which regions are offered, and what an answer says of them."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from app.chat import DocumentChat
+from app.chat import DocumentChat, lookup
 from app.memory.config import GenerationConfig
 from app.records import Done
 from app.settings import Settings
+from app.store.passages import Found
 from tests import tiny
+from tests.chat.attached import SIZE, attach
 
 SHORT = GenerationConfig(max_new_tokens=4)
 FACT = "Captain Orlov sailed for Malta. "
@@ -55,3 +59,18 @@ def test_words_look_only_where_the_user_lets_them(chat, tmp_path):
     assert regions and min(map(min, regions)) >= first
     chat.engine().lookup = "attention"
     assert sessions.offered(sessions.session, [], "Who sailed to Malta?") == []
+
+
+def test_a_passage_within_one_region_is_offered_where_it_may_be_seen():
+    parts, memory, tokenizer = attach(["x" * (2 * SIZE), "abc", "y" * (2 * SIZE)], first=5)
+    found = [Found("dBook", 2, 0, 3), Found("dBook", 1, 0, 2 * SIZE)]
+    kept = SimpleNamespace(part=lambda _, index: parts[index - 1], find_passages=lambda *_: found)
+    short = 5 + memory.text.spans[1].token_start // SIZE
+    options = {"region_tokens": SIZE, "count": 9}
+
+    def offered(visible):
+        return lookup.offered("abc?", [], [memory], kept, tokenizer, visible=visible, **options)
+
+    assert offered(None)[0] == [short]
+    assert offered([region == short for region in range(5 + memory.regions)]) == [[short]]
+    assert offered([region < short for region in range(5 + memory.regions)]) == [[5, 6]]

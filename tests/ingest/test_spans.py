@@ -164,3 +164,12 @@ def test_labels_of_pages_and_lines():
     assert spans.label(part, text.index("os") + 2, text.index("def") + 1) == "src/a.py:3-3"
     assert spans.label(part, 0, 5) == "src/a.py:1-1"
     assert spans.label(part, 0, len(text)) == "src/a.py:1-4"
+
+
+def test_characters_of_a_part_are_found_among_its_tokens(tokenizer):
+    part = Part(1, "1", "one two three four")
+    (memory,) = spans.encode([part], tokenizer, 0)
+    offsets = spans.offsets_of(part, tokenizer)
+    start, end = spans.tokens_of(memory.spans[0], offsets, 4, 13)
+    char_start, char_end = spans.locate(part, memory.spans[0], tokenizer, start, end)
+    assert part.text[char_start:char_end].strip() == "two three" and start > 1
