@@ -64,7 +64,7 @@ class Reader:
                 break
             said.append(token)
             fed = torch.tensor([[token]])
-        cache.crop(length)
+        cache.crop(length - cache.get_seq_length())  # below zero: so many tokens go
         return chat.decode(said).strip()
 
     def _of(self, text: str) -> DynamicCache:
