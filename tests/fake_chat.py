@@ -158,7 +158,7 @@ class FakeDocumentChat:
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
         self.pinned: set[str] = set()
-        self._adding_stops = 0
+        self._adding_stops = self.stops = 0
         self.encodings: list[str | None] = []  # asked for
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
@@ -255,13 +255,14 @@ class FakeDocumentChat:
         self.stop()
 
     def stop(self) -> None:
+        self.stops += 1
         self._stop.set()
 
     def busy(self) -> str | None:
         return self._busy
 
     @contextmanager
-    def claim(self, what: str) -> Iterator[SimpleNamespace]:
+    def claim(self, what: str, since: int | None = None) -> Iterator[SimpleNamespace]:
         self._stop.clear()
         self._busy = what
         try:
@@ -422,8 +423,7 @@ class FakeDocumentChat:
         kept = self._kept(chat_id)
         if not 1 <= turn <= len(kept.messages) // 2:
             raise NotFoundError(f"chat {chat_id}: question {turn} is not there")
-        del kept.messages[2 * (turn - 1) :]
-        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute))
+        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute), 2 * (turn - 1))
 
     def export_json(self, chat_id: str) -> str:
         kept = self._kept(chat_id)
@@ -512,9 +512,8 @@ class FakeDocumentChat:
         mute: Sequence[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         kept = self._kept(chat)
-        question = kept.messages[-2].content
-        del kept.messages[-2:]
-        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute))
+        after = len(kept.messages) - 2
+        yield from self._answer(kept, kept.messages[after].content, 0, generation, self._sight(focus, mute), after)
 
     def answer_without(
         self, evidence_id: str, *, generation: GenerationConfig = GenerationConfig()
@@ -572,8 +571,9 @@ class FakeDocumentChat:
             self._busy = None
 
     def _answer(
-        self, kept: _Chat, question: str, read: int, generation: GenerationConfig, sight: Sight
-    ) -> Iterator[Delta | Done]:
+        self, kept: _Chat, question: str, read: int, generation: GenerationConfig, sight: Sight,
+        after: int | None = None,
+    ) -> Iterator[Delta | Done]:  # fmt: skip
         documents = [self._documents[key][1] for key in kept.info.documents]
         evidence = tuple(_passages(documents, question, self._next_message + 2))
         text = f"You asked: {question} "
@@ -607,6 +607,12 @@ class FakeDocumentChat:
             policy=kept.info.policy,
             model=self.model.name,
         )
+        if after is not None:
+            if stats.stopped:
+                stats = replace(stats, saved=False, note="Stopped; what was there before stays.")
+                yield Done(said.strip(), kept.info.id, (), stats)
+                return
+            del kept.messages[after:]
         self._next_message += 2
         for passage in evidence:
             self.store.passages[passage.id] = (passage, kept.info.id, self._next_message)

@@ -25,7 +25,7 @@ class Branches:
 
         def chat(self, id: str) -> ChatInfo: ...
         def messages(self, chat: str) -> list[Message]: ...
-        def claim(self, what: str) -> AbstractContextManager["Job"]: ...
+        def claim(self, what: str, since: int | None = None) -> AbstractContextManager["Job"]: ...
         def engine(self) -> "Engine": ...
         def _sessions_of(self, chat: str) -> "Sessions": ...
 
@@ -83,8 +83,9 @@ class Branches:
         question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
+        since = self.stops
         self.engine()
-        with self.claim("answering") as job:
+        with self.claim("answering", since) as job:
             id = self.chat(chat).id
             sessions = self._sessions_of(id)
             _, after = self._question(id, turn)

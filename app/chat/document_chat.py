@@ -59,7 +59,8 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self._cancel = threading.Event()
         self._one = threading.Lock()
         self._doing: str | None = None
-        self._adding_stops = 0  # how often it was asked for
+        self.stops = 0  # how often `stop` was called
+        self._adding_stops = 0
         self._closed = False
 
     @classmethod
@@ -105,8 +106,11 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
     # --- one at a time
 
     @contextmanager
-    def claim(self, what: str) -> "Iterator[Job]":
+    def claim(self, what: str, since: int | None = None) -> "Iterator[Job]":
         """Have the model for one job; `stop` sets its `cancel`.
+
+        Args:
+            since: `stops` when the job was asked for: a stop that came while it waited counts.
 
         Raises:
             InUseError: something else runs.
@@ -114,6 +118,8 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         if not self._one.acquire(blocking=False):
             raise InUseError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
         self._cancel.clear()
+        if since is not None and self.stops != since:
+            self._cancel.set()
         self._doing = what
         try:
             from app.chat.sessions import Job
@@ -124,7 +130,8 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             self._one.release()
 
     def stop(self) -> None:
-        """End the running reading or answer within one segment; what is done is kept."""
+        """End the running reading or answer within one segment, and those that wait; what is done is kept."""
+        self.stops += 1
         self._cancel.set()
 
     def busy(self) -> str | None:
@@ -224,9 +231,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             CancelledError: `stop` was called; the next reading goes on from there.
             ConfigError: see `engine_under`.
         """
+        since = self.stops
         self.engine()
         info = self.document(document)
-        with self.claim(f"reading {info.title}") as job:
+        with self.claim(f"reading {info.title}", since) as job:
             sessions = self._sessions_under(policy or self.policy_of())
             read = yield from sessions.reader.read(info.id, job.cancel.is_set)
             if self.store.suggestions(info.id, sessions.engine.recipe) is None:
@@ -331,8 +339,9 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
+        since = self.stops
         self.engine()
-        with self.claim("answering") as job:
+        with self.claim("answering", since) as job:
             if chat and documents:
                 self.set_chat_documents(chat, documents)
             new = None if chat else self.new_chat(documents, policy)
@@ -355,8 +364,9 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         mute: Sequence[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Answer the last question again, in place of the last answer."""
+        since = self.stops
         self.engine()
-        with self.claim("answering") as job:
+        with self.claim("answering", since) as job:
             id = self.chat(chat).id
             sessions = self._sessions_of(id)
             session = yield from sessions.open(id, job)
@@ -371,9 +381,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
         Later regions were encoded after reading the passage, so traces of it stay: this is a mask, not a deletion.
         """
+        since = self.stops
         self.engine()
         item, chat, message = self.store.evidence(evidence)
-        with self.claim("answering") as job:
+        with self.claim("answering", since) as job:
             sessions = self._sessions_of(chat, message)
             session = yield from sessions.open(chat, job)
             yield from sessions.answer_without(session, item, message, generation, job)
@@ -382,9 +393,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         """How much less likely an answer is with a passage of it masked; the Removal comes last. Nothing is saved."""
         from app.chat.removal import removal
 
+        since = self.stops
         self.engine()
         item, chat, message = self.store.evidence(evidence)
-        with self.claim("testing a passage") as job:
+        with self.claim("testing a passage", since) as job:
             sessions = self._sessions_of(chat, message)
             session = yield from sessions.open(chat, job)
             yield removal(sessions, session, item, message, job.cancel.is_set)

@@ -119,7 +119,7 @@ def answer(
     before = show(chat, chat_id).messages
     asking = (*before, {"role": "user", "text": question})
     start = View(asking, chat_id, format.waiting("Thinking"), running=True)
-    fallback = View(before, chat_id, draft=question)
+    fallback, stops = View(before, chat_id, draft=question), chat.stops
     yield start
     events = chat.ask(
         question,
@@ -130,7 +130,7 @@ def answer(
         mute=sight.mute,
         policy="" if chat_id else policy,
     )
-    yield from follow(chat, events, start, fallback, question, clock)
+    yield from follow(chat, events, start, fallback, question, stops, clock)
 
 
 def again(
@@ -146,11 +146,12 @@ def again(
     if chat_id is None or not questions:
         yield replace(kept, status=format.notice("There is no question to answer again."))
         return
-    start = View(kept.messages[: questions[-1] + 1], chat_id, format.waiting("Thinking"), running=True)
+    shown = kept.messages[: questions[-1] + 1]
+    start, stops = View(shown, chat_id, format.waiting("Thinking"), running=True), chat.stops
     yield start
     question = kept.messages[questions[-1]]["text"]
     events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute)
-    yield from follow(chat, events, start, kept, question, clock)
+    yield from follow(chat, events, start, kept, question, stops, clock)
 
 
 def follow(
@@ -159,6 +160,7 @@ def follow(
     start: View,
     fallback: View,
     question: str,
+    stops: int,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[View]:
     """Turn the events of an answer into views, not more than about 20 a second.
@@ -166,12 +168,13 @@ def follow(
     Args:
         fallback: shown with the message when it fails.
         question: goes back into the box when nothing was answered and therefore nothing kept.
+        stops: of the chat when `start` was shown: the stop button may have been pressed before the first event.
     """
     kinds = format.kinds(chat.documents())
     view, said, shown_at = start, "", 0.0
     try:
         with closed_after(events):
-            for event in events:
+            for event in events if chat.stops == stops else ():
                 if isinstance(event, Done):
                     if not event.stats.saved and event.stats.stopped:  # of another answer in the place of one
                         yield replace(show(chat, event.chat), status=format.notice(event.stats.note))

@@ -51,6 +51,7 @@ def edit(
     questions = [place for place, message in enumerate(kept.messages) if message.get("role") == "user"]
     before = kept.messages[: questions[turn - 1]]
     start = View((*before, {"role": "user", "text": question}), chat_id, format.waiting("Thinking"), running=True)
+    stops = chat.stops
     yield start
     events = chat.edit(chat_id, turn, question, generation=generation, focus=sight.focus, mute=sight.mute)
-    yield from asking.follow(chat, events, start, kept, question)
+    yield from asking.follow(chat, events, start, kept, question, stops)

@@ -228,6 +228,21 @@ def test_closing_an_answer_keeps_what_came(open_chat, tmp_path):
     assert done.stats.tokens_reused > 0
 
 
+def test_a_stop_while_the_model_is_awaited_counts(open_chat, monkeypatch):
+    chat = open_chat()
+    engine = chat.engine()
+
+    def awaited():
+        chat.stop()
+        return engine
+
+    with monkeypatch.context() as waiting:
+        waiting.setattr(chat, "engine", awaited)
+        done, _ = finish(chat.ask("hello", generation=SHORT))
+    assert done.stats.stopped and done.answer == "" and chat.chats() == []
+    assert finish(chat.ask("hello", generation=SHORT))[0].answer
+
+
 def test_a_question_stopped_before_its_answer_leaves_nothing(open_chat, tmp_path):
     chat = open_chat()
     document = chat.add_document(write(tmp_path))

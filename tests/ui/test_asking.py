@@ -308,6 +308,20 @@ def test_another_answer_that_is_stopped_leaves_the_old_one(
     assert last.messages == asked.messages and "Stopped; it stays." in last.status and "lt-bad" not in last.status
 
 
+def test_a_stop_before_the_first_step_counts(chat: FakeDocumentChat) -> None:
+    views = asking.answer(chat, "Who kept the light?", None, [])
+    assert next(views).running
+    chat.stop()
+    *_, last = views
+    assert last.draft == "Who kept the light?" and "Stopped before" in last.status and chat.chats() == []
+    *_, kept = asking.answer(chat, "Who kept the light?", None, [])
+    views = asking.again(chat, kept.chat)
+    next(views)
+    chat.stop()
+    *_, last = views
+    assert last.messages == kept.messages and "Stopped before" in last.status
+
+
 def test_an_answer_that_was_cut_ends_in_an_ellipsis(chat: FakeDocumentChat) -> None:
     *_, cut = asking.answer(chat, "Who kept the light?", None, [], GenerationConfig(max_new_tokens=3))
     *_, whole = asking.answer(chat, "Who kept the light?", None, [])
