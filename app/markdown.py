@@ -12,6 +12,10 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.texmath import texmath_plugin
+
+from app.mathml import mathml
 
 _LINKS = re.compile(r"(?:https?|mailto):", re.IGNORECASE)
 _INLINE = re.compile(r"([\\`*_\[\]<>&~|$])")
@@ -72,9 +76,21 @@ def _link(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any
     return self.renderToken(tokens, index, options, env)
 
 
+def _formula(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+    """What cannot be shown as a formula is shown as it was written."""
+    token = tokens[index]
+    found = mathml(token.content, display=token.type != "math_inline")
+    end = {"\\(": "\\)", "\\[": "\\]"}.get(token.markup, token.markup)
+    return found or f"<code>{escape(token.markup + token.content + end)}</code>"
+
+
 @cache
 def _page_parser() -> MarkdownIt:
     parser = _export_parser(breaks=True)
+    parser.use(dollarmath_plugin, allow_space=False, allow_digits=False, allow_labels=False, double_inline=True)
+    parser.use(texmath_plugin, delimiters="brackets")
+    for kind in ("math_inline", "math_inline_double", "math_block", "math_block_eqno"):
+        parser.add_render_rule(kind, _formula)
     parser.disable("entity")  # an answer that holds &lt; shows it
     parser.validateLink = lambda url: bool(_LINKS.match(url))
     parser.add_render_rule("image", _image)

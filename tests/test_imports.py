@@ -26,7 +26,7 @@ ROWS = (
     ("kernels",),
     ("records", "settings"),
     ("errors", "setup", "markdown"),
-    ("system", "wellformed"),
+    ("system", "wellformed", "mathml"),
 )
 
 # Third-party libraries and the units that may import them.
@@ -41,11 +41,13 @@ LIBRARIES = {
     "pypdf": {"ingest"},
     "pypdfium2": {"ingest"},
     "pathspec": {"ingest"},
-    "lxml": {"ingest"},
+    "lxml": {"ingest", "mathml"},
+    "latex2mathml": {"mathml"},
     "mathml_to_latex": {"ingest"},
     "officemath2latex": {"ingest"},
     "chardet": {"ingest"},
     "markdown_it": {"markdown"},
+    "mdit_py_plugins": {"markdown"},
     "pygments": {"ingest"},
     "tokenizers": {"ingest", "models", "runtime", "train", "eval"},
     "torch": {"kernels", "memory", "models", "runtime", "train", "eval", "cli"},
@@ -63,7 +65,7 @@ LIBRARIES = {
     "PIL": {"ingest", "ui"},
 }
 PACKAGES = {
-    "markdown_it": "markdown-it-py",
+    "markdown_it": "markdown-it-py", "mdit_py_plugins": "mdit-py-plugins",
     "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex",
     "PIL": "pypdfium2",
 }  # fmt: skip

@@ -95,3 +95,32 @@ def test_generated_text_has_no_html_in_exports() -> None:
             kinds = {child.type for token in parser.parse(made) for child in (token, *(token.children or ()))}
             assert not kinds & {"html_block", "html_inline", "image"}, (text, made)
         assert not re.search(r"<(?:b>|img|!--)", markdown.html(text)), text
+
+@pytest.mark.parametrize(
+    ("text", "display"),
+    [
+        (r"so $\frac{a}{b} < 1$ holds", "inline"),
+        (r"so \(\frac{a}{b} < 1\) holds", "inline"),
+        ("so\n\n$$\n\\frac{a}{b} < 1\n$$\n\nholds", "block"),
+        ("so\n\n\\[\n\\frac{a}{b} < 1\n\\]\n\nholds", "block"),
+    ],
+)
+def test_latex_is_shown_as_a_formula(text: str, display: str) -> None:
+    page = markdown.html(text)
+    assert re.search(rf'<math [^>]*display="{display}"', page)
+    assert "<mfrac><mrow><mi>a</mi></mrow><mrow><mi>b</mi></mrow></mfrac><mo>&lt;</mo>" in page
+    assert markdown.source(text).replace("&lt;", "<") == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["$5 and $6", "`$x$`", r"$\frac{$", r"\(\frac{\)", r"$\text{<b>x</b>}$", "${1+1} and US$ 3", f"${'{' * 900}$"],
+)
+def test_what_is_no_formula_stays_as_it_was_written(text: str) -> None:
+    page = markdown.html(text)
+    assert "<math" not in page and "<b>" not in page and shown(page).strip() == text.strip("`")
+
+
+def test_a_formula_brings_no_link_and_no_style() -> None:
+    page = markdown.html(r"$\href{http://x.example}{a} \color{red}{b} \style{position:fixed}{c} \class{d}{e}$")
+    assert not re.search(r"href|style=|class=\"d|red", page.replace('class="lt-md"', ""))
