@@ -16,7 +16,7 @@ def test_every_answer_offers_both(chat: FakeDocumentChat) -> None:
     feet = [message["foot"] for message in asking.show(chat, "c1").messages if "foot" in message]
     for foot, key in zip(feet, (first, second), strict=True):
         assert f'data-do="fork" data-id="{key}"' in foot and f'data-do="edit" data-id="{key}"' in foot
-    assert 'value="About whales"' in feet[0] and "<b>ships" not in feet[1]
+    assert "\nAbout whales</textarea>" in feet[0] and "<b>ships" not in feet[1]
 
 
 def test_fork_takes_over_what_is_above(chat: FakeDocumentChat) -> None:
