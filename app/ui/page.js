@@ -1,4 +1,4 @@
-// Copy buttons, the Escape key, small boxes that close, and focus. Everything else is asked of Python.
+// Copy buttons, the Escape and Enter keys, small boxes that close, scrolling and focus. The rest is asked of Python.
 (() => {
   const copied = (button) => {
     button.textContent = 'Copied';
@@ -35,6 +35,28 @@
       return;
     }
     const stop = document.querySelector('#question .stop-button');
-    (stop ?? document.querySelector('[data-do="close"]'))?.click();
+    const closes = [...document.querySelectorAll('[data-do="close"], [data-do="found-close"]')];
+    (stop ?? closes.find((button) => button.checkVisibility()))?.click();
   });
+  // A new question comes into view, also when the user had scrolled up.
+  let asked = 0;
+  new MutationObserver(() => {
+    const now = document.querySelectorAll('#talk .user-row').length;
+    if (now > asked) requestAnimationFrame(() => {
+      const talk = document.querySelector('#talk .message-wrap')?.parentElement;
+      if (talk) talk.scrollTop = talk.scrollHeight;
+    });
+    asked = now;
+  }).observe(document, { childList: true, subtree: true });
+  // Enter in a list of places takes the first match, and asks in the form of another question.
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter' || event.isComposing) return;
+    const place = event.target.closest?.('#focus, #mute');
+    if (place?.querySelector('ul.options li') && !place.querySelector('ul.options li.active'))
+      event.target.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', code: 'ArrowDown', bubbles: true }));
+    if (event.target.matches?.('.lt-pop textarea') && !event.shiftKey) {
+      event.preventDefault();
+      event.target.form.requestSubmit();
+    }
+  }, true);
 })();
