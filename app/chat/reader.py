@@ -41,7 +41,7 @@ class Reader:
 
     def __init__(self, store: Store, engine: Engine, keep_bytes: int) -> None:
         self.store, self.engine, self.keep_bytes = store, engine, keep_bytes
-        store.keep_recipe(engine.recipe, engine.recipe_parts)
+        store.keep_recipe(engine.recipe, {**engine.recipe_parts, "tensors": engine.tensors})
         self._kept: OrderedDict[str, ReadDocument] = OrderedDict()
         self.notes: list[str] = []
         self.files = files_of(store, engine.shape, self.notes)

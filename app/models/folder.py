@@ -249,10 +249,19 @@ def fingerprint(paths: list[Path], known: MutableMapping[str, str]) -> str:
     for path in paths:
         key = digest_key(path)
         if key not in known:
-            with path.open("rb") as file:
-                known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            known[key] = _digest(path)
         total.update(known[key].encode())
     return total.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file; of adapter_config.json of what it says: peft writes its lists in another order each time."""
+    if path.name == "adapter_config.json":
+        said = {name: sorted(v) if isinstance(v, list) and all(isinstance(x, str) for x in v) else v
+                for name, v in read_json(path).items()}  # fmt: skip
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_key(path: Path) -> str:

@@ -1,8 +1,12 @@
-"""Is a merged checkpoint the model that was trained? Its logits against those of the adapter, loaded by peft."""
+"""Is a merged checkpoint the model that was trained? Its logits against those of the adapter, run by peft unmerged.
+
+peft's own merge is no measure: it adds what was trained on tied embeddings twice, and mixes rows of the two.
+"""
 
 import gc
 import math
 import warnings
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from app.errors import ModelError
 from app.models.adapter import TRAINABLE_FILE, Adapter, base_name
-from app.models.folder import stored_weights
-from app.models.merging import load_stock, read_tensors
+from app.models.folder import fingerprint, stored_weights, weight_files
+from app.models.merging import load_stock, merge_into, read_tensors
 from app.system import size_text
 
 PROMPTS, FEWEST_PROMPTS, PROMPT_TOKENS, KEPT_TOKENS = 32, 2, 64, 16
@@ -31,10 +35,10 @@ class Check:
     """A merged checkpoint beside its adapter, both computed in float32.
 
     Attributes:
-        difference: largest difference of logits to peft's own merge cast to the same dtype, as a share of the largest
-            logit.
-        rounding: the same to the adapter before merging: what the dtype costs.
-        same_tokens: share of places whose likeliest token the adapter before merging gives too.
+        difference: largest difference of logits as a share of the largest one: of the merge in float32 to the adapter,
+            or of what was written to that merge cast to its dtype, whichever is larger.
+        rounding: of what was written to the adapter: what the dtype costs.
+        same_tokens: share of places whose likeliest token the adapter gives too.
     """
 
     prompts: int
@@ -64,25 +68,18 @@ def compare(
     need, free = int(ROOM * 4 * count), psutil.virtual_memory().available
     if need > free:
         return None, f"not compared with the adapter's model: that takes {size_text(need)}, {size_text(free)} are free"
-    rows = stored["model.embed_tokens.weight"].shape[0]
-    generator = torch.Generator().manual_seed(0)
-    many = max(FEWEST_PROMPTS, min(PROMPTS, WORK // count))
-    prompts = torch.randint(rows, (many, PROMPT_TOKENS), generator=generator)
-    prompts[0, 0] = rows - 1  # where the vocabulary grew, what is new is seen
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's advice about tied weights
-        trained = _adapter_model(adapter, base, rope, rows)
-        before = _logits(trained, prompts)
-        same = _cast(trained.merge_and_unload(), dtype)
-    expected = _logits(same, prompts)
-    del trained, same
+    prompts = _prompts(stored["model.embed_tokens.weight"].shape[0], count)
+    before = _trained_logits(adapter, base, rope, prompts)
+    ours = _merged(adapter, base, rope)
+    exact = _logits(ours, prompts)
+    expected = _logits(_cast(ours, dtype), prompts)
+    del ours
     gc.collect()
     found = _logits(load_stock(merged, torch.float32), prompts)
-    scale = float(expected.abs().max())
     check = Check(
         prompts=len(prompts),
-        difference=float((found - expected).abs().max()) / scale,
-        rounding=float((found - before).abs().max()) / scale,
+        difference=max(_apart(exact, before), _apart(found, expected)),
+        rounding=_apart(found, before),
         same_tokens=float((found.argmax(-1) == before.argmax(-1)).float().mean()),
     )
     if not check.difference <= TOLERANCE:  # nan too
@@ -91,6 +88,71 @@ def compare(
             "largest, so nothing was written; the adapter holds something that peft applies and `merge` does not know"
         )
     return check, ""
+
+
+def check_once(
+    adapter: Adapter, base: Path, rope: dict[str, Any] | None, known: MutableMapping[str, str]
+) -> str:
+    """Compare an adapter with its merge before it is loaded, once for each adapter and base.
+
+    Args:
+        known: see `folder.fingerprint`; what was compared is noted there.
+
+    Returns:
+        why it was not compared, where memory does not suffice; else "".
+
+    Raises:
+        ModelError: merged here it is another model.
+    """
+    parts = [fingerprint(paths, known)[:16] for paths in (list(adapter.files), weight_files(base))]
+    key = f"{'-'.join(parts)} merged 1"
+    if known.get(key) == str(rope):
+        return ""
+    stored = stored_weights(base)
+    count = sum(math.prod(entry.shape) for entry in stored.values())
+    need, free = int(ROOM * 4 * count), psutil.virtual_memory().available
+    if need > free:
+        return f"not compared with its merge: that takes {size_text(need)}, {size_text(free)} are free"
+    prompts = _prompts(adapter.rows or stored["model.embed_tokens.weight"].shape[0], count, most=FEWEST_PROMPTS)
+    before = _trained_logits(adapter, base, rope, prompts)
+    apart = _apart(_logits(_merged(adapter, base, rope), prompts), before)
+    if not apart <= TOLERANCE:  # nan too
+        raise ModelError(
+            f"{adapter.folder}: merged here its logits differ from the adapter's by {apart:.2%} of the largest, so it "
+            "is not loaded; it holds something that peft applies and Lectern does not know: merge it with peft"
+        )
+    known[key] = str(rope)
+    return ""
+
+
+def _prompts(rows: int, count: int, most: int = PROMPTS) -> Tensor:
+    """[N, T] random tokens; fewer for larger models."""
+    many = max(FEWEST_PROMPTS, min(most, WORK // count))
+    prompts = torch.randint(rows, (many, PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    prompts[0, 0] = rows - 1  # where the vocabulary grew, what is new is seen
+    return prompts
+
+
+def _trained_logits(adapter: Adapter, base: Path, rope: dict[str, Any] | None, prompts: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's advice about tied weights
+        trained = _adapter_model(adapter, base, rope, int(prompts[0, 0]) + 1)
+    before = _logits(trained, prompts)
+    del trained
+    gc.collect()
+    return before
+
+
+def _merged(adapter: Adapter, base: Path, rope: dict[str, Any] | None) -> nn.Module:
+    """Base and adapter as Lectern merges them, in float32."""
+    model = load_stock(base, torch.float32, **({"rope_parameters": rope} if rope else {}))
+    merge_into(model, adapter, torch.float32)
+    return model
+
+
+def _apart(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference, as a share of the largest value wanted."""
+    return float((found - wanted).abs().max()) / float(wanted.abs().max())
 
 
 def _adapter_model(adapter: Adapter, base: Path, rope: dict[str, Any] | None, rows: int) -> PeftModel:

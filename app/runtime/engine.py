@@ -42,6 +42,7 @@ class Engine(ChatText):
     """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
 
     Attributes:
+        tensors: digest of the weights alone; tells an edited configuration from other weights.
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
         tokens_per_s: how fast it read last; 0 until it has.
@@ -60,6 +61,7 @@ class Engine(ChatText):
         policy: str | Policy = "keep-all",
         name: str = "",
         weights: str = "",
+        tensors: str = "",
         vocabulary: str = "",
         kv_dtype: torch.dtype = torch.bfloat16,
         codec: str = "raw",
@@ -88,6 +90,7 @@ class Engine(ChatText):
             tiers=tiers or Tiers(),
         )
         self._check_room()
+        self.tensors = tensors
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
         self.recipe = _digest(self.recipe_parts)
         self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)

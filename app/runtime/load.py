@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import time
 from collections.abc import Callable, MutableMapping
@@ -16,11 +17,22 @@ from app.memory.pools import Tiers
 from app.models import checkpoint, shipped
 from app.models.adapter import check_adapter, check_base, read_adapter
 from app.models.checkpoint import Recipe
-from app.models.folder import find_folder, fingerprint, first_line, model_files, read_config, tokenizer_files
+from app.models.folder import (
+    adapter_files,
+    find_folder,
+    fingerprint,
+    first_line,
+    model_files,
+    read_config,
+    tokenizer_files,
+    weight_files,
+)
 from app.runtime import policies
 from app.runtime.engine import Engine
 from app.settings import Settings
 from app.system import memory_bytes
+
+log = logging.getLogger(__name__)
 
 HOST_SHARE = 4  # keys and values may fill a quarter of the computer's memory,
 DEVICE_SHARE = 2  # and half of what the model leaves free on the GPU
@@ -75,7 +87,16 @@ def load_engine(
     known = {} if known is None else known
     say("computing its fingerprint")
     if settings.adapter:
-        check_base(read_adapter(settings.adapter), folder, known)
+        from app.models import merge_check  # peft takes a second to import
+
+        adapter = read_adapter(settings.adapter)
+        check_base(adapter, folder, known)
+        say("comparing the adapter with its merge")
+        if note := merge_check.check_once(adapter, folder, recipe.rope, known):
+            log.warning("%s: %s", adapter.folder, note)
+    tensors = fingerprint(
+        [*weight_files(folder), *(file for file in adapter_files(settings.adapter) if file.suffix != ".json")], known
+    )
     weights = fingerprint(model_files(folder, settings.adapter), known)
     vocabulary = fingerprint(tokenizer_files(folder), known)
     say("loading its weights")
@@ -87,6 +108,7 @@ def load_engine(
         policy=policies.of(settings),
         name=settings.model_name or folder.name,
         weights=weights,
+        tensors=tensors,
         vocabulary=vocabulary,
         codec=settings.kv_codec,
         tiers=_tiers(settings, device),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
 
 from app.errors import ConfigError, InputError, ModelError
-from app.models import checkpoint, merging
+from app.models import checkpoint, merge_check, merging
 from app.models import merge as module
 from app.models.folder import fingerprint, weight_files
 from app.models.inspect import inspect
@@ -316,6 +316,45 @@ def test_a_merge_that_went_wrong_leaves_nothing(kept, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="differ from the adapter's by .* so nothing was written"):
         merge(kept / "adapter", tmp_path / "out", dtype="bfloat16")
     assert left(tmp_path) == []
+
+
+TIED = [
+    {"target_modules": ["q_proj", "embed_tokens"]},
+    {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+    {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
+    {"trainable_token_indices": {"lm_head": [3, 5], "embed_tokens": [7, 5]}},
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("trained", TIED)
+def test_what_was_trained_on_tied_embeddings_is_merged_once(kept, tmp_path, trained):
+    """peft's own merge adds it twice, or mixes the rows of both: the measure is the adapter as it runs."""
+    path = adapter(tmp_path / "a", kept / "tied", **trained)
+    assert merge(path, tmp_path / "out").check.difference < 1e-5
+
+
+def test_an_adapter_is_compared_with_its_merge_before_it_is_loaded_once(kept, tmp_path, monkeypatch):
+    known = {}
+    right = merging.AdapterWeights._scale
+    settings = Settings(device="cpu", threads=1, model=str(kept / "llama"), adapter=str(kept / "adapter"))
+    monkeypatch.setattr(merging.AdapterWeights, "_scale", lambda *args: 2 * right(*args))
+    with pytest.raises(ModelError, match="merged here its logits differ .* so it is not loaded"):
+        load.load_engine(settings, known)
+    monkeypatch.undo()
+    load.load_engine(settings, known)
+    monkeypatch.setattr(merge_check, "_trained_logits", None)  # not called again
+    load.load_engine(settings, known)
+
+
+def test_an_adapter_saved_again_is_the_same(kept, tmp_path):
+    """peft writes the lists of adapter_config.json in another order each time."""
+    paths = [kept / "adapter" / "adapter_config.json", tmp_path / "adapter_config.json"]
+    values = json.loads(paths[0].read_text())
+    paths[1].write_text(json.dumps({**values, "target_modules": values["target_modules"][::-1]}, indent=1))
+    assert fingerprint(paths[:1], {}) == fingerprint(paths[1:], {})
+    rewrite(paths[1], lora_alpha=99)
+    assert fingerprint(paths[:1], {}) != fingerprint(paths[1:], {})
 
 
 def test_a_stopped_merge_leaves_nothing(kept, tmp_path, monkeypatch):

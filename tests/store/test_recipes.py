@@ -43,6 +43,14 @@ def test_what_differs_is_named(change: dict, words: str) -> None:
     assert differences(PARTS, PARTS | change) == words
 
 
+def test_the_same_tensors_are_the_same_weights() -> None:
+    """An edited config.json changes the digest of a model's files, not its weights."""
+    kept = PARTS | {"tensors": "t"}
+    assert differences(kept, kept | {"weights": "x"}) == "another configuration"
+    assert differences(kept, kept | {"weights": "x", "tensors": "u"}) == "other weights"
+    assert differences(kept, PARTS) == "the same recipe"
+
+
 def test_every_part_of_an_engine_has_a_name() -> None:
     engine = tiny.engine()
     assert set(engine.recipe_parts) == set(NAMES)
