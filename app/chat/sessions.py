@@ -46,6 +46,7 @@ class Session:
     Attributes:
         turns: tokens of the tail after each turn.
         keys: stored block keys of the tail's whole groups.
+        system: system text before the first question, "" for the model's own.
         sight: what of the documents the next answer may see; `visible` the same by regions of the cache, None for all.
     """
 
@@ -55,6 +56,7 @@ class Session:
     turns: list[int]
     keys: list[str]
     note: str = ""
+    system: str = ""
     sight: Sight = Sight()
     visible: list[bool] | None = None
 
@@ -87,6 +89,7 @@ class Sessions:
             session.cache = self.engine.open_chat(_memories(documents), open_now.cache.tail)
         else:
             session = self._resume(chat, documents)
+        session.system = self.store.chat(chat).system
         deleted = f"{gone} of the chat's documents {'was' if gone == 1 else 'were'} deleted" if gone else ""
         session.note = "; ".join([*filter(None, [session.note, deleted]), *self.reader.notes])
         self.reader.notes.clear()
@@ -369,8 +372,7 @@ class Sessions:
     def prompt(self, session: Session, history: Sequence[Message], question: str) -> list[int]:
         """Tokens to run for a question: the turn alone, or the whole chat when its memory is gone."""
         engine, tail = self.engine, session.cache.tail
-        system = self.store.chat(session.chat).system
-        messages = [{"role": "system", "content": system}] if system else []
+        messages = [{"role": "system", "content": session.system}] if session.system else []
         messages += [{"role": m.role, "content": m.content} for m in history]
         last = tail.token_ids[-1] if tail.tokens else None
         prompt = engine.encode_turn([*messages, {"role": "user", "content": question}], last)
