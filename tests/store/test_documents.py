@@ -161,7 +161,7 @@ def test_no_query_breaks_the_search(store: Store) -> None:
 def test_text_that_sqlite_cannot_hold_is_kept_at_its_length(store: Store) -> None:
     document = make_document("name\udcff.txt", ("a\udc80b\0c",))
     id = store.add_document(document)
-    assert store.part(id, 1).text == "a?b\0c" and store.document(id, RECIPE).title == "name?.txt"
+    assert store.part(id, 1).text == "a\ufffdb\0c" and store.document(id, RECIPE).title == "name\ufffd.txt"
 
 
 def test_memories_belong_to_a_recipe(store: Store) -> None:
