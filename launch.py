@@ -80,7 +80,8 @@ def main(argv: list[str]) -> int:
         else:
             from app.setup import install
 
-            code = install.prepare(target, torch=request.torch, reinstall=request.reinstall, test=test)
+            wanted = {"torch": request.torch, "reinstall": request.reinstall, "extras": request.extras}
+            code = install.prepare(target, test=test, **wanted)
             if code or request.command == "setup":
                 return code
     values = environment(own_packages=not request.no_venv)

@@ -100,6 +100,9 @@ class MemoryText:
     spans: tuple[Span, ...]
 
 
+MOSTLY_UNREAD = "most of this document could not be read"  # how the note of such a document begins
+
+
 @dataclass(frozen=True)
 class DocumentInfo:
     """A document as the library lists it."""
@@ -114,6 +117,11 @@ class DocumentInfo:
     created: str
     notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def mostly_unread(self) -> bool:
+        """True when most of its pages gave no text, so that it must not pass for read."""
+        return any(note.startswith(MOSTLY_UNREAD) for note in self.notes)
 
 
 @dataclass(frozen=True)

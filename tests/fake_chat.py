@@ -276,7 +276,13 @@ class FakeDocumentChat:
     # Documents
 
     def add_document(
-        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+        self,
+        path: Path,
+        *,
+        password: str | None = None,
+        name: str | None = None,
+        encoding: str | None = None,
+        ocr: bool = False,
     ) -> DocumentInfo:
         document = _document(Path(path), name or Path(path).name, password)
         key = document.sha256[:12]
@@ -287,7 +293,13 @@ class FakeDocumentChat:
         return self._documents[key][0]
 
     def adding(
-        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+        self,
+        path: Path,
+        *,
+        password: str | None = None,
+        name: str | None = None,
+        encoding: str | None = None,
+        ocr: bool = False,
     ) -> Generator[Step, None, DocumentInfo]:
         stops = self._adding_stops
         for done in range(1, 4):
@@ -296,7 +308,7 @@ class FakeDocumentChat:
             if self._adding_stops != stops:
                 raise CancelledError("opening it was cancelled")
         self.encodings.append(encoding)
-        return self.add_document(path, password=password, name=name)
+        return self.add_document(path, password=password, name=name, ocr=ocr)
 
     def stop_adding(self) -> None:
         self._adding_stops += 1

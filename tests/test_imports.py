@@ -43,6 +43,7 @@ LIBRARIES = {
     "pathspec": {"ingest"},
     "lxml": {"ingest", "mathml"},
     "latex2mathml": {"mathml"},
+    "rapidocr": {"ingest"},
     "mathml_to_latex": {"ingest"},
     "officemath2latex": {"ingest"},
     "chardet": {"ingest"},
@@ -69,7 +70,8 @@ PACKAGES = {
     "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex",
     "PIL": "pypdfium2",
 }  # fmt: skip
-OPTIONAL = {"triton", "flash_attn"}  # one comes with CUDA builds of torch and with the test packages, one never
+# One comes with CUDA builds of torch and with the test packages, one never, one with `setup --with ocr`.
+OPTIONAL = {"triton", "flash_attn", "rapidocr"}
 
 MODULES = sorted(path for path in (*APP.rglob("*.py"), ROOT / "launch.py") if "__pycache__" not in path.parts)
 

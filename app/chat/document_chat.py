@@ -155,7 +155,13 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         return load_document(path, password=password)
 
     def add_document(
-        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+        self,
+        path: Path,
+        *,
+        password: str | None = None,
+        name: str | None = None,
+        encoding: str | None = None,
+        ocr: bool = False,
     ) -> DocumentInfo:
         """Put a file, folder or archive into the library; the same bytes again change nothing.
 
@@ -166,7 +172,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             InputError, PasswordError: why it cannot be read.
             CancelledError: `stop_adding` was called.
         """
-        steps = self.adding(path, password=password, name=name, encoding=encoding)
+        steps = self.adding(path, password=password, name=name, encoding=encoding, ocr=ocr)
         while True:
             try:
                 next(steps)
@@ -174,9 +180,18 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
                 return end.value
 
     def adding(
-        self, path: Path, *, password: str | None = None, name: str | None = None, encoding: str | None = None
+        self,
+        path: Path,
+        *,
+        password: str | None = None,
+        name: str | None = None,
+        encoding: str | None = None,
+        ocr: bool = False,
     ) -> Generator[Step, None, DocumentInfo]:
         """As `add_document`, telling how far it is; closing the generator ends it as `stop_adding` does.
+
+        Args:
+            ocr: read scanned pages by OCR; a document of the same bytes that was read without it is replaced.
 
         A document whose tokens could not be counted any more stays in the library; reading it counts them.
         """
@@ -184,9 +199,10 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
 
         def work(watch: Watch) -> DocumentInfo:
             options = {"password": password, "name": name, "encoding": encoding, "cancelled": watch.cancelled}
+            options["ocr_folder"] = self.settings.home / "ocr" if ocr else None
             document = load_document(Path(path), progress=watch.progress("opening it"), **options)
             watch.step = Step("putting it into the library")
-            id = self.store.add_document(document, watch.cancelled)
+            id = self.store.add_document(document, watch.cancelled, replace=ocr)
             del document  # its text is in the library now, and memory is needed for the tokens
             if engine := self._engine:  # its length in tokens, and so what reading will take, is known at once
                 reader = self._sessions_over(engine).reader

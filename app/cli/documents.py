@@ -1,6 +1,7 @@
 """Commands about documents: read, text, documents."""
 
 import argparse
+import tempfile
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -63,7 +64,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
 
 def _read_one(session: Session, chat: "DocumentChat", path: Path, args: argparse.Namespace) -> tuple[DocumentInfo, int]:
     """Add and read one document; returns it and how many of its tokens were read before."""
-    info = session.adding(path, chat.adding(path, password=args.password, encoding=args.encoding))
+    info = session.adding(path, chat.adding(path, password=args.password, encoding=args.encoding, ocr=args.ocr))
     for note in info.notes:
         session.out.say(f"{info.title}: {note}")
     for skipped in info.skipped:
@@ -87,12 +88,15 @@ def text(session: Session, args: argparse.Namespace) -> None:
     """Show what ingestion makes of a file; nothing is stored and no model is loaded."""
     from app.ingest.load import load_document
 
-    def load(watch: Watch) -> Document:
-        tell = watch.progress("opening it")
-        options = {"password": args.password, "encoding": args.encoding}
-        return load_document(args.path, progress=tell, cancelled=watch.cancelled, **options)
+    with tempfile.TemporaryDirectory() as folder:
 
-    document = session.adding(args.path, in_steps(load))
+        def load(watch: Watch) -> Document:
+            options = {"password": args.password, "encoding": args.encoding}
+            options["ocr_folder"] = Path(folder) if args.ocr else None
+            tell = watch.progress("opening it")
+            return load_document(args.path, progress=tell, cancelled=watch.cancelled, **options)
+
+        document = session.adding(args.path, in_steps(load))
     for note in document.notes:
         session.out.say(note)
     for skipped in document.skipped:
@@ -107,9 +111,13 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
 
     with session.chat(load=False) as chat:
         documents = chat.documents()
-    rows = [[d.id, d.title, d.kind, d.parts, d.tokens, d.state] for d in documents]
+    rows = [[d.id, d.title, d.kind, d.parts, d.tokens, _state(d)] for d in documents]
     text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
     session.out.result({"documents": [asdict(d) for d in documents]}, text)
+
+
+def _state(document: DocumentInfo) -> str:
+    return "partly read" if document.state == "read" and document.mostly_unread else document.state
 
 
 def documents_show(session: Session, args: argparse.Namespace) -> None:

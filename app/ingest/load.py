@@ -41,6 +41,7 @@ def load_document(
     encoding: str | None = None,
     progress: Progress = no_progress,
     cancelled: Cancelled = never,
+    ocr_folder: Path | None = None,
 ) -> Document:
     """Read a PDF, a format of `app.ingest.registry`, a text, a source file, a folder or a zip archive.
 
@@ -52,6 +53,7 @@ def load_document(
         encoding: of a text or of files that are not UTF-8, as Python calls it; None finds it.
         progress: called with (pages or files done, of how many).
         cancelled: asked often; True stops the work within a second.
+        ocr_folder: read scanned pages of a PDF by OCR, see `load_pdf`.
 
     Raises:
         PasswordError: a PDF is encrypted and the password is missing or wrong.
@@ -70,7 +72,7 @@ def load_document(
             return load_blocks(path, name, form, **watch)
         suffix = Path(name).suffix.lower()
         if suffix == ".pdf":
-            return load_pdf(path, name, password=password, **watch)
+            return load_pdf(path, name, password=password, ocr_folder=ocr_folder, **watch)
         if suffix == ".zip":
             return load_codebase(path, name, encoding=encoding, **watch)
         document = _load_single(path, name, suffix, encoding, cancelled)

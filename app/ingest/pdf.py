@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, PasswordError
-from app.ingest import child
+from app.ingest import child, ocr
 from app.ingest.clean import clean_line, clean_pages
 from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress
-from app.records import Document, Part, Skipped
+from app.records import MOSTLY_UNREAD, Document, Part, Skipped
 
 MAX_RESTARTS = 10
 MANY_PAGES = 5_000
 MAX_CHARS = 64_000_000
+WELL_READ_SHARE = 0.5  # of a page's characters: one that keeps fewer is not read
 
 _READERS = (("pypdfium2", "pypdf"), ("pypdfium2",), ("pypdf",))  # a file that stops one may pass another
-_OCR = 'run OCR over it first, for example "ocrmypdf in.pdf out.pdf", and add the result'
 
 
 @dataclass
@@ -50,6 +50,14 @@ class _Raw:
             self.images.add(event["page"])
 
 
+@dataclass(frozen=True)
+class _Left:
+    """Pages that stay unread: pictures, and those with lines whose letters have no Unicode values."""
+
+    images: list[int]
+    noisy: list[int]
+
+
 def load_pdf(
     path: Path,
     name: str,
@@ -57,12 +65,15 @@ def load_pdf(
     password: str | None = None,
     progress: Progress = no_progress,
     cancelled: Cancelled = never,
+    ocr_folder: Path | None = None,
 ) -> Document:
     """Read a PDF, one part per page; a page that cannot be read is an empty part and listed as skipped.
 
     Args:
         name: what to call the file in messages; its stem becomes the title.
-        progress: called with (pages done, pages).
+        progress: called with (pages done, pages), again for the pages that OCR reads.
+        ocr_folder: read pages that are pictures, or whose letters have no Unicode values, by OCR; what was recognised
+            waits there if it is cancelled. None: do not.
         cancelled: asked ten times a second.
 
     Raises:
@@ -78,12 +89,26 @@ def load_pdf(
     pages, noisy = clean_pages([raw.text.get(index, "") for index in range(raw.count)])
     labels = [clean_line(label) or str(i + 1) for i, label in enumerate(raw.labels)][: raw.count]
     labels += [str(i + 1) for i in range(len(labels), raw.count)]
-    if not any(text.strip() for index, text in enumerate(pages) if index not in raw.images):
-        raise InputError(_no_text(name, raw, noisy))
+    found, poor = ocr.Recognised(), sorted({*raw.images, *noisy})
+    if ocr_folder is not None and poor:
+        kept = ocr_folder / f"{digest}.jsonl"
+        found = ocr.recognise(path, name, poor, password=password, progress=progress, cancelled=cancelled, kept=kept)
+        raw.failed.update(found.failed)
+        pages = [found.pages[i][0] if i in found.pages else text for i, text in enumerate(pages)]
+    left = _Left(sorted(raw.images - found.pages.keys()), [page for page in noisy if page not in found.pages])
+    if not any(text.strip() for index, text in enumerate(pages) if index not in left.images):
+        raise InputError(_no_text(name, raw, left))
     chapters = chapter_of_pages(raw.outline, raw.count)
-    parts = [Part(i + 1, labels[i], pages[i], chapters[i]) for i in range(raw.count)]
+    boxes = {page: boxes for page, (_, boxes) in found.pages.items()}
+    parts = [Part(i + 1, labels[i], pages[i], chapters[i], boxes=boxes.get(i, ())) for i in range(raw.count)]
     skipped = [Skipped(f"page {labels[i]}", reason) for i, reason in sorted(raw.failed.items())]
-    notes = _notes(raw, labels, noisy)
+    notes = [
+        *_unread(name, raw, left, pages),
+        *_read_by_ocr(found, raw.count, labels),
+        *_notes(name, raw, labels, left),
+    ]
+    if ocr_folder is not None:
+        (ocr_folder / f"{digest}.jsonl").unlink(missing_ok=True)
     return Document(Path(name).stem, "pdf", digest, tuple(parts), tuple(skipped), tuple(notes))
 
 
@@ -187,20 +212,40 @@ def _refusal(name: str, kind: str, detail: str, path: Path) -> InputError:
     )
 
 
-def _no_text(name: str, raw: _Raw, noisy: Sequence[int]) -> str:
+def _no_text(name: str, raw: _Raw, left: _Left) -> str:
     """Why a PDF gave no text at all."""
-    if raw.images:
-        return f"{name}: a scan, {len(raw.images)} of {raw.count} pages hold only images and none holds text; {_OCR}"
-    if noisy:
-        return f"{name}: its fonts do not say which letters they draw ({raw.count} pages); {_OCR}"
+    way_out = ocr.offer(name)
+    if left.images:
+        return (
+            f"{name}: a scan, {len(left.images)} of {raw.count} pages hold only images and none holds text; {way_out}"
+        )
+    if left.noisy:
+        return f"{name}: its fonts do not say which letters they draw ({raw.count} pages); {way_out}"
     if raw.failed:
         return f"{name}: none of its {raw.count} pages could be read, {raw.failed[min(raw.failed)]}; export it again"
     if raw.damage:
         return f"{name}: this PDF is damaged ({raw.damage}) and no text is left in it; get it again from its source"
-    return f"{name}: no text on any of its {raw.count} pages; if they hold drawings of text, {_OCR}"
+    return f"{name}: no text on any of its {raw.count} pages; if they hold drawings of text, {way_out}"
 
 
-def _notes(raw: _Raw, labels: Sequence[str], noisy: Sequence[int]) -> list[str]:
+def _unread(name: str, raw: _Raw, left: _Left, pages: Sequence[str]) -> list[str]:
+    """The first thing to say of a document that was read for the lesser part only."""
+    lost = [page for page in left.noisy if len(pages[page]) < WELL_READ_SHARE * len(raw.text.get(page, ""))]
+    unread = {*left.images, *lost, *raw.failed}
+    if len(unread) * 2 <= raw.count:
+        return []
+    return [f"{MOSTLY_UNREAD}: {len(unread)} of {raw.count} pages; {ocr.offer(name)}"]
+
+
+def _read_by_ocr(found: ocr.Recognised, count: int, labels: Sequence[str]) -> list[str]:
+    if not found.pages:
+        return []
+    pages = sorted(found.pages)
+    sure = f"mean confidence {found.confidence:.0%}"
+    return [f"{len(pages)} of {count} pages were read by OCR, {sure} ({_listed(pages, labels)})"]
+
+
+def _notes(name: str, raw: _Raw, labels: Sequence[str], left: _Left) -> list[str]:
     """Facts about a PDF that was read, but not perfectly."""
     notes = []
     if "pypdfium2" not in raw.readers and not raw.damage:
@@ -210,11 +255,11 @@ def _notes(raw: _Raw, labels: Sequence[str], noisy: Sequence[int]) -> list[str]:
     if raw.count > MANY_PAGES:
         notes.append(f"{raw.count:,} pages: reading will take long")
     for pages, what in (
-        (sorted(raw.images), "hold only images"),
-        (noisy, "hold lines whose fonts do not say which letters they draw, left out"),
+        (left.images, "hold only images"),
+        (left.noisy, "hold lines whose fonts do not say which letters they draw, left out"),
     ):
         if pages:
-            notes.append(f"{len(pages)} of {raw.count} pages {what} ({_listed(pages, labels)}); {_OCR}")
+            notes.append(f"{len(pages)} of {raw.count} pages {what} ({_listed(pages, labels)}); {ocr.offer(name)}")
     return notes
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+EXTRAS = ("ocr",)  # packages that not everyone needs: requirements-NAME.txt
 
 COMMANDS: dict[str, str] = {
     "serve": "open Lectern in the browser, on this computer only (the default)",
-    "setup": "make or repair the environment and stop (--reinstall: from nothing)",
+    "setup": "make or repair the environment and stop (--reinstall: from nothing; --with ocr: OCR for scans)",
     "doctor": "say what Lectern found: Python, torch, GPU, data folder, disk, store, model",
     "test": "run the tests, two at a time (--quick: without the slow ones); what follows goes to pytest",
-    "read": "read documents: PDF, text, Markdown, a folder or .zip of code",
+    "read": "read documents: PDF, e-books, office files, web pages, notebooks, text, a folder or .zip of code",
     "text": "show what ingestion makes of a file; nothing is stored",
     "ask": "ask a question, about documents or in a chat",
     "evidence": "test how much an answer rests on a passage that it looked at",
@@ -72,6 +75,7 @@ class Request:
     no_venv: bool = False
     torch: str | None = None
     reinstall: bool = False
+    extras: tuple[str, ...] = ()
 
     @property
     def asks_help(self) -> bool:
@@ -95,7 +99,7 @@ def split(argv: Sequence[str]) -> Request:
     Raises:
         ValueError: an option of the set-up that cannot be used; the message is for the user.
     """
-    values = {"no_venv": False, "torch": None, "reinstall": False}
+    values: dict[str, Any] = {"no_venv": False, "torch": None, "reinstall": False, "extras": ()}
     arguments = list(argv)
     command: str | None = None
     while arguments:
@@ -112,8 +116,14 @@ def split(argv: Sequence[str]) -> Request:
             values["torch"] = value
         elif word == "--reinstall" and command == "setup":
             values["reinstall"] = True
+        elif word == "--with" and command == "setup":
+            if not value and len(arguments) > 1:
+                value = arguments.pop(1)
+            if value not in EXTRAS:
+                raise ValueError(f"--with {value}: choose {' or '.join(EXTRAS)}")
+            values["extras"] = (*values["extras"], value)
         elif command == "setup":
-            raise ValueError(f"setup {arguments[0]}: not known; setup takes --reinstall, --torch and --no-venv")
+            raise ValueError(f"setup {arguments[0]}: not known; setup takes --reinstall, --with, --torch and --no-venv")
         elif word == "setup":
             command = "setup"
         else:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,21 @@ print(importlib.metadata.distribution("torch").locate_file(""))
 _TRY_TORCH = "import torch; print('CUDA seen' if torch.cuda.is_available() else 'no CUDA seen')"
 
 
-def prepare(target: state.Target, *, torch: str | None = None, reinstall: bool = False, test: bool = False) -> int:
+def prepare(
+    target: state.Target,
+    *,
+    torch: str | None = None,
+    reinstall: bool = False,
+    test: bool = False,
+    extras: Sequence[str] = (),
+) -> int:
     """Bring the environment up to date, or say why that cannot be done.
 
     Args:
         torch: "cpu" or "cuda": install this build even where another torch would do.
         reinstall: remove .venv first.
         test: install the test packages too.
+        extras: install these too ("ocr"); a later set-up keeps them up to date.
 
     Returns:
         Exit code: 0 when the environment is ready, 130 when the user stopped it.
@@ -49,13 +58,14 @@ def prepare(target: state.Target, *, torch: str | None = None, reinstall: bool =
     try:
         _check_writable(target)
         with lock.held(target.work / "lock", lambda pid: console.say(_waiting(target, pid))) as descriptor:
-            if not torch and not reinstall and state.is_ready(target, test=test):
+            extras = sorted({*extras, *state.extras(target)})
+            if not torch and not reinstall and state.is_ready(target, test=test, extras=extras):
                 console.say("Lectern is set up; nothing to install.")
                 return 0
             size = None if target.no_venv else lambda: folder_bytes(target.venv)
             runner = Runner(console, target.log, descriptor, size)
             try:
-                _Setup(target, runner, torch, reinstall, test).run()
+                _Setup(target, runner, torch, reinstall, test, extras).run()
             finally:
                 runner.close()
         return 0
@@ -92,12 +102,21 @@ def _check_writable(target: state.Target) -> None:
 class _Setup:
     """One run of the steps. Each returns what its line should say when it is done."""
 
-    def __init__(self, target: state.Target, runner: Runner, torch: str | None, reinstall: bool, test: bool) -> None:
+    def __init__(
+        self,
+        target: state.Target,
+        runner: Runner,
+        torch: str | None,
+        reinstall: bool,
+        test: bool,
+        extras: Sequence[str],
+    ) -> None:
         self.target = target
         self.runner = runner
         self.wanted = torch
         self.reinstall = reinstall
         self.test = test
+        self.extras = extras
         self.continued = target.unfinished.exists()
         self.torch_version = ""
         self.environment = _pip_environment(target)
@@ -114,7 +133,7 @@ class _Setup:
             self.runner.note(f"\n# {title}")
             self.runner.console.begin(number, len(steps), title)
             self.runner.console.end(step())
-        state.write_stamp(self.target, test=self.test)
+        state.write_stamp(self.target, test=self.test, extras=self.extras)
         self.target.unfinished.unlink()
         held = "" if self.target.no_venv else f"; .venv holds {size_text(folder_bytes(self.target.venv))}"
         say(f"Lectern is set up, in {time.monotonic() - started:.0f} s{held}.")
@@ -129,6 +148,8 @@ class _Setup:
         ]
         if self.test:
             steps.insert(4, ("installing the test packages", self._install_test_packages))
+        for extra in self.extras:
+            steps.insert(-1, (f"installing {extra.upper()}", partial(self._install_extra, extra)))
         return steps
 
     def _check(self) -> str:
@@ -247,6 +268,10 @@ class _Setup:
 
     def _install_test_packages(self) -> str:
         self._install_list("requirements-test.txt")
+        return "done"
+
+    def _install_extra(self, name: str) -> str:
+        self._install_list(f"requirements-{name}.txt")
         return "done"
 
     def _install_list(self, name: str) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +70,16 @@ def read_stamp(target: Target) -> dict[str, str]:
     return values if isinstance(values, dict) else {}
 
 
-def write_stamp(target: Target, *, test: bool) -> None:
+def extras(target: Target) -> tuple[str, ...]:
+    """What a set-up installed besides, such as "ocr"."""
+    return tuple(filter(None, read_stamp(target).get("extras", "").split(",")))
+
+
+def write_stamp(target: Target, *, test: bool, extras: Sequence[str] = ()) -> None:
     """Say that the set-up is done; the last thing a set-up does."""
     values = {"run": fingerprint(target), "python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
+    if extras:
+        values["extras"] = ",".join(extras)
     if test:
         values["test"] = fingerprint(target, test=True)
     part = target.stamp.with_suffix(".part")
@@ -79,10 +87,12 @@ def write_stamp(target: Target, *, test: bool) -> None:
     os.replace(part, target.stamp)
 
 
-def is_ready(target: Target, *, test: bool = False) -> bool:
+def is_ready(target: Target, *, test: bool = False, extras: Sequence[str] = ()) -> bool:
     """Whether the environment matches the lists in the checkout, so that nothing needs installing."""
     stamp = read_stamp(target)
     if not stamp or not target.python.exists():
+        return False
+    if not set(extras) <= set(stamp.get("extras", "").split(",")):
         return False
     key = "test" if test else "run"
     return stamp.get(key) == fingerprint(target, test=test)

@@ -34,16 +34,24 @@ class Documents:
     def __init__(self, library: SqliteFile) -> None:
         self._library = library
 
-    def add_document(self, document: Document, cancelled: Callable[[], bool] = lambda: False) -> str:
+    def add_document(
+        self, document: Document, cancelled: Callable[[], bool] = lambda: False, *, replace: bool = False
+    ) -> str:
         """Keep a document and return its id, which comes from its bytes; one that is there already stays as it is.
 
         One that came with a chat and holds the same is no longer marked; what was read of it is read again.
+
+        Args:
+            replace: exchange one that is there, if the text of a part differs.
 
         Raises:
             CancelledError: `cancelled`, asked before each part, said so; nothing is kept.
         """
         with self._library.write() as db:
             known = db.execute("SELECT id FROM document WHERE sha256 = ?", [document.sha256]).fetchone()
+            if known and replace and _texts(db, known[0]) != [whole(part.text) for part in document.parts]:
+                db.execute("DELETE FROM document WHERE id = ?", [known[0]])
+                known = None
             if known:
                 return known[0]
             if known := self._imported(db, document):
@@ -284,6 +292,10 @@ def find(db: Database, table: str, id: str, by_title: str | None = None) -> str:
     if len(found) > 1:
         raise NotFoundError(f"{table} {id!r}: stands for {', '.join(row[0] for row in found[:5])}; give a whole id")
     return found[0][0]
+
+
+def _texts(db: Database, id: str) -> list[str]:
+    return [row[0] for row in db.execute("SELECT text FROM part WHERE document = ? ORDER BY number", [id])]
 
 
 def _require(db: Database, id: str) -> None:

@@ -13,6 +13,7 @@ import gradio as gr
 
 from app.chat.keeping import DiskSpace
 from app.errors import CancelledError, LecternError
+from app.ingest import ocr
 from app.records import DocumentInfo
 from app.system import size_text
 from app.ui import actions, format, search
@@ -61,7 +62,9 @@ def _state(document: DocumentInfo) -> str:
     words = {"new": document.detail or "not read yet", "reading": "reading", "read": "read"}
     text = words.get(document.state) or f"failed: {document.detail or 'unknown'}"
     state = document.state
-    if state == "read" and (missed := format.missed(document)):
+    if state == "read" and document.mostly_unread:
+        state, text = "partly", "partly read: see the remarks"
+    elif state == "read" and (missed := format.missed(document)):
         state, text = "partly", f"read, but {missed}"
     return (
         f'<span class="lt-state lt-{state}"><span class="lt-dot"></span>'
@@ -153,8 +156,14 @@ def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> s
     return f'{_space(space)}<table class="lt-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def add(chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uploads) -> Iterator[Adding]:
-    """Add files one by one; a bad one leaves its message and the others go on. Uploads are deleted afterwards."""
+def add(
+    chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uploads, by_ocr: bool = False
+) -> Iterator[Adding]:
+    """Add files one by one; a bad one leaves its message and the others go on. Uploads are deleted afterwards.
+
+    Args:
+        by_ocr: read scanned pages so.
+    """
     added: list[str] = []
     notices: list[str] = []
     for number, file in enumerate(files, 1):
@@ -163,7 +172,7 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uplo
         yield Adding(format.waiting(f"Opening {which}{path.name}") + "".join(notices), table(chat), tuple(added))
         try:
             with uploads.taken(file) as own:
-                document = yield from _add_one(chat, own, password, which, "".join(notices))
+                document = yield from _add_one(chat, own, password, which, "".join(notices), by_ocr)
             if document.state == "read":
                 notices.append(format.notice(f"{document.title} is in the library already; nothing had to be read."))
             elif document.id not in added:
@@ -182,10 +191,10 @@ def add(chat: "DocumentChat", files: Sequence[str], password: str, uploads: Uplo
 
 
 def _add_one(
-    chat: "DocumentChat", path: Path, password: str, which: str, notices: str
+    chat: "DocumentChat", path: Path, password: str, which: str, notices: str, by_ocr: bool = False
 ) -> Generator[Adding, None, DocumentInfo]:
     """Add one file, telling now and then how far it is."""
-    with closed_after(chat.adding(path, password=password or None, name=path.name)) as steps:
+    with closed_after(chat.adding(path, password=password or None, name=path.name, ocr=by_ocr)) as steps:
         while True:
             try:
                 step = next(steps)
@@ -275,6 +284,10 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
             type="password", show_label=False, label="Password", container=False, elem_id="password",
             placeholder="Used for the next files only; it is not kept",
         )  # fmt: skip
+    scans = gr.Checkbox(
+        label="Read scanned pages by OCR (some seconds a page)", value=False, container=False, elem_id="ocr",
+        visible=ocr.available(),
+    )  # fmt: skip
     search.build(chat)
     with gr.Column(elem_id="library-status"):
         opening = gr.HTML()
@@ -284,9 +297,9 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     shelf = gr.HTML(elem_id="library")
     percent = gr.HTML("", visible="hidden", js_on_load=_PERCENT)
 
-    def adding(files: list[str] | None, secret: str) -> Iterator[tuple[Any, ...]]:
+    def adding(files: list[str] | None, secret: str, by_ocr: bool) -> Iterator[tuple[Any, ...]]:
         ids: tuple[str, ...] = ()
-        with closed_after(add(chat, files or [], secret, uploads)) as steps:
+        with closed_after(add(chat, files or [], secret, uploads, by_ocr)) as steps:
             for step in steps:
                 unchanged = step.table is None
                 ids = ids if unchanged else step.added
@@ -304,7 +317,7 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
         yield from reading([key])
 
     shown = [status, shelf, percent, stop]
-    added = drop.upload(adding, [drop, password], [opening, shelf, waiting, drop, password, stop], **PRIVATE)
+    added = drop.upload(adding, [drop, password, scans], [opening, shelf, waiting, drop, password, stop], **PRIVATE)
     added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
     for word in ("pin", "unpin"):

@@ -73,7 +73,7 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
     chapter = f"{escape(part.chapter)} · " if part.chapter and not told else ""
     return (
         '<section class="lt-page" tabindex="-1" aria-label="Passage">'
-        f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}</p></div>"
+        f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}{by_ocr(part, start, end)}</p></div>"
         '<button type="button" class="lt-tool" data-do="close" aria-label="Close the passage">✕</button></header>'
         f'<div class="lt-text" tabindex="0">{text(part, start, end)}</div>'
         f"<nav>{_turn(evidence, part.index - 1, parts, '‹ Previous')}<span>{part.index} of {parts}</span>"
@@ -82,6 +82,16 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
         "Answer without this</button><p>Hides this passage from the model, scores the same answer again and asks for "
         "a new one. Nothing is saved.</p></footer></section>"
     )
+
+
+def by_ocr(part: Part, start: int, end: int) -> str:
+    """That a passage, or else its page, was read by OCR, and how sure it was; "" for other pages."""
+    boxes = [box for box in part.boxes if box.char_start < end and start < box.char_end] or part.boxes
+    letters = sum(box.char_end - box.char_start for box in boxes)
+    if not letters:
+        return ""
+    sure = sum((box.char_end - box.char_start) * box.confidence for box in boxes) / letters
+    return f" · read by OCR, mean confidence {sure:.0%}"
 
 
 def _turn(evidence: Evidence, index: int, parts: int, word: str) -> str:

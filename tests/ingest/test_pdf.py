@@ -107,7 +107,7 @@ def test_without_pypdfium2_installed(data, monkeypatch):
 
 
 def test_scan(data):
-    with pytest.raises(InputError, match=r"image-only-fax\.pdf: a scan, 1 of 1 pages.*ocrmypdf"):
+    with pytest.raises(InputError, match=r"image-only-fax\.pdf: a scan, 1 of 1 pages.*OCR"):
         load(data / "image-only-fax.pdf")
 
 
@@ -117,7 +117,7 @@ def test_some_scanned_pages_are_named(data, tmp_path, make_pdf):
     writer.write(tmp_path / "mixed.pdf")
     document = load(tmp_path / "mixed.pdf")
     assert len(document.parts) == 3 and document.parts[2].text == ""
-    assert document.notes[0].startswith("1 of 3 pages hold only images (page 3); run OCR")
+    assert document.notes[0].startswith("1 of 3 pages hold only images (page 3); ")
 
 
 def test_no_text_no_pages(make_pdf, tmp_path):
@@ -162,7 +162,7 @@ def test_fonts_without_unicode(tmp_path, shared_data):
     objects[2] = b"<</Type/Font/Subtype/Type1/BaseFont/Own/Encoding<</Differences[1 %s]>>>>" % differences
     path = tmp_path / "unmapped.pdf"
     path.write_bytes(pdf_bytes(objects))
-    with pytest.raises(InputError, match=r"unmapped\.pdf: its fonts do not say which letters they draw.*ocrmypdf"):
+    with pytest.raises(InputError, match=r"unmapped\.pdf: its fonts do not say which letters they draw.*OCR"):
         load(path)
     partly = load(shared_data / "pdfs" / "tam-review.pdf")
     assert "21 of 23 pages hold lines whose fonts do not say" in partly.notes[0]

@@ -1,0 +1,53 @@
+"""What the child process does with pages that are pictures: `events`, run by `app.ingest.worker`."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+DPI = 300
+MOST_PIXELS = 25_000_000  # of a page; a larger one is drawn smaller
+LEAST_CONFIDENCE = 0.5  # a line below says nothing
+
+
+def events(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Recognise the text of pages.
+
+    Args:
+        request: path, password, pages (indexes).
+
+    Yields:
+        {"ready": True}; then {"page", "lines"} or {"page", "error"} for each page, where a line is
+        [text, left, top, right, bottom, confidence] in shares of the page; or one {"failed", "detail"}.
+    """
+    try:
+        import pypdfium2
+        from rapidocr import RapidOCR
+    except ImportError as error:
+        yield {"failed": "no-ocr", "detail": str(error)}
+        return
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+    engine = RapidOCR(params={"Global.log_level": "error", "EngineConfig.onnxruntime.intra_op_num_threads": 2})
+    document = pypdfium2.PdfDocument(request["path"], password=request["password"] or None)
+    yield {"ready": True}
+    for index in request["pages"]:
+        try:
+            yield {"page": index, "lines": _lines(engine, document[index])}
+        except Exception as error:  # a damaged picture; the next page may be whole
+            logging.getLogger(__name__).info("page %d", index, exc_info=error)
+            yield {"page": index, "error": f"OCR failed ({error or type(error).__name__})"}
+
+
+def _lines(engine: Any, page: Any) -> list[list[Any]]:
+    width, height = page.get_size()
+    scale = min(DPI / 72, (MOST_PIXELS / max(1.0, width * height)) ** 0.5)
+    image = page.render(scale=scale).to_pil().convert("RGB")
+    found = engine(image)
+    if found.txts is None:
+        return []
+    lines = []
+    for corners, text, confidence in zip(found.boxes, found.txts, found.scores, strict=True):
+        if confidence >= LEAST_CONFIDENCE and text.strip():
+            across, down = [float(x) / image.width for x, _ in corners], [float(y) / image.height for _, y in corners]
+            sides = [min(across), min(down), max(across), max(down)]
+            lines.append([text.strip(), *(round(side, 5) for side in sides), round(float(confidence), 4)])
+    return lines
