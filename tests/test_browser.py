@@ -104,7 +104,8 @@ def test_document_text_is_shown_and_never_obeyed(visit: Visit, files: dict[str, 
     expect(visit.page.locator("#talk .user-row")).to_contain_text(TRICKY, use_inner_text=True)
     visit.page.locator(".lt-chip").first.click()
     expect(visit.page.locator(".lt-text")).to_contain_text(TRICKY)
-    assert visit.page.locator("img[src*=evil], #talk style").count() == 0
+    # an icon of Gradio's own holds a style; what a text brings would stand outside of it
+    assert visit.page.locator("img[src*=evil], #talk style:not(svg defs style)").count() == 0
 
 
 def test_evidence_opens_turns_and_is_left_out(visit: Visit, files: dict[str, Path]) -> None:
