@@ -25,7 +25,7 @@ from app.chat import DocumentChat
 from app.eval import report
 from app.memory.config import GenerationConfig
 from app.records import Done
-from app.settings import Settings, fill
+from app.settings import SMALL_MODEL, Settings, fill
 from app.system import peak_bytes
 from benchmarks import machine
 
@@ -150,7 +150,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=float, default=1.0, help="size of the text in millions of bytes")
     parser.add_argument("--file", type=Path, action="append", help="a book; several are joined (default: a test book)")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--model", help="checkpoint folder; the small model that ships when not given")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "reading.json")

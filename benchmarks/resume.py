@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app import system
 from app.chat import DocumentChat
 from app.eval import report
-from app.settings import KV_CODECS, Settings, fill
+from app.settings import KV_CODECS, SMALL_MODEL, Settings, fill
 from benchmarks import machine
 from benchmarks.reading import BOOK, SECOND, TURN_TOKENS, _ask, _figures, _first_run, _text
 
@@ -118,7 +118,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--codec", nargs="+", choices=KV_CODECS, default=["raw"])
     parser.add_argument("--file", type=Path, action="append", help="a book; several are joined (default: a test book)")
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--model", help="checkpoint folder; the small model that ships when not given")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--estimate", action="store_true", help="print the minutes of each part on one idle core")

@@ -172,12 +172,12 @@ def _files(root: Path, files: dict[str, str]) -> Path:
 def main() -> int:
     """Run the cases on a checkpoint."""
     from app import system
-    from app.settings import Settings
+    from app.settings import SMALL_MODEL, Settings
     from benchmarks import machine
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", default=Settings().model, help="checkpoint folder; the one that ships when not given"
+        "--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)"
     )
     parser.add_argument("--kilobytes", type=int, default=100, help="of text in the book (100)")
     parser.add_argument("--output", type=Path, default=machine.ROOT / "benchmarks" / "results" / "reuse.json")

@@ -20,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.eval import report
+from app.settings import SMALL_MODEL
 from benchmarks import machine
 
 LIMIT_S = 120
@@ -98,7 +99,7 @@ def _get(url: str) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--model", help="checkpoint folder; the small model that ships when not given")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "start.json")
     return parser.parse_args()
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from app import system
 from app.chat import DocumentChat
 from app.eval import report
-from app.settings import KV_CODECS, POLICIES, Settings, fill
+from app.settings import KV_CODECS, POLICIES, SMALL_MODEL, Settings, fill
 from app.store.blocks import BlockStore
 from benchmarks import machine
 from benchmarks.reading import BOOK, _text
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     medians = {name: round(statistics.median(speed[name] for speed in speeds), 1) for name in speeds[0]}
     result = {
         "benchmark": "store",
-        "model": Path(args.model or Settings().model).name,
+        "model": Path(args.model).name,
         "settings": {"tokens": args.tokens, "megabytes": args.megabytes, "block_bytes": BLOCK_BYTES},
         "sizes": sizes,
         "megabytes_per_s": {"median": medians, "runs": speeds},
@@ -140,7 +140,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cap-mb", type=int, default=16, help="memory cap of the policy bounded")
     parser.add_argument("--megabytes", type=int, default=256, help="blocks written for the speeds")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--model", help="checkpoint folder; the small model that ships when not given")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "store.json")
     return parser.parse_args(argv)
 
