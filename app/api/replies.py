@@ -161,8 +161,8 @@ class CompletionReply(ChatReply):
 class ResponseReply:
     """response objects and their events."""
 
-    def __init__(self, head: Head, *, instructions: str | None = None, previous: str | None = None) -> None:
-        self.head, self.instructions, self.previous = head, instructions, previous
+    def __init__(self, head: Head, *, instructions: str | None = None) -> None:
+        self.head, self.instructions = head, instructions
         self._number = 0
 
     def whole(self, done: Done) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class ResponseReply:
         return {
             "id": f"resp_{self.head.id}", "object": "response", "created_at": self.head.created, "status": status,
             "model": self.head.model, "error": None, "incomplete_details": None, "instructions": self.instructions,
-            "previous_response_id": self.previous, "parallel_tool_calls": False, "tool_choice": "none", "tools": [],
+            "previous_response_id": None, "parallel_tool_calls": False, "tool_choice": "none", "tools": [],
             "temperature": None, "top_p": None, "metadata": {}, **values,
         }  # fmt: skip
 

@@ -142,9 +142,7 @@ class Endpoint:
         body = read(ResponseBody, await _json(request))
         given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
         talk = read_messages(given, body.instructions or "", "input")
-        reply = ResponseReply(
-            Head(body.model or self._name()), instructions=body.instructions, previous=body.previous_response_id
-        )
+        reply = ResponseReply(Head(body.model or self._name()), instructions=body.instructions)
         return await self._answer(request, body, talk, reply)
 
     async def _answer(self, request: Request, body: Body, talk: Talk, reply: Reply) -> Response:

@@ -96,7 +96,8 @@ REFUSED = {
     "prediction": "not available; leave it out",
     "web_search_options": "nothing leaves this machine, so nothing is searched there",
     "suffix": "text is not filled in between; leave it out",
-    "conversation": "not available; use previous_response_id, or send the turns",
+    "conversation": "not available; send the turns in input",
+    "previous_response_id": "not available; send the turns in input, only what is new is read",
 }
 
 
@@ -144,7 +145,6 @@ class ResponseBody(Body):
 
     input: str | list[dict[str, Any]]
     instructions: str | None = None
-    previous_response_id: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
 
     @property

@@ -179,6 +179,12 @@ def test_responses_whole_and_streamed(client):
     assert deltas.strip() == message["content"][0]["text"].strip() == last
 
 
+def test_a_response_by_the_id_of_another_is_refused(client):
+    body = {"model": "tiny", "input": "Who?", "previous_response_id": "resp_1"}
+    answer = client.post("/v1/responses", json=body)
+    assert answer.status_code == 400 and "send the turns in input" in answer.json()["error"]["message"]
+
+
 def test_completions(client):
     body = {"model": "tiny", "prompt": "Who?", **ASK}
     reply = post(client, body, "/v1/completions")
