@@ -86,10 +86,11 @@ def test_a_name_that_was_said_becomes_a_pronoun():
 
 
 def test_what_another_text_answers_is_refused(mixture):
+    """Half the time it is a text of another set, as with this seed."""
     mine = mixture.m.passages["squad_dev_part_a"][0]
     other = Passage("Bo rows a red boat.", (Question("What does Bo row?", "a red boat"),), "other")
     alone = Mixture(replace(mixture.m, passages={"squad_dev_part_a": [mine], "other": [other]}), mixture.chat)
-    ids = alone._absent(random.Random(1), [mine]).ids
+    ids = alone._absent(random.Random(2), [mine]).ids
     said = mixture.chat.decode(ids)
     assert "Bo row" in said and NO_ANSWER in said
 
