@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.errors import ConfigError
 from app.tasks import needles
 from app.tasks import questions as text_questions
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
@@ -15,6 +16,7 @@ from app.train.readings.material import Material, answered, pick_set
 
 REGION = 64
 LONG_CONTEXT = 2000
+MOST_DRAWS = 100  # for a row: where all that is drawn is too long for the room left, the row stays shorter
 SETS = {
     "squad_dev_part_a": 5.0,
     "fairytaleqa_train": 3.5,
@@ -81,11 +83,15 @@ class Mixture:
         self.all = [(p.name, p) for ps in material.passages.values() for p in ps]
 
     def row(self, step: int, tokens: int, shares: dict[str, float]) -> list[Reading]:
-        """Readings of about `tokens` tokens together, the same for the same step; `shares` are those of KINDS."""
+        """Readings of about `tokens` tokens together, the same for the same step; `shares` are those of KINDS.
+
+        Raises:
+            ConfigError: nothing that is drawn gives a question.
+        """
         rng = random.Random(f"{self.seed}-{step}")
         found: list[Reading] = []
         size = 0
-        while True:
+        for _ in range(MOST_DRAWS):
             (kind,) = rng.choices(list(shares), list(shares.values()))
             reading = self.draw(rng, kind)
             if reading is None:
@@ -96,6 +102,9 @@ class Mixture:
                 continue
             found.append(reading)
             size += reading.tokens
+        if not found:
+            raise ConfigError(f"[readings] shares: {', '.join(shares)}: no question in {MOST_DRAWS} draws; add kinds")
+        return found
 
     def draw(self, rng: random.Random, kind: str) -> Reading | None:
         """One reading of a kind of KINDS; None where what was drawn gives no question."""
