@@ -16,6 +16,7 @@ from app.errors import StoreError
 from app.store.migrations import Schema
 
 WAITING_S = 30.0
+NEWEST_VERSION = 2  # of the file format, WAL
 WAL_BYTES = 32 << 20
 
 SHARED_BYTES = 64 << 10  # what SQLite needs beside a file that several connections share
@@ -260,12 +261,19 @@ class SqliteFile:
         if not self._closed and not self._replacing and _identity(self.path) != self._file:
             raise LostFile(self.path, "deleted or replaced while Lectern had it open", self.when_lost())
 
+    def _versions(self) -> bytes:
+        """The versions that a program must know to write and to read the file: bytes 18 and 19 of its header."""
+        with self.path.open("rb") as file:
+            return file.read(20)[18:]
+
     def _prepare(self, db: Database) -> None:
         schema = self._schema
         tables = set(db.table_names()) - {"_sqlite_migrations"}
         owner = db.execute("PRAGMA application_id").fetchone()[0]
         if tables and owner != schema.application_id:
             raise DamagedFile(self.path, "a database of another program", schema.when_damaged)
+        if tables and max(self._versions()) > NEWEST_VERSION:  # SQLite would open it for reading alone, unsaid
+            raise DamagedFile(self.path, "damaged (its header forbids writing)", schema.when_damaged)
         if not tables:  # these hold from the first table on; later they would be written again
             db.execute(f"PRAGMA page_size = {schema.page_size}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")

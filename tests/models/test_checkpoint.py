@@ -165,7 +165,7 @@ def test_lectern_json_says_how_an_answer_chooses(llama):
 
 
 def test_a_model_from_the_hub_keeps_its_name(llama, monkeypatch):
-    monkeypatch.setattr(loading, "find_folder", lambda model, download: llama)
+    monkeypatch.setattr(loading, "find_folder", lambda model, **options: llama)
     assert load("ORG/Some-Model-1B").name == "Some-Model-1B"
 
 
@@ -274,7 +274,7 @@ def test_a_damaged_folder_is_refused(llama, name):
         ({"model": "/no/such/folder"}, ModelError, "no such folder; give a checkpoint folder or a hub id"),
         ({"model": "./no-folder"}, ModelError, "no such folder"),
         ({"model": "a/b/c"}, ModelError, "no such folder"),
-        ({"model": "FOLDER/config.json"}, ModelError, "is a file; give the folder that holds config.json"),
+        ({"model": "FOLDER/config.json"}, ModelError, "is no GGUF file; give one, or the folder that holds config.json"),
         ({"model": "nobody/nothing"}, ModelError, "not on this machine; add --download"),
         ({"model": "nobody/nothing", "download": True}, ModelError, "the hub cannot be reached"),
         ({"model": "no body/noth ing"}, ModelError, "the hub refused it"),

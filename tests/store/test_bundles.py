@@ -214,7 +214,7 @@ def test_half_characters_and_control_characters_are_replaced(file: Path, store: 
 
     path = changed(file, break_text)
     chat = import_chat(store, path, None)
-    assert store.chat(chat).title == "Who  is \ufffd?"
+    assert store.chat(chat).title == "Who   is \ufffd?"
     message = store.messages(chat)[1]
     assert message.content == "smile \ufffd" and message.stats["note"] == "\ufffd"
     assert store.documents(RECIPE)[0].title == "Em ma"

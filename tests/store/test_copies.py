@@ -90,7 +90,9 @@ def test_blocks_go_when_the_day_is_over(tmp_path: Path, monkeypatch: pytest.Monk
     keys = filled(tmp_path)
     remove(tmp_path)
     copies.begin_empty(tmp_path)
-    open_store(tmp_path).close()
+    store = open_store(tmp_path)
+    store.collect_garbage()  # as it does behind the start: now the day begins
+    store.close()
     from app.store import blocks
 
     later = blocks._hour() + 25
