@@ -274,7 +274,7 @@ def test_a_damaged_folder_is_refused(llama, name):
         ({"model": "/no/such/folder"}, ModelError, "no such folder; give a checkpoint folder or a hub id"),
         ({"model": "./no-folder"}, ModelError, "no such folder"),
         ({"model": "a/b/c"}, ModelError, "no such folder"),
-        ({"model": "FOLDER/config.json"}, ModelError, "is no GGUF file; give one, or the folder that holds config.json"),
+        ({"model": "FOLDER/config.json"}, ModelError, "is no GGUF file; give one, or the folder that holds"),
         ({"model": "nobody/nothing"}, ModelError, "not on this machine; add --download"),
         ({"model": "nobody/nothing", "download": True}, ModelError, "the hub cannot be reached"),
         ({"model": "no body/noth ing"}, ModelError, "the hub refused it"),
