@@ -153,7 +153,7 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     opened: list[str] = []
     monkeypatch.setattr(server, "has_display", lambda: display)
     monkeypatch.setattr(server, "show_page", lambda url, home: opened.append(url))
-    monkeypatch.setattr(server, "create_app", lambda chat, blocks, key: None)
+    monkeypatch.setattr(server, "create_app", lambda chat, blocks, key, programs: None)
 
     class Instant:
         def __init__(self, ready):

@@ -175,7 +175,7 @@ def test_mistakes_leave_no_half_written_folder(home, tmp_path, old, new, error, 
 
 def test_flags_that_do_not_belong_together(home, tmp_path):
     recipe = str(home / "recipe.toml")
-    with pytest.raises(ConfigError, match=r"--data .*: belongs to a \[pretrain\] recipe"):
+    with pytest.raises(ConfigError, match=r"--data .*: belongs to a recipe with \[pretrain\]"):
         train([recipe, "--data", str(tmp_path)])
     with pytest.raises(InputError, match="is there already; delete it, or choose another folder with --out"):
         train([recipe, "--out", str(home / "base"), "--run", str(tmp_path / "run")])

@@ -120,7 +120,7 @@ def test_an_exported_model_is_a_plain_checkpoint(recipe, tokenizer):
     assert written["architectures"] == ["LlamaForCausalLM"] and written["dtype"] == "bfloat16"
     lectern = json.loads((folder / "lectern.json").read_text())
     assert lectern["trained_tokens"] == 512 and lectern["attention"]["budget_tokens"] == 384
-    assert lectern["decode"] == {"reselect_every": [4], "draft_tokens": 0}
+    assert lectern["decode"] == {"reselect_every": [4], "draft_tokens": 0, "lookup": "attention"}
     assert lectern["training"] == {"steps": 7, "tokens": 3 * 1024 + 4 * 128}
 
 
