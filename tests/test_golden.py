@@ -51,12 +51,12 @@ BUNDLE = {
     "block": "04000000030000004000000000060000",
 }
 PAIR = ("config", "lectern")
-WRITTEN = {"sf": "abaa61839ade856e", "ms": "0e64b0a287751565"}
+WRITTEN = {"sf": "8f2886a17e5016d6", "ms": "c5ac9acbbd3a4d1a"}
 TUNING = {
     "sf": 'attention = "sf"\ntokens = 4096\n[positions]\nmethod = "ntk"\nfactors = [2]\n',
     "ms": 'attention = "ms"\ntokens = 2048\n[selection]\nbudget_tokens = 1024\n',
 }
-READ = "ac5d228b3d678c95"
+READ = "c688f9e65be432d1"
 
 
 def digest(names: Iterable[str]) -> str:

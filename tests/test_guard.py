@@ -136,9 +136,8 @@ def test_an_event_reaches_no_file_but_an_upload(
                 assert event(owner, fn_index=key, data=values).status_code == 422
     assert marker.exists() and inside.exists() and [info.title for info in chat.documents()] == known
     sent = owner.post("/gradio_api/upload", files={"files": ("a book.txt", b"The harbour master kept a lantern.")})
-    assert (
-        blocks.check({"session_hash": SESSION, "fn_index": takers[0], "data": [[{"path": sent.json()[0]}], ""]}) is None
-    )
+    values = [[{"path": sent.json()[0]}], "", False]
+    assert blocks.check({"session_hash": SESSION, "fn_index": takers[0], "data": values}) is None
 
 
 def test_gradio_looks_at_files_itself_too(blocks) -> None:

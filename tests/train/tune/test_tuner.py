@@ -148,7 +148,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_a_gradient_that_is_no_number_is_not_saved(tmp_path):
     model = tiny.model()
-    poison = model.model.layers[0].self_attn.o_proj
+    poison = model.model.layers[0].post_attention_layernorm
     poison.register_full_backward_hook(lambda module, inputs, outputs: (inputs[0] * float("nan"),))
     with pytest.raises(TrainError, match="step 1: the gradient norm is nan; no checkpoint was saved yet"):
         tune(recipe(save_steps=1), batches, tmp_path, model=model)
