@@ -172,12 +172,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             InputError, PasswordError: why it cannot be read.
             CancelledError: `stop_adding` was called.
         """
-        steps = self.adding(path, password=password, name=name, encoding=encoding, ocr=ocr)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                return end.value
+        return returned(self.adding(path, password=password, name=name, encoding=encoding, ocr=ocr))
 
     def adding(
         self,
