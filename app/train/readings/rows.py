@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ class ReadingRows:
     def __init__(self, recipe: Recipe, found: Material, chat: ChatPieces) -> None:
         config = recipe.readings
         self.recipe, self.late = recipe, config.late_shares or config.shares
-        self.early_mix = Mixture(found, chat, config.seed, Limits(context=config.context))
-        self.late_mix = Mixture(found, chat, config.seed, Limits(context=config.late_context))
+        limits = Limits(absent=config.absent, unanswerable=config.unanswerable, context=config.context)
+        self.early_mix = Mixture(found, chat, config.seed, limits)
+        self.late_mix = Mixture(found, chat, config.seed, replace(limits, context=config.late_context))
         self.sources = self.early_mix.sources
 
     def __call__(self, step: int, rows: int) -> dict[str, Tensor]:

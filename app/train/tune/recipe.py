@@ -186,6 +186,8 @@ class ReadingsConfig:
         late_shares: the same for the steps from `late_from` on, a share of all; empty: as before.
         context: most tokens of passages that stand side by side.
         late_context: the same of the late steps.
+        absent: of readings with a question that another text answers.
+        unanswerable: of a passage's questions, those that its set says it does not answer.
     """
 
     shares: dict[str, float] = field(default_factory=dict)
@@ -193,6 +195,8 @@ class ReadingsConfig:
     late_from: float = 1.0
     context: int = 1000
     late_context: int = 1000
+    absent: float = 0.3
+    unanswerable: float = 0.35
     seed: int = 0
 
 
