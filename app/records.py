@@ -56,6 +56,10 @@ class Part:
     places: tuple[tuple[int, str], ...] = ()
     boxes: tuple[Box, ...] = ()
 
+    def boxes_of(self, char_start: int, char_end: int) -> tuple[Box, ...]:
+        """Where characters [char_start, char_end) stand on the page; nothing on one that OCR did not read."""
+        return tuple(box for box in self.boxes if box.char_start < char_end and char_start < box.char_end)
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -73,6 +77,7 @@ class Document:
         sha256: hex digest of the source bytes (for a folder: of its sorted paths and digests).
         skipped: pages or files left out.
         notes: facts the user should see ("12 pages hold images only").
+        keep_file: more of its file is needed than its text: to show pages that OCR read, or to choose another encoding.
     """
 
     title: str
@@ -81,6 +86,7 @@ class Document:
     parts: tuple[Part, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    keep_file: bool = False
 
 
 @dataclass(frozen=True)

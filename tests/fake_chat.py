@@ -160,6 +160,8 @@ class FakeDocumentChat:
         self.pinned: set[str] = set()
         self._adding_stops = self.stops = 0
         self.encodings: list[str | None] = []  # asked for
+        self.pages: dict[str, bytes] = {}  # pictures of scans
+        self.undecoded: set[str] = set()  # texts that can be decoded anew
         self.answer_note = ""
         self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
         self._done_tokens: dict[str, int] = {}
@@ -335,6 +337,17 @@ class FakeDocumentChat:
         self._found(document_id)
         del self._documents[document_id]
         self._done_tokens.pop(document_id, None)
+
+    def page_image(self, document: str, part: int) -> bytes | None:
+        return self.pages.get(document)
+
+    def choosable(self) -> set[str]:
+        return self.undecoded & self._documents.keys()
+
+    def decode_again(self, document: str, encoding: str | None) -> Generator[Step, None, DocumentInfo]:
+        yield Step("opening it")
+        self.encodings.append(encoding)
+        return self.document(document)
 
     def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
         found = []

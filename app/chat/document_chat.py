@@ -198,6 +198,8 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             document = load_document(Path(path), progress=watch.progress("opening it"), **options)
             watch.step = Step("putting it into the library")
             id = self.store.add_document(document, watch.cancelled, replace=ocr)
+            if document.keep_file:
+                self.store.keep_source(id, Path(path), name or Path(path).name)
             del document  # its text is in the library now, and memory is needed for the tokens
             if engine := self._engine:  # its length in tokens, and so what reading will take, is known at once
                 reader = self._sessions_over(engine).reader

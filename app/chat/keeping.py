@@ -1,12 +1,14 @@
 """What is kept and for how long: sizes, pins, eviction, and chats that leave the library or come into it as files."""
 
+from collections.abc import Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import markdown
-from app.errors import NotFoundError
+from app.errors import InputError, NotFoundError
+from app.ingest.stream import Step
 from app.records import ChatInfo, DocumentInfo, Message
 from app.tasks.scoring import ending, only_refuses
 
@@ -48,6 +50,10 @@ class Keeping:
         def chat(self, id: str) -> ChatInfo: ...
         def document(self, id: str) -> DocumentInfo: ...
         def documents(self) -> list[DocumentInfo]: ...
+        def adding(
+            self, path: Path, *, name: str | None = None, encoding: str | None = None
+        ) -> Generator[Step, None, DocumentInfo]: ...
+        def delete_document(self, id: str) -> None: ...
         def claim(self, what: str) -> AbstractContextManager["Job"]: ...
         def engine(self) -> "Engine": ...
         def _sessions_under(self, policy: str) -> "Sessions": ...
@@ -100,6 +106,42 @@ class Keeping:
         return info
 
     # --- files
+
+    def page_image(self, document: str, part: int) -> bytes | None:
+        """The page that a part of a PDF was read from, as JPEG; None where its file is not kept.
+
+        Files are kept of PDFs that OCR read; `Part.boxes_of` says where a passage stands on the picture.
+
+        Raises:
+            InputError: it cannot be drawn.
+        """
+        from app.ingest.page_image import draw
+
+        source = self.store.source(self.document(document).id)
+        return draw(source, part - 1) if source and source.suffix == ".pdf" else None
+
+    def choosable(self) -> set[str]:
+        """Ids of the documents whose encoding can be chosen with `decode_again`."""
+        return {id for id, path in self.store.sources().items() if path.suffix != ".pdf"}
+
+    def decode_again(self, document: str, encoding: str | None) -> Generator[Step, None, DocumentInfo]:
+        """Read a text that is not UTF-8 again under another encoding, None to find it; returns the new document.
+
+        The old one is deleted, unless a chat is about it.
+
+        Raises:
+            InputError: its file is not kept.
+            ConfigError: there is no such encoding.
+        """
+        info = self.document(document)
+        source = self.store.source(info.id)
+        if source is None or source.suffix == ".pdf":
+            raise InputError(f"{info.title}: its file is not kept, add it again with another encoding")
+        name = info.title if info.title.lower().endswith(source.suffix) else info.title + source.suffix
+        new = yield from self.adding(source, name=name, encoding=encoding)
+        if new.id != info.id and not any(info.id in chat.documents for chat in self.store.chats()):
+            self.delete_document(info.id)
+        return new
 
     def export_chat(self, chat: str) -> str:
         """The chat as Markdown, passages included."""

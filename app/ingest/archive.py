@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.errors import CancelledError, InputError
-from app.ingest.files import MAX_FILE_BYTES, Cancelled, Entry, Unreadable, never, printable
-from app.ingest.tree import MAX_FILES, Sieve
-from app.records import Skipped
+from app.ingest.files import Cancelled, Entry, Unreadable, limit_of, never, printable
+from app.ingest.tree import ATTRIBUTE_FILE, IGNORE_FILE, MAX_FILES, Sieve
 
 MAX_TOTAL_BYTES = 1 << 30
 MAX_RATIO = 100
@@ -51,8 +50,8 @@ def check_ratio(name: str, unpacked_bytes: int, packed_bytes: int) -> None:
 
 def open_archive(
     path: Path, name: str, cancelled: Cancelled = never
-) -> tuple[zipfile.ZipFile, list[Entry], list[Skipped]]:
-    """The files of a zip archive that a codebase is read from, and what is left out.
+) -> tuple[zipfile.ZipFile, list[Entry], Sieve]:
+    """The files of a zip archive that a codebase is read from, and what left the others out.
 
     The caller closes the archive. One folder around everything, as GitHub makes it, is not part of the paths.
 
@@ -69,11 +68,11 @@ def open_archive(
         raise InputError(f"{name}: not a zip archive or damaged ({error}); download or pack it again") from error
     try:
         _check_members(name, archive, members, packed_bytes)
-        entries, skipped = _entries(archive, members, Meter(name, packed_bytes), cancelled)
+        entries, sieve = _entries(archive, members, Meter(name, packed_bytes), cancelled)
     except BaseException:
         archive.close()
         raise
-    return archive, entries, skipped
+    return archive, entries, sieve
 
 
 def check_directory(path: Path, name: str) -> None:
@@ -134,14 +133,15 @@ def _target(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
 
 def _entries(
     archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], meter: Meter, cancelled: Cancelled
-) -> tuple[list[Entry], list[Skipped]]:
+) -> tuple[list[Entry], Sieve]:
     paths = _paths(members)
     sieve = Sieve()
     for path, member in paths.items():
         folder, _, file = path.rpartition("/")
-        if file == ".gitignore":
+        if file in (IGNORE_FILE, ATTRIBUTE_FILE):
             with suppress(Unreadable):  # it is listed when its turn comes
-                sieve.add_gitignore(folder, _reader(archive, member, meter)().decode("utf-8", "replace"))
+                text = _reader(archive, member, meter)().decode("utf-8", "replace")
+                sieve.add_rules(folder, {file: text}.get)
     entries = []
     for count, (path, member) in enumerate(paths.items()):
         if count % 256 == 0 and cancelled():
@@ -150,7 +150,7 @@ def _entries(
             sieve.skip(path, "symbolic link")
         elif not sieve.drops_file(path, member.file_size):
             entries.append(Entry(path, member.file_size, _reader(archive, member, meter)))
-    return entries, sieve.skipped
+    return entries, sieve
 
 
 def _paths(members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
@@ -175,7 +175,7 @@ def _reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo, meter: Meter) -> 
         data = b""
         try:
             with archive.open(member) as stream:
-                while len(data) <= MAX_FILE_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
+                while len(data) <= limit_of(member.filename) and (chunk := stream.read(_CHUNK_BYTES)):
                     meter.add(len(chunk))
                     data += chunk
         except DAMAGE as error:

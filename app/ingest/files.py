@@ -8,6 +8,7 @@ from pathlib import Path
 from app.errors import CancelledError, InputError
 
 MAX_FILE_BYTES = 1 << 20  # larger files of a codebase are data, not source
+MAX_NOTEBOOK_BYTES = 64 << 20  # nearly all of a notebook are pictures
 MAX_TEXT_BYTES = 64 << 20  # of one document, about 16 million tokens: more than any model here can read
 
 Progress = Callable[[int, int], None]  # (pages or files done, of how many)
@@ -61,6 +62,11 @@ def read_file(path: Path, name: str, limit_bytes: int) -> bytes:
     return data
 
 
+def limit_of(path: str) -> int:
+    """The most bytes that a file of a codebase may have."""
+    return MAX_NOTEBOOK_BYTES if path.lower().endswith(".ipynb") else MAX_FILE_BYTES
+
+
 class Unreadable(Exception):
     """One file of many cannot be read; the message is the reason to list."""
 
@@ -71,7 +77,7 @@ class Entry:
 
     Attributes:
         path: "/"-separated, from the root of the folder or archive.
-        read: gives the bytes, at most one more than `MAX_FILE_BYTES`; raises Unreadable.
+        read: gives the bytes, at most one more than `limit_of` its path; raises Unreadable.
     """
 
     path: str

@@ -13,7 +13,6 @@ _START = re.compile(
 _SMALL_PRINT_END = re.compile(
     r"^[ \t]*\*{1,3} ?END ?\*{0,3} ?THE SMALL PRINT[^\n]*\n(?:[^\n]*\*END\*[^\n]*\n)?", _LINES
 )
-_END = re.compile(r"^[ \t]*\*{1,3} ?END ?\*{0,3} ?THE SMALL PRINT[^\n]*\n(?:[^\n]*\*END\*[^\n]*\n)?", re.I | re.M)
 _END = re.compile(
     rf"^[ \t]*(?:\*{{1,3}} ?END OF {_WORK}|END OF (?:(?:THE|THIS) )?PROJECT GUTENBERG"
     r"|\*{1,3} ?START ?\*{0,3} ?THE SMALL PRINT)",

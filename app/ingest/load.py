@@ -1,5 +1,7 @@
 """One door for everything that can be read: a path in, a document out, or a message that helps."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from app.errors import InputError
@@ -10,6 +12,7 @@ from app.ingest.files import Cancelled, Progress, never, no_progress, printable
 from app.ingest.pdf import load_pdf
 from app.ingest.registry import find_format
 from app.ingest.text import load_text
+from app.ingest.tree import is_ignored
 from app.records import Document
 
 READ_KINDS = (
@@ -62,6 +65,7 @@ def load_document(
         CancelledError: `cancelled` said so.
     """
     path = Path(path)
+    told = _said_to_be_ignored(path) if name is None else lambda document: document  # a copy says nothing of its file
     name = printable(Path(name or path.absolute()).name or str(path))
     watch = {"progress": progress, "cancelled": cancelled}
     try:
@@ -69,17 +73,27 @@ def load_document(
             return load_codebase(path, name, encoding=encoding, **watch)
         _check_file(path, name)
         if form := find_format(path, name):
-            return load_blocks(path, name, form, **watch)
+            return told(load_blocks(path, name, form, **watch))
         suffix = Path(name).suffix.lower()
         if suffix == ".pdf":
-            return load_pdf(path, name, password=password, ocr_folder=ocr_folder, **watch)
+            return told(load_pdf(path, name, password=password, ocr_folder=ocr_folder, **watch))
         if suffix == ".zip":
             return load_codebase(path, name, encoding=encoding, **watch)
         document = _load_single(path, name, suffix, encoding, cancelled)
         progress(1, 1)
-        return document
+        return told(document)
     except OSError as error:
         raise InputError(_explain(path, name, error)) from error
+
+
+def _said_to_be_ignored(path: Path) -> Callable[[Document], Document]:
+    """Adds a note to a file that git ignores: it may be private, and the user should know that it was read."""
+
+    def told(document: Document) -> Document:
+        note = "git ignores this file; it was read because you chose it"
+        return replace(document, notes=(note, *document.notes)) if is_ignored(path) else document
+
+    return told
 
 
 def _load_single(path: Path, name: str, suffix: str, encoding: str | None, cancelled: Cancelled) -> Document:

@@ -109,7 +109,8 @@ def load_pdf(
     ]
     if ocr_folder is not None:
         (ocr_folder / f"{digest}.jsonl").unlink(missing_ok=True)
-    return Document(Path(name).stem, "pdf", digest, tuple(parts), tuple(skipped), tuple(notes))
+    keep = bool(found.pages) and not password  # which is not kept, so that its pages could not be drawn
+    return Document(Path(name).stem, "pdf", digest, tuple(parts), tuple(skipped), tuple(notes), keep_file=keep)
 
 
 def chapter_of_pages(outline: Sequence[Sequence[Any]], count: int) -> list[str | None]:

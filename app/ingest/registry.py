@@ -49,6 +49,7 @@ FORMATS = (
     Format("web page", "web", "html", (".html", ".htm", ".xhtml", ".xht"), _HTML),
 )
 ENDINGS = tuple(ending for form in FORMATS for ending in form.endings)
+NOTEBOOK = next(form for form in FORMATS if form.name == "notebook")
 PACKAGED = {form.content: form for form in FORMATS if isinstance(form.content, str)}
 
 

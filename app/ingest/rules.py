@@ -3,9 +3,8 @@
 import re
 from pathlib import PurePosixPath
 
-from app.ingest.files import MAX_FILE_BYTES
+from app.ingest.files import limit_of
 
-LONGEST_MEAN_LINE = 500
 SECRET = "may hold a secret"
 
 _FOLDERS = set(
@@ -66,8 +65,8 @@ def name_reason(path: str, size_bytes: int) -> str | None:
         return "a PDF; add it by itself"
     if file.suffix in _ARCHIVES:
         return "an archive inside; add it by itself"
-    if size_bytes > MAX_FILE_BYTES:
-        return f"larger than 1 MB ({size_bytes / 1e6:.1f} MB)"
+    if size_bytes > limit_of(path):
+        return f"larger than {limit_of(path) >> 20} MB ({size_bytes / 1e6:.1f} MB)"
     if size_bytes == 0:
         return "empty"
     return None
@@ -82,7 +81,9 @@ def content_reason(path: str, text: str) -> str | None:
             return f"{SECRET} ({what}, line {text.count(chr(10), 0, found.start()) + 1})"
     if _GENERATED.search(text[:2000]):
         return "generated"
-    lines = text.count("\n") + 1
-    if len(text) / lines > LONGEST_MEAN_LINE and PurePosixPath(path).suffix.lower() not in _PROSE:
-        return "minified"
     return None
+
+
+def is_prose(path: str) -> bool:
+    """Whether a long line of a file is a paragraph."""
+    return PurePosixPath(path).suffix.lower() in _PROSE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.errors import CancelledError, InputError
 from app.ingest import gutenberg
-from app.ingest.encoding import decode
+from app.ingest.encoding import decode, is_utf8
 from app.ingest.files import MAX_TEXT_BYTES, Cancelled, digest_of, never, read_file
 from app.records import Document, Part
 
@@ -49,10 +49,12 @@ def load_text(path: Path, name: str, *, encoding: str | None = None, cancelled: 
     text, note = decode(data, name, encoding=encoding, cancelled=cancelled)
     if not text.strip():
         raise InputError(f"{name}: holds only blanks ({len(data)} bytes); choose a file with text in it")
+    keep = encoding is not None or not is_utf8(data)
     del data
     parts, beside = _book_parts(text, name.lower().endswith(MARKDOWN), cancelled)
     title = Path(name).stem if _ENDING.fullmatch(Path(name).suffix) else name
-    return Document(title, "text", digest, tuple(parts), notes=tuple(filter(None, (note, beside))))
+    notes = tuple(filter(None, (note, beside)))
+    return Document(title, "text", digest, tuple(parts), notes=notes, keep_file=keep)
 
 
 def _book_parts(text: str, markdown: bool, cancelled: Cancelled) -> tuple[list[Part], str | None]:

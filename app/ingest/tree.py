@@ -1,21 +1,30 @@
 """Find the files of a folder worth reading, as git and common sense see it."""
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import pathspec
-
 from app.errors import CancelledError, InputError
-from app.ingest.files import MAX_FILE_BYTES, Cancelled, Entry, Unreadable, never, printable
+from app.ingest.files import Cancelled, Entry, Unreadable, limit_of, never, printable
+from app.ingest.gitrules import (
+    GENERATED,
+    VENDORED,
+    RuleTree,
+    files_above,
+    global_ignore,
+    path_from,
+    read_rules,
+    top_of,
+)
 from app.ingest.rules import folder_reason, name_reason
 from app.records import Skipped
 
 MAX_FILES = 20_000
 MAX_NAMES = 200_000  # of files and folders, those left out included
 MAX_DEPTH = 20
+IGNORE_FILE, ATTRIBUTE_FILE = ".gitignore", ".gitattributes"
 
 
 class Sieve:
@@ -23,27 +32,55 @@ class Sieve:
 
     Attributes:
         skipped: what was left out; of a folder only the folder itself.
+        notes: what the user should know of git's rules.
     """
 
     def __init__(self) -> None:
         self.skipped: list[Skipped] = []
-        self._above: list[tuple[str, pathspec.GitIgnoreSpec]] = []
-        self._rules: dict[str, pathspec.GitIgnoreSpec] = {}
+        self.notes: list[str] = []
+        self._ignored = RuleTree()
+        self._attributes = {
+            "generated": RuleTree(attribute=GENERATED), "vendored": RuleTree(attribute=VENDORED),
+        }  # fmt: skip
         self._folders: dict[str, bool] = {"": False}
 
-    def add_gitignore(self, folder: str, text: str) -> None:
-        """Rules for everything under `folder` ("" is the root). Add them before asking about its contents."""
-        self._rules[folder] = _compiled(text)
+    def add_rules(self, folder: str, read: Callable[[str], str | None]) -> None:
+        """Rules for everything under `folder` ("" is the root). Add them before asking about its contents.
+
+        Args:
+            read: gives the text of a file of the folder by its name, None where there is none.
+        """
+        place = f"{folder}/" if folder else ""
+        if text := read(IGNORE_FILE):
+            self._ignored.add(folder, text, place + IGNORE_FILE)
+        if text := read(ATTRIBUTE_FILE):
+            for tree in self._attributes.values():
+                tree.add(folder, text, place + ATTRIBUTE_FILE)
 
     def add_rules_above(self, root: Path) -> None:
-        """Rules of the repository that the root lies in; git would not read what they name either.
+        """Rules of the repository that the root lies in, and of its user; git would not read what they name either.
 
-        Where they name the root itself the user chose to read it, and they say nothing.
+        Rules that name the root itself say nothing: the user chose to read it. The others hold.
         """
-        for path, text in _rules_above(root):
-            rules = _compiled(text)
-            if not (path and any(rules.check_file(path[: at + 1]).include for at, c in enumerate(path) if c == "/")):
-                self._above.append((path, rules))
+        root = root.resolve()
+        if (top := top_of(root)) is None:
+            return
+        above = list(files_above(top, root, IGNORE_FILE, "exclude"))
+        own = global_ignore()
+        above = [(path_from(top, root), own), *above] if own else above
+        if any([self._ignored.add_above(path, read_rules(file), file.name) for path, file in above]):
+            self.notes.append("git ignores this folder; it was read because you chose it")
+        for path, file in files_above(top, root, ATTRIBUTE_FILE, "attributes"):
+            for tree in self._attributes.values():
+                tree.add_above(path, read_rules(file), file.name)
+
+    def all_notes(self) -> list[str]:
+        """The notes, and which rules were not used."""
+        unused = [f'"{rule}" of {file}' for file, rule in dict.fromkeys(self._ignored.unused)]
+        if not unused:
+            return self.notes
+        listed = ", ".join(unused[:3]) + (" ..." if len(unused) > 3 else "")
+        return [*self.notes, f"ignore rules that would take too long to match were not used: {listed}"]
 
     def drops_folder(self, path: str) -> bool:
         """True when a folder, or one above it, is left out."""
@@ -58,7 +95,7 @@ class Sieve:
     def _drops(self, path: str) -> bool:
         """Whether a folder, of which none above is left out, is left out itself."""
         if path not in self._folders:
-            reason = folder_reason(path) or (".gitignore" if self._ignored(path + "/") else None)
+            reason = folder_reason(path) or (IGNORE_FILE if self._ignored.names(path + "/") else None)
             if path.count("/") >= MAX_DEPTH:
                 reason = f"more than {MAX_DEPTH} folders deep"
             self._folders[path] = reason is not None
@@ -70,62 +107,38 @@ class Sieve:
         """True when a file, or a folder above it, is left out."""
         if self.drops_folder(path.rpartition("/")[0]):
             return True
-        reason = ".gitignore" if self._ignored(path) else name_reason(path, size_bytes)
+        reason = IGNORE_FILE if self._ignored.names(path) else name_reason(path, size_bytes)
+        reason = reason or self._given(path)
         if reason:
             self.skip(path, reason)
         return reason is not None
+
+    def _given(self, path: str) -> str | None:
+        """Why a file is left out by its attributes."""
+        return next((f"{what} ({ATTRIBUTE_FILE})" for what, tree in self._attributes.items() if tree.names(path)), None)
+
+    def names(self, path: str) -> bool:
+        """Whether git ignores a path."""
+        return self._ignored.names(path)
 
     def skip(self, path: str, reason: str) -> None:
         """List something that is left out."""
         self.skipped.append(Skipped(path, reason))
 
-    def _ignored(self, path: str) -> bool:
-        """The last rule that matches decides, and rules deeper in the tree come last, as in git."""
-        decision = False
-        for above, rules in self._above:
-            matched = rules.check_file(above + path).include
-            decision = decision if matched is None else matched
-        folder, names = "", path.rstrip("/").split("/")
-        for depth in range(len(names)):
-            rules = self._rules.get(folder)
-            if rules is not None:
-                matched = rules.check_file(path[len(folder) + 1 :] if folder else path).include
-                decision = decision if matched is None else matched
-            folder = "/".join(names[: depth + 1])
-        return decision
+
+def is_ignored(path: Path) -> bool:
+    """Whether git ignores a file that the user chose."""
+    path = path.resolve()
+    if top_of(path.parent) is None:
+        return False
+    sieve = Sieve()
+    sieve.add_rules_above(path.parent)
+    sieve.add_rules("", lambda name: read_rules(path.parent / name))
+    return bool(sieve.notes) or sieve.names(path.name)
 
 
-def _compiled(text: str) -> pathspec.GitIgnoreSpec:
-    """Rules of one file; a line that git could not use either says nothing."""
-    patterns = []
-    for line in text.removeprefix("\ufeff").split("\n"):
-        try:
-            patterns += pathspec.GitIgnoreSpec.from_lines([line.removesuffix("\r")]).patterns
-        except (ValueError, re.error):
-            continue
-    return pathspec.GitIgnoreSpec(patterns)
-
-
-def _rules_above(root: Path) -> Iterator[tuple[str, str]]:
-    """(path of the root from there, rules) of the repository that a folder lies in, as git reads them, its own last."""
-    root = root.resolve()
-    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
-    if top is None:
-        return
-    inside = [top, *reversed([folder for folder in root.parents if folder.is_relative_to(top) and folder != top])]
-    yield _from(top, root), _read_rules(top / ".git" / "info" / "exclude")
-    for folder in inside:
-        if folder != root:
-            yield _from(folder, root), _read_rules(folder / ".gitignore")
-
-
-def _from(folder: Path, root: Path) -> str:
-    path = root.relative_to(folder).as_posix()
-    return "" if path == "." else f"{path}/"
-
-
-def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[list[Entry], list[Skipped]]:
-    """The files of a folder that a codebase is read from, and what is left out.
+def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[list[Entry], Sieve]:
+    """The files of a folder that a codebase is read from, and what left the others out.
 
     Symbolic links are not followed; fifos, sockets and devices are not opened. What vanishes meanwhile is listed.
 
@@ -150,8 +163,8 @@ def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[li
         seen += len(found)
         if seen > MAX_NAMES:
             raise InputError(f"{name}: more than {MAX_NAMES:,} files and folders; choose a folder inside it")
-        if any(item.name == ".gitignore" for item in found):
-            sieve.add_gitignore(prefix.rstrip("/"), _read_rules(Path(root, prefix, ".gitignore")))
+        if any(item.name in (IGNORE_FILE, ATTRIBUTE_FILE) for item in found):
+            sieve.add_rules(prefix.rstrip("/"), partial(_rule_file, Path(root, prefix)))
         folders = []
         for count, item in enumerate(found):
             if count % 256 == 0 and cancelled():
@@ -161,7 +174,7 @@ def walk_folder(root: Path, name: str, cancelled: Cancelled = never) -> tuple[li
         waiting += reversed(folders)
         if len(entries) > MAX_FILES:
             raise InputError(f"{name}: more than {MAX_FILES:,} files; choose a folder inside it")
-    return entries, sieve.skipped
+    return entries, sieve
 
 
 def _look_at(item: os.DirEntry, prefix: str, sieve: Sieve, entries: list[Entry]) -> bool:
@@ -185,15 +198,12 @@ def _reader(path: str) -> Callable[[], bytes]:
     def read() -> bytes:
         try:
             with open(path, "rb") as file:
-                return file.read(MAX_FILE_BYTES + 1)
+                return file.read(limit_of(path) + 1)
         except OSError as error:
             raise Unreadable(f"cannot be read: {error.strerror}") from error
 
     return read
 
 
-def _read_rules(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""  # the file itself is listed as unreadable when its turn comes
+def _rule_file(folder: Path, name: str) -> str:
+    return read_rules(folder / name)

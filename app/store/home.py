@@ -19,7 +19,7 @@ OWNER_NAME = "owner.json"
 # What lies in a data folder. Nothing else is touched: --home may name a folder that holds other things too.
 KEY_NAME = "programs.key"
 OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME, KEY_NAME)
-OWN_FOLDERS = ("uploads", "exports")
+OWN_FOLDERS = ("uploads", "exports", "sources", "ocr")
 ONLY_OWNER = 0o077
 UNFINISHED = ("owner.new", "library.new", "library.backup.new", "open.html")
 EXPORT = re.compile(r"[0-9a-f]{16}\.lectern(\.part)?")
@@ -132,6 +132,7 @@ def clear_leftovers(home: Path) -> None:
     left = [home / name for name in UNFINISHED]
     left += [path for path in (home / "exports").glob("*") if EXPORT.fullmatch(path.name)]
     left += [path for path in (home / "uploads").glob("*") if UPLOAD.fullmatch(path.name)]
+    left += (home / "sources").glob("*.new")
     for path in left:
         with suppress(OSError):
             if path.is_dir() and not path.is_symlink():

@@ -22,6 +22,7 @@ from app.store.documents import Documents
 from app.store.migrations import LIBRARY
 from app.store.passages import Passages, Suggestions
 from app.store.room import Room
+from app.store.sources import Sources
 from app.store.space import Space
 from app.store.text import now
 
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 FULL = "Nothing new is stored; what is there can be read, and deleting documents, chats and memories makes room"
 
 
-class Store(Documents, Passages, Suggestions, Chats, Space):
+class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names
@@ -92,6 +93,7 @@ class Store(Documents, Passages, Suggestions, Chats, Space):
 
     def delete_document(self, id: str) -> None:
         self._without(self.own_keys(document=id), lambda: super(Store, self).delete_document(id))
+        self.forget_source(id)
 
     def evict(self, document: str) -> None:
         """Delete what was read of a document, in the background; the document stays and can be read again."""
@@ -169,6 +171,11 @@ class Store(Documents, Passages, Suggestions, Chats, Space):
         """
         if self.blocks.library_shrank(*astuple(copies.life(self._library))):
             return 0  # what another library.db named may come back with it
+        kept = self.sources()  # in this order: a file is kept after its document
+        with self._library.read() as db:
+            known = {row[0] for row in db.execute("SELECT id FROM document")}
+        for document in kept.keys() - known:
+            self.forget_source(document)
         return self._delete_unnamed(self.blocks.settled_keys())
 
     def _delete_unnamed(self, keys: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """The Library tab: add documents, watch them being read, delete them."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 UPDATE_S = 0.1
+ENCODINGS = {
+    "": "found by itself", "cp1252": "Western European", "cp1250": "Central European", "cp1251": "Cyrillic",
+    "koi8-r": "Cyrillic, KOI8", "cp1253": "Greek", "cp1254": "Turkish", "cp1255": "Hebrew", "cp1256": "Arabic",
+    "cp1257": "Baltic", "cp1258": "Vietnamese", "cp437": "DOS", "cp850": "DOS, Western European", "mac-roman": "Mac",
+    "shift_jis": "Japanese, Shift JIS", "euc-jp": "Japanese, EUC", "gb18030": "Chinese, simplified",
+    "big5": "Chinese, traditional", "euc-kr": "Korean", "utf-16": "UTF-16",
+}  # fmt: skip
 KINDS = {
     "pdf": "PDF", "text": "Text", "code": "Code", "book": "E-book", "document": "Document", "slides": "Slides",
     "notebook": "Notebook", "web": "Web page", "captions": "Captions",
@@ -130,15 +137,30 @@ def _buttons(document: DocumentInfo) -> str:
     return (read if word else "") + ask + delete
 
 
+def _encodings(document: DocumentInfo) -> str:
+    """A menu that reads a text again under another encoding."""
+    key = escape(document.id)
+    choices = "".join(
+        f'<button type="button" class="lt-chip" data-do="library-decode" data-id="{key}|{code}">{name}</button>'
+        for code, name in ENCODINGS.items()
+    )
+    return (
+        '<details class="lt-confirm"><summary class="lt-tool">Encoding</summary>'
+        f'<div class="lt-pop"><p>Read the text again as</p>{choices}</div></details>'
+    )
+
+
 def table(chat: "DocumentChat") -> str:
     """HTML of the library, newest first."""
     try:
-        return _table(chat.documents(), chat.model_state().state, chat.disk_space())
+        return _table(chat.documents(), chat.model_state().state, chat.disk_space(), chat.choosable())
     except Exception as error:
         return format.failure(error)
 
 
-def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> str:
+def _table(
+    documents: Sequence[DocumentInfo], model: str, space: DiskSpace, choosable: Set[str] = frozenset()
+) -> str:
     """Rows in the given order. What was read belongs to a model: until one is ready nothing can be said of it."""
     if not documents:
         return '<p class="lt-nothing">No documents yet. Drop a PDF, an e-book, a text, or a zip of code above.</p>'
@@ -149,7 +171,8 @@ def _table(documents: Sequence[DocumentInfo], model: str, space: DiskSpace) -> s
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
         f'<td data-label="On disk">{_disk(document, space)}</td>'
         f'<td data-label="State">{_state(document) if model == "ready" else f"model {model}"}</td>'
-        f'<td class="lt-buttons">{_buttons(document)}</td></tr>'
+        f'<td class="lt-buttons">{_encodings(document) if document.id in choosable else ""}'
+        f"{_buttons(document)}</td></tr>"
         for document in documents
     )
     head = "".join(f"<th>{name}</th>" for name in ("Document", "Length", "Tokens", "On disk", "State", ""))
@@ -229,6 +252,28 @@ def read(
         except Exception as error:
             notices.append(format.failure(error))
     yield "".join(notices), ""
+
+
+def decode(chat: "DocumentChat", choice: str) -> Iterator[Adding]:
+    """Read a text again under another encoding.
+
+    Args:
+        choice: "id|encoding"; no encoding: it is found.
+    """
+    key, _, encoding = choice.partition("|")
+    added: tuple[str, ...] = ()
+    try:
+        with closed_after(chat.decode_again(key, encoding or None)) as steps:
+            while True:
+                try:
+                    yield Adding(format.waiting(next(steps).words), None)
+                except StopIteration as end:
+                    added = (end.value.id,) if end.value.state != "read" else ()
+                    break
+    except Exception as error:
+        yield Adding(format.failure(error), table(chat))
+        return
+    yield Adding("", table(chat), added)
 
 
 def delete(chat: "DocumentChat", key: str) -> tuple[str, str]:
@@ -320,6 +365,15 @@ def build(chat: "DocumentChat", open_ask: Reaction, uploads: Uploads) -> Library
     added = drop.upload(adding, [drop, password, scans], [opening, shelf, waiting, drop, password, stop], **PRIVATE)
     added.then(reading, waiting, shown, **GPU, **PRIVATE)
     actions.on("library-read", one, outputs=shown, **GPU)
+
+    def decoding(choice: str) -> Iterator[tuple[Any, ...]]:
+        for step in decode(chat, choice):
+            shown = gr.skip() if step.table is None else step.table
+            yield step.status, shown, list(step.added), gr.update(visible=True)
+        yield gr.skip(), gr.skip(), gr.skip(), gr.update(visible=False)
+
+    again = actions.on("library-decode", decoding, outputs=[opening, shelf, waiting, stop])
+    again.then(reading, waiting, shown, **GPU, **PRIVATE)
     for word in ("pin", "unpin"):
         change = partial(_pin, chat, word == "pin")
         actions.on(word, change, outputs=[status, shelf], queue=False)

@@ -86,7 +86,7 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
 
 def by_ocr(part: Part, start: int, end: int) -> str:
     """That a passage, or else its page, was read by OCR, and how sure it was; "" for other pages."""
-    boxes = [box for box in part.boxes if box.char_start < end and start < box.char_end] or part.boxes
+    boxes = part.boxes_of(start, end) or part.boxes
     letters = sum(box.char_end - box.char_start for box in boxes)
     if not letters:
         return ""

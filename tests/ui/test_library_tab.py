@@ -173,3 +173,18 @@ def test_stopped_reading_is_told_apart_from_none(chat: FakeDocumentChat, book: P
     assert "Go on reading" in library_tab._table([info], "ready", NOTHING)
     running = library_tab._table([replace(info, state="reading")], "ready", NOTHING)
     assert "Go on reading" not in running and ">reading<" in running
+
+
+def test_a_text_that_is_not_utf8_has_a_menu_that_reads_it_again(
+    chat: FakeDocumentChat, files: list[str], uploads: Uploads
+) -> None:
+    *_, last = library_tab.add(chat, files[1:2], "", uploads)
+    assert "library-decode" not in last.table
+    (key,) = chat.undecoded = set(last.added)
+    assert f'data-do="library-decode" data-id="{key}|cp1253">Greek</button>' in library_tab.table(chat)
+    opening, end = library_tab.decode(chat, f"{key}|cp1253")
+    assert "opening it" in opening.status and end.added == (key,)
+    list(library_tab.decode(chat, f"{key}|"))
+    assert chat.encodings[-2:] == ["cp1253", None]
+    (failed,) = list(library_tab.decode(chat, "gone|cp1253"))[-1:]
+    assert "not here any more" in failed.status
