@@ -227,7 +227,7 @@ def _places(
     """The places of a file's text that a piece of `size` characters holds, which stand `shift` characters later."""
     moved = [(max(0, start + shift), f"{path}, {label}") for start, label in places if start + shift < size]
     before = max((number for number, (start, _) in enumerate(moved) if start == 0), default=0)
-    return ((0, moved[before][1]), *(place for place in moved[before:] if place[0])) if moved else ()
+    return ((0, moved[before][1]), *moved[before + 1 :]) if moved else ()
 
 
 def _pieces(text: str) -> Iterator[str]:
