@@ -55,11 +55,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text, the questions about it, and the set that they are from."""
+    """A text, the questions about it, the set that they are from, and what the text is a piece of."""
 
     text: str
     questions: tuple[Question, ...]
     name: str = ""
+    title: str = ""
 
 
 def books(data: Path, split: str) -> Iterator[Book]:
@@ -147,7 +148,7 @@ def passages(
                     asked.setdefault(passage_of(entry, qa), []).append(question)
             for text, questions in asked.items():
                 if without is None or not without.shares(text):
-                    yield Passage(text, tuple(questions), name)
+                    yield Passage(text, tuple(questions), name, entry.get("title") or "")
 
 
 def stories(data: Path, name: str = "babi_en10k_train") -> Iterator[Passage]:

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.tasks.scoring import f1
@@ -16,6 +16,7 @@ PROSE_BOOKS = 72
 PROSE_CHARS = 60_000  # of each book
 WINDOW_CHARS = 900  # of a long article around an answer
 LONG_CHARS = 4000
+FEWEST_PIECES = 4  # of a text, to be shown beside each other
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,16 @@ class Material:
     code: list[str] = field(default_factory=list)
     talks: list[Talk] = field(default_factory=list)
 
+    def texts(self) -> dict[str, list[list[Passage]]]:
+        """By set, the passages of each article or story that has several."""
+        found: dict[str, list[list[Passage]]] = {}
+        for name, passages in self.passages.items():
+            pieces: dict[str, list[Passage]] = {}
+            for passage in passages:
+                pieces.setdefault(passage.title, []).append(passage)
+            found[name] = [p for title, p in pieces.items() if title and len(p) >= FEWEST_PIECES]
+        return found
+
 
 def material(data: Path, split: corpus.Split = "train", seed: int = 0) -> Material:
     """Read the data folder; what is for validation never comes into `train`."""
@@ -44,7 +55,7 @@ def material(data: Path, split: corpus.Split = "train", seed: int = 0) -> Materi
     apart = corpus.held_back(data) if training else None
     found: dict[str, list[Passage]] = {}
     for passage in corpus.passages(data, READER_QA, split, apart):
-        passage = Passage(passage.text, tuple(map(agreed, passage.questions)), passage.name)
+        passage = replace(passage, questions=tuple(map(agreed, passage.questions)))
         if len(passage.text) > LONG_CHARS:
             for window in windows(passage, rng):
                 found.setdefault(passage.name, []).append(window)
@@ -72,7 +83,7 @@ def windows(passage: Passage, rng: random.Random) -> list[Passage]:
     for part in parts:
         asked = tuple(q for q in passage.questions if q.answer in part and len(q.answer) > 3)
         if asked:
-            made.append(Passage(part.strip(), asked, passage.name))
+            made.append(replace(passage, text=part.strip(), questions=asked))
     return made
 
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.errors import ConfigError
 from app.tasks import needles
@@ -16,6 +16,7 @@ from app.train.readings.material import Material, answered, pick_set
 
 REGION = 64
 LONG_CONTEXT = 2000
+ALIKE = 8  # pieces of one text that fit a question best, of which some stand beside the one that answers it
 MOST_DRAWS = 100  # for a row: where all that is drawn is too long for the room left, the row stays shorter
 SETS = {
     "squad_dev_part_a": 5.0,
@@ -37,12 +38,14 @@ MANY_QUESTIONS = {
     "adversarialqa_600": 1.0,
     "covidqa_part_a": 0.5,
 }
+LONG_TEXTS = {"squad_dev_part_a": 5.0, "fairytaleqa_train": 2.0, "covidqa_part_a": 0.5}  # of which there are pieces
 KINDS = (
     "passage",
     "dense",
     "long",
     "several",
     "gathered",
+    "neighbours",
     "story",
     "needles",
     "records",
@@ -81,6 +84,7 @@ class Mixture:
         self.worth = {n: [min(8, len(p.questions)) for p in ps] for n, ps in material.passages.items()}
         self.many = {n: [len(answered(p)) ** 2 + 0.01 for p in ps] for n, ps in material.passages.items()}
         self.all = [(p.name, p) for ps in material.passages.values() for p in ps]
+        self.texts = material.texts()
 
     def row(self, step: int, tokens: int, shares: dict[str, float]) -> list[Reading]:
         """Readings of about `tokens` tokens together, the same for the same step; `shares` are those of KINDS.
@@ -148,6 +152,29 @@ class Mixture:
         passages = self._some(rng, name, count)
         parts = [self._text(p.text) for p in passages]
         return self._together(rng, passages, parts, whole=rng.random() < 0.3)
+
+    def neighbours(self, rng: random.Random) -> Reading | None:
+        """Pieces of one text, as words find them: those that share most words with a question, in any order."""
+        texts = self.texts[pick_set(rng, LONG_TEXTS, self.texts)]
+        pieces = rng.choices(texts, [len(text) for text in texts])[0]
+        holding = rng.choices(pieces, [len(answered(p)) + 0.01 for p in pieces])[0]
+        if not answered(holding):
+            return None
+        asked = asked_words(rng.choice(answered(holding)).question)
+        apart = [p for p in pieces if p.text not in holding.text and holding.text not in p.text]
+        apart.sort(key=lambda p: -len(asked & asked_words(p.text)))
+        beside = rng.sample(apart[:ALIKE], min(len(apart), ALIKE, rng.randrange(1, 6)))
+        chosen = [holding, *(replace(p, questions=()) for p in beside[1:]), *beside[:1]]
+        rng.shuffle(chosen)
+        reading = self._together(rng, chosen, [self._text(p.text) for p in chosen], whole=rng.random() < 0.4)
+        left = [p for p in apart if p not in beside and answered(p)]
+        if reading and left and rng.random() < 2 * self.limits.absent:
+            shown = " ".join(p.text for p in chosen).lower()
+            question = rng.choice(answered(rng.choice(left)))
+            if question.answer.lower() not in shown:
+                branch = self._branch([(question.question, NO_ANSWER)], "refusal")
+                reading = replace(reading, branches=[*reading.branches, branch])
+        return reading
 
     def long(self, rng: random.Random) -> Reading | None:
         """The same of many passages, as many tokens as an answer may look at."""
