@@ -26,10 +26,18 @@ def chat(tokenizer) -> ChatPieces:
 
 @pytest.fixture(scope="module")
 def found(data):
-    """The small data folder, with prose and pages enough for every kind."""
+    """The small data folder, with prose, pages and an article enough for every kind."""
     read = material(data)
     story = next(iter(read.passages["fairytaleqa_train"]))
-    return replace(read, prose=[PROSE], stories=[story], talks=[read.talks[0]] * 12)
+    article = [replace(p, title="An article") for p in (*read.passages["squad_dev_part_a"], *article_of(6))]
+    passages = {**read.passages, "squad_dev_part_a": article}
+    return replace(read, passages=passages, prose=[PROSE], stories=[story], talks=[read.talks[0]] * 12)
+
+
+def article_of(pieces: int) -> list[Passage]:
+    asked = [Question(f"Which mark has the mill of piece {i}?", f"mark{i:03d}") for i in range(pieces)]
+    texts = [f"The mill of piece {i} has the mark mark{i:03d} on its door." for i in range(pieces)]
+    return [Passage(text, (question,), "squad_dev_part_a") for text, question in zip(texts, asked, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,22 @@ def test_a_name_that_was_said_becomes_a_pronoun():
     assert asked == "What did she take?"
     assert Mixture._said_before(first, Question("What is Ada Lowe's cat?", "grey"), text) == "What is her cat?"
     assert Mixture._said_before(first, Question("Where is Bo Hill?", "x"), text) == "Where is Bo Hill?"
+
+
+def test_pieces_of_one_text_stand_beside_the_one_that_answers(found, chat):
+    pieces = [replace(p, title="Mills") for p in article_of(9)]
+    alone = Mixture(replace(found, passages={"squad_dev_part_a": pieces}), chat, limits=Limits(absent=0.5))
+    refused = 0
+    for seed in range(8):
+        reading = alone.neighbours(random.Random(seed))
+        shown = "".join(chat.decode(list(part)) for part in reading.parts)
+        for branch in reading.branches:
+            said = chat.decode(branch.ids)
+            held = any(q.question in said and q.answer in said and q.answer in shown for p in pieces for q in p.questions)
+            refused += NO_ANSWER in said
+            assert held or NO_ANSWER in said
+        assert shown.count("The mill of piece") > 1
+    assert refused, "one of a piece that is not shown is refused"
 
 
 def test_what_another_text_answers_is_refused(mixture):

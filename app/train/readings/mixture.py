@@ -155,6 +155,8 @@ class Mixture:
 
     def neighbours(self, rng: random.Random) -> Reading | None:
         """Pieces of one text, as words find them: those that share most words with a question, in any order."""
+        if not any(self.texts.get(name) for name in LONG_TEXTS):
+            return None
         texts = self.texts[pick_set(rng, LONG_TEXTS, self.texts)]
         pieces = rng.choices(texts, [len(text) for text in texts])[0]
         holding = rng.choices(pieces, [len(answered(p)) + 0.01 for p in pieces])[0]
