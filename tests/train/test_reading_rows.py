@@ -102,9 +102,9 @@ def test_pieces_of_one_text_stand_beside_the_one_that_answers(found, chat):
         shown = "".join(chat.decode(list(part)) for part in reading.parts)
         for branch in reading.branches:
             said = chat.decode(branch.ids)
-            held = any(q.question in said and q.answer in said and q.answer in shown for p in pieces for q in p.questions)
+            asked = [q for p in pieces for q in p.questions if q.question in said]
             refused += NO_ANSWER in said
-            assert held or NO_ANSWER in said
+            assert NO_ANSWER in said or all(q.answer in said and q.answer in shown for q in asked)
         assert shown.count("The mill of piece") > 1
     assert refused, "one of a piece that is not shown is refused"
 
