@@ -49,7 +49,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
     """Mount the page at / beside the routes that are not Gradio's: OpenAI's protocol under /v1, health and exports.
 
     Args:
-        blocks: what `app.ui.build.build(chat)` made; its theme, css, head and check of events are used.
+        blocks: what `app.ui.build.build(chat)` made; its theme, css, head, check and queue are used.
         key: without it only /health answers.
         programs: the key that other programs send; "" keeps /v1 closed.
     """
@@ -58,7 +58,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
     from app.api.routes import Endpoint
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(Endpoint(chat).router())
+    app.include_router(Endpoint(chat, blocks.reading).router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
     app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs)
 
@@ -295,8 +295,10 @@ def serve(
     with _quiet_stop():
         try:
             app = create_app(chat, blocks, key, _programs_key(chat, say))
+            blocks.reading.take_up()
             _server(app, ready, chat.stop).run(sockets=[listener])
         finally:
+            blocks.reading.close()
             listener.close()
 
 

@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
 from app.chat.suggestions import candidates
-from app.errors import CancelledError, ConfigError, InputError, ModelError, NotFoundError, PasswordError
+from app.chat.turns import Turns
+from app.errors import CancelledError, ConfigError, InputError, InUseError, ModelError, NotFoundError, PasswordError
 from app.ingest.spans import label
 from app.ingest.stream import Step
 from app.memory.config import GenerationConfig
@@ -42,6 +43,7 @@ from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
+SLOW, SLOW_S = "Slow", 0.2  # begins the title of a document that takes forty times so long to read
 UNSAID, REPEATS = "unsaid", "again and again"  # in a question: it is refused, or its answer repeats itself
 NO_ANSWER = "The text does not say."
 CREATED = "2026-01-02 03:04:05"
@@ -168,7 +170,9 @@ class FakeDocumentChat:
         self._also_read: set[tuple[str, str]] = set()  # (document, policy)
         self._chats: dict[str, _Chat] = {}
         self._stop = threading.Event()
+        self._turns = Turns()
         self._busy: str | None = None
+        self.settings.folder.mkdir(parents=True, exist_ok=True)
         self._next_message = 0
         self._models = local_models()
         self._folders: list[str] = []
@@ -205,9 +209,10 @@ class FakeDocumentChat:
             raise NotFoundError(f"model {choice_id}: is gone or cannot be used any more")
         name = Settings(model=found[0].model, adapter=found[0].adapter).model_name
         before, self.model = self.model, replace(self.model, state="loading", name=name)
+        self._busy = f"loading {name}"
         try:
             for number, step in enumerate(("looking at its files", "loading its weights", "trying it out")):
-                self._pause(f"loading {name}")
+                self._pause()
                 yield LoadStep(name, step, 2.0 * number)
         finally:
             self._busy = None
@@ -264,13 +269,18 @@ class FakeDocumentChat:
         return self._busy
 
     @contextmanager
-    def claim(self, what: str, since: int | None = None) -> Iterator[SimpleNamespace]:
+    def claim(self, what: str, since: int | None = None, *, behind: bool = False) -> Iterator[SimpleNamespace]:
+        if not self._turns.take(behind, give_way=self._stop.set, wait_s=0 if behind else 5):
+            raise InUseError(f"busy: {self._busy}")
         self._stop.clear()
+        if since is not None and self.stops != since:
+            self._stop.set()
         self._busy = what
         try:
             yield SimpleNamespace(cancel=self._stop)
         finally:
             self._busy = None
+            self._turns.give_back()
 
     def notes(self) -> list[str]:
         return list(self.told)
@@ -335,8 +345,9 @@ class FakeDocumentChat:
 
     def delete_document(self, document_id: str) -> None:
         self._found(document_id)
-        del self._documents[document_id]
-        self._done_tokens.pop(document_id, None)
+        with self.claim("deleting a document"):
+            del self._documents[document_id]
+            self._done_tokens.pop(document_id, None)
 
     def page_image(self, document: str, part: int) -> bytes | None:
         return self.pages.get(document)
@@ -362,18 +373,23 @@ class FakeDocumentChat:
             raise NotFoundError(f"document {document_id}: not in the library")
         return self._documents[document_id]
 
-    def read(self, document_id: str, policy: str = "") -> Iterator[Reading]:
+    def read(self, document_id: str, policy: str = "", *, behind: bool = False) -> Iterator[Reading]:
+        self.engine()
+        self._found(document_id)
+        since = self.stops
+        with self.claim(f"reading {self.document(document_id).title}", since, behind=behind):
+            yield from self._read(document_id, policy)
+
+    def _read(self, document_id: str, policy: str = "") -> Iterator[Reading]:
         info, document = self._found(document_id)
         self._also_read.add((document_id, policy))
-        self.engine()
         if info.state == "read":
             yield self._reading(info, document, info.tokens, info.tokens)
             return
-        self._stop.clear()
         reused = done = self._done_tokens.get(document_id, 0)
         try:
             while done < info.tokens:
-                self._pause(f"reading {info.title}")
+                time.sleep(SLOW_S if info.title.startswith(SLOW) else self.pace_s)
                 if self._stop.is_set():
                     raise CancelledError(f"reading {info.title}: stopped; what was read is kept")
                 done = min(info.tokens, done + max(1, info.tokens // 40))
@@ -382,10 +398,9 @@ class FakeDocumentChat:
                 yield self._reading(info, document, done, reused)
             self._set_state(document_id, "read")
         except (CancelledError, GeneratorExit):
-            self._set_state(document_id, "new", f"stopped at {100 * done // info.tokens}%")
+            if document_id in self._documents:
+                self._set_state(document_id, "new", f"stopped at {100 * done // info.tokens}%")
             raise
-        finally:
-            self._busy = None
 
     def _set_state(self, document_id: str, state: Any, detail: str = "") -> None:
         info, document = self._documents[document_id]
@@ -443,12 +458,13 @@ class FakeDocumentChat:
 
     def edit(
         self, chat_id: str, turn: int, question: str, *, generation: GenerationConfig = GenerationConfig(),
-        focus: Sequence[str] = (), mute: Sequence[str] = (),
+        focus: Sequence[str] = (), mute: Sequence[str] = (), so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:  # fmt: skip
-        kept = self._kept(chat_id)
+        kept, since = self._kept(chat_id), self.stops
         if not 1 <= turn <= len(kept.messages) // 2:
             raise NotFoundError(f"chat {chat_id}: question {turn} is not there")
-        yield from self._answer(kept, question, 0, generation, self._sight(focus, mute), 2 * (turn - 1))
+        with self.claim("answering", since):
+            yield from self._answer(kept, question, 0, generation, self._sight(focus, mute), 2 * (turn - 1))
 
     def export_json(self, chat_id: str) -> str:
         kept = self._kept(chat_id)
@@ -484,8 +500,9 @@ class FakeDocumentChat:
         return self.document(document_id)
 
     def evict(self, document_id: str) -> DocumentInfo:
-        self._done_tokens.pop(document_id, None)
-        self._set_state(document_id, "new")
+        with self.claim("deleting a memory"):
+            self._done_tokens.pop(document_id, None)
+            self._set_state(document_id, "new")
         return self.document(document_id)
 
     def export_chat(self, chat_id: str) -> str:
@@ -511,11 +528,21 @@ class FakeDocumentChat:
         mute: Sequence[str] = (),
         without: str | None = None,
         policy: str = "",
+        so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
+        since = self.stops
         self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation,
                            "focus": tuple(focus), "mute": tuple(mute), "without": without,
                            "policy": policy})  # fmt: skip
         self.engine()
+        with self.claim("answering", since):
+            yield from self._asked(question, chat, documents, generation, self._sight(focus, mute, without or ""),
+                                   policy, so_far)  # fmt: skip
+
+    def _asked(
+        self, question: str, chat: str | None, documents: Sequence[str], generation: GenerationConfig, sight: Sight,
+        policy: str, so_far: Collection[str],
+    ) -> Iterator[Reading | Delta | Done]:  # fmt: skip
         chat = chat or self.new_chat(documents, policy)
         kept = self._kept(chat)
         if not kept.messages:
@@ -523,10 +550,10 @@ class FakeDocumentChat:
         read = 0
         for key in kept.info.documents:
             self._also_read.add((key, kept.info.policy))
-            if self.document(key).state != "read":
-                yield from self.read(key)
+            if self.document(key).state != "read" and not (key in so_far and self._done_tokens.get(key)):
+                yield from self._read(key)
                 read += self.document(key).tokens
-        yield from self._answer(kept, question, read, generation, self._sight(focus, mute, without or ""))
+        yield from self._answer(kept, question, read, generation, sight)
 
     def retry(
         self,
@@ -535,10 +562,12 @@ class FakeDocumentChat:
         generation: GenerationConfig = GenerationConfig(),
         focus: Sequence[str] = (),
         mute: Sequence[str] = (),
+        so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
-        kept = self._kept(chat)
+        kept, since = self._kept(chat), self.stops
         after = len(kept.messages) - 2
-        yield from self._answer(kept, kept.messages[after].content, 0, generation, self._sight(focus, mute), after)
+        with self.claim("answering", since):
+            yield from self._answer(kept, kept.messages[after].content, 0, generation, self._sight(focus, mute), after)
 
     def answer_without(
         self, evidence_id: str, *, generation: GenerationConfig = GenerationConfig()
@@ -546,7 +575,8 @@ class FakeDocumentChat:
         passage, chat, _ = self.store.evidence(evidence_id)
         self.asked.append({"without": evidence_id, "chat": chat, "generation": generation})
         text = f"Without page {passage.label} the answer changes."
-        yield from self._stream(text)
+        with self.claim("answering"):
+            yield from self._stream(text)
         yield Done(text, chat, (), AnswerStats(tokens_read=9, tokens_reused=100, new_tokens=8, seconds=0.4))
 
     def removal(self, evidence_id: str) -> Iterator[Reading | Removal]:
@@ -579,21 +609,16 @@ class FakeDocumentChat:
         return MemoryLine(tokens, -(-tokens // 64), used // 4, used, used // 2, policy, "compact", "reference",
                           tokens_kept=tokens)  # fmt: skip
 
-    def _pause(self, what: str) -> None:
-        self._busy = what
+    def _pause(self) -> None:
         if self.pace_s:
             time.sleep(self.pace_s)
 
     def _stream(self, text: str) -> Iterator[Delta]:
-        self._stop.clear()
-        try:
-            for word in re.findall(r"\S+\s*", text):
-                self._pause("answering")
-                if self._stop.is_set():
-                    return
-                yield Delta(word)
-        finally:
-            self._busy = None
+        for word in re.findall(r"\S+\s*", text):
+            self._pause()
+            if self._stop.is_set():
+                return
+            yield Delta(word)
 
     def _answer(
         self, kept: _Chat, question: str, read: int, generation: GenerationConfig, sight: Sight,
@@ -614,6 +639,9 @@ class FakeDocumentChat:
             said += delta.text
             yield delta
         reused = sum(self.document(key).tokens for key in kept.info.documents) - read
+        begun = [info for info in map(self.document, kept.info.documents) if info.state != "read"]
+        shares = [f"{100 * self._done_tokens[info.id] // info.tokens}% of {info.title}" for info in begun]
+        part = [f"answered from the first {share}; the rest is not read yet" for share in shares]
         stats = AnswerStats(
             tokens_read=read + len(question.split()),
             tokens_reused=max(0, reused),
@@ -624,7 +652,7 @@ class FakeDocumentChat:
             peak_bytes=400 << 20,
             stopped=self._stop.is_set(),
             ended="" if self._stop.is_set() else ended,
-            note=self.answer_note,
+            note="; ".join(filter(None, [*part, self.answer_note])),
             focus=sight.focus,
             mute=sight.mute,
             without=sight.without,

@@ -49,7 +49,7 @@ def test_first_visit_leads_to_an_answer(visit: Visit) -> None:
     expect(page.get_by_role("heading", name="Give it a whole book. Then ask.")).to_be_visible()
     expect(page.locator("#remark")).to_contain_text("Demonstration model")
     page.click("#sample")
-    expect(page.locator("#status .lt-progress")).to_contain_text("tokens/s")
+    expect(page.locator("#picker .token")).to_contain_text("Oh, Whistle")
     expect(page.locator(".lt-example").first).to_be_visible(timeout=15_000)
     page.locator(".lt-example").first.click()
     expect(page.locator(".lt-foot .lt-cost")).to_contain_text("new tokens", timeout=15_000)
@@ -58,23 +58,6 @@ def test_first_visit_leads_to_an_answer(visit: Visit) -> None:
     expect(page.locator("#memory")).to_have_text(re.compile("^This chat remembers .* kept.$"), use_inner_text=True)
     page.locator("#memory summary").click()
     expect(page.locator("#memory")).to_contain_text("regions", use_inner_text=True)
-
-
-def test_stopped_sample_is_read_to_its_end_by_a_question(visit: Visit) -> None:
-    page, title = visit.page, "Oh, Whistle"
-    visit.tab("Library")
-    expect(page.locator(".lt-table, .lt-nothing").first).to_be_visible()
-    if visit.row(title).count():
-        visit.row(title).get_by_text("Delete").first.click()
-        visit.row(title).get_by_role("button", name="Delete").click()
-    expect(visit.row(title)).to_have_count(0)
-    visit.tab("Ask")
-    page.click("#sample")
-    expect(page.locator("#status .lt-progress")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(page.locator("#picker .token")).to_contain_text("not read yet")
-    visit.ask("Who is the main character?")
-    expect(page.locator("#picker .token")).not_to_contain_text("not read yet")
 
 
 def test_library_adds_the_good_and_names_the_bad(visit: Visit, files: dict[str, Path]) -> None:

@@ -79,11 +79,15 @@ class Queue:
 
 
 class Endpoint:
-    """OpenAI's protocol over one DocumentChat."""
+    """OpenAI's protocol over one DocumentChat.
 
-    def __init__(self, chat: "DocumentChat") -> None:
+    Attributes:
+        reading: the queue of documents, which the page may share.
+    """
+
+    def __init__(self, chat: "DocumentChat", reading: BackgroundReading | None = None) -> None:
         self.chat = chat
-        self.reading = BackgroundReading(chat)
+        self.reading = reading or BackgroundReading(chat)
         self.queue = Queue()
 
     def router(self) -> APIRouter:

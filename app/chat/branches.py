@@ -1,6 +1,6 @@
 """What a chat allows besides going on: to branch off at any turn, and to ask an earlier question differently."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,7 @@ class Branches:
         generation: GenerationConfig = GenerationConfig(),
         focus: Sequence[str] = (),
         mute: Sequence[str] = (),
+        so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Ask another question in the place of an earlier one. Only the new turn is run; no document is read again.
 
@@ -89,7 +90,7 @@ class Branches:
             id = self.chat(chat).id
             sessions = self._sessions_of(id)
             _, after = self._question(id, turn)
-            session = yield from sessions.open(id, job)
+            session = yield from sessions.open(id, job, so_far)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))
             yield from sessions.answer(session, question, generation, job, after=after)
 

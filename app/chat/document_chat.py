@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +14,8 @@ from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
 from app.chat.loaded_model import Loading
 from app.chat.policies import Policies
-from app.errors import InputError, InUseError, LecternError, StoreError
+from app.chat.turns import Turns
+from app.errors import CancelledError, InputError, InUseError, LecternError, StoreError
 from app.ingest.stream import Step, Watch, in_steps
 from app.memory.config import GenerationConfig
 from app.records import (
@@ -57,7 +58,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self._failure: LecternError | None = None
         self._load = threading.Lock()
         self._cancel = threading.Event()
-        self._one = threading.Lock()
+        self._one = Turns()
         self._doing: str | None = None
         self.stops = 0  # how often `stop` was called
         self._adding_stops = 0
@@ -98,7 +99,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         self._closed = True
         self.stop()
         self.stop_adding()
-        self._one.acquire(timeout=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
+        self._one.take(wait_s=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
         self.store.close()
         self.lock.release()
         gc.unfreeze()  # what `swap.settle` set aside
@@ -106,16 +107,17 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
     # --- one at a time
 
     @contextmanager
-    def claim(self, what: str, since: int | None = None) -> "Iterator[Job]":
+    def claim(self, what: str, since: int | None = None, *, behind: bool = False) -> "Iterator[Job]":
         """Have the model for one job; `stop` sets its `cancel`.
 
         Args:
             since: `stops` when the job was asked for: a stop that came while it waited counts.
+            behind: the job gives way to others, which wait until it is cancelled; it never waits itself.
 
         Raises:
             InUseError: something else runs.
         """
-        if not self._one.acquire(blocking=False):
+        if not self._one.take(behind, give_way=self._cancel.set):
             raise InUseError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
         self._cancel.clear()
         if since is not None and self.stops != since:
@@ -127,7 +129,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             yield Job(self._cancel, time.monotonic())
         finally:
             self._doing = None
-            self._one.release()
+            self._one.give_back()
 
     def stop(self) -> None:
         """End the running reading or answer within one segment, and those that wait; what is done is kept."""
@@ -237,21 +239,26 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             self.store.delete_document(id)
         self.store.catch_up()
 
-    def read(self, document: str, policy: str = "") -> Iterator[Reading]:
+    def read(self, document: str, policy: str = "", *, behind: bool = False) -> Iterator[Reading]:
         """Read a document once under a policy, "" for the one at the start; what is stored is not read again.
 
+        Args:
+            behind: give way to every other job.
+
         Raises:
-            CancelledError: `stop` was called; the next reading goes on from there.
+            CancelledError: `stop` was called, or another job came before; the next reading goes on from there.
             ConfigError: see `engine_under`.
         """
         since = self.stops
         self.engine()
         info = self.document(document)
-        with self.claim(f"reading {info.title}", since) as job:
+        with self.claim(f"reading {info.title}", since, behind=behind) as job:
             sessions = self._sessions_under(policy or self.policy_of())
             read = yield from sessions.reader.read(info.id, job.cancel.is_set)
             if self.store.suggestions(info.id, sessions.engine.recipe) is None:
                 self._suggest(sessions, read, job)
+            if behind and job.cancelled:
+                raise CancelledError(f"reading {info.title}: gave way")
 
     def _suggest(self, sessions: "Sessions", read: "ReadDocument", job: "Job") -> None:
         """Keep questions that the model answers rightly from what was read; a stop, or a full disk, keeps none."""
@@ -337,6 +344,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         mute: Sequence[str] = (),
         without: str | None = None,
         policy: str = "",
+        so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Ask; documents that are not read yet are read first.
 
@@ -346,6 +354,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             focus, mute: places (see `app.chat.focus.find_place`) that alone may be seen, or may not be seen.
             without: id of a passage that may not be seen.
             policy: of a new chat, "" for the one at the start; another chat keeps its own (`set_chat_policy`).
+            so_far: documents that are asked as far as they are read, if something of them is.
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
         """
@@ -361,7 +370,7 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
             answered = False
             try:
                 sessions = self._sessions_of(new or self.chat(chat).id)
-                session = yield from sessions.open(new or self.chat(chat).id, job)
+                session = yield from sessions.open(new or self.chat(chat).id, job, so_far)
                 sessions.see(session, Sight(tuple(focus), tuple(mute), without or ""))
                 answered = yield from sessions.answer(session, question, generation, job)
             finally:
@@ -375,14 +384,15 @@ class DocumentChat(Branches, Keeping, Loading, Policies):
         generation: GenerationConfig = GenerationConfig(),
         focus: Sequence[str] = (),
         mute: Sequence[str] = (),
+        so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
-        """Answer the last question again, in place of the last answer."""
+        """Answer the last question again, in place of the last answer; see `ask`."""
         since = self.stops
         self.engine()
         with self.claim("answering", since) as job:
             id = self.chat(chat).id
             sessions = self._sessions_of(id)
-            session = yield from sessions.open(id, job)
+            session = yield from sessions.open(id, job, so_far)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
             question, after = self._question(session.chat)
             yield from sessions.answer(session, question, generation, job, after=after)

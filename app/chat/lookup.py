@@ -74,11 +74,11 @@ def _regions(
         for span in memory.text.spans:
             if span.part != passage.part:
                 continue
-            first, last = span.token_start // size, -(-span.token_end // size)
+            first, last = span.token_start // size, min(-(-span.token_end // size), memory.regions)
             if visible is not None and not any(visible[memory.first_region + r] for r in range(first, last)):
                 continue
             start, end = spans.tokens_of(span, places(passage), passage.char_start, passage.char_end)
-            for region in range(start // size, -(-end // size)):
+            for region in range(start // size, min(-(-end // size), last)):  # not all may be read yet
                 held, number = min(end, (region + 1) * size) - max(start, region * size), memory.first_region + region
                 if held >= min(size // EDGE, end - start) and (visible is None or visible[number]):
                     yield number

@@ -26,6 +26,7 @@ class ReadDocument:
 
     Attributes:
         root: what the keys of its blocks begin with.
+        percent: how much of it these are, when it is not all; else 0.
     """
 
     document: DocumentInfo
@@ -34,6 +35,12 @@ class ReadDocument:
     tokens_read: int
     tokens_reused: int
     root: str
+    percent: int = 0
+
+    @property
+    def share(self) -> str:
+        """What an answer from a beginning says of it."""
+        return f"answered from the first {self.percent}% of {self.document.title}; the rest is not read yet"
 
 
 class Reader:
@@ -150,6 +157,25 @@ class Reader:
         )
         self._keep(read)
         return read
+
+    def so_far(self, document: str) -> ReadDocument | None:
+        """The beginning of a document that is stored; None when that is nothing, or all of it."""
+        root, recipe = self.store.root(document, self.engine.recipe), self.engine.recipe
+        info, texts = self.store.document(document, recipe), self.store.memories(document, recipe)
+        if texts is None or info.state == "read":
+            return None
+        begun: list[MemoryText] = []
+        memories: list[RegionMemory] = []
+        for text in texts:
+            memory = self.files.open(self.files.chain(root, text.token_ids), text.token_ids)
+            if memory.tokens:
+                begun.append(spans.beginning(text, memory.tokens))
+                memories.append(memory.freeze())
+            if memory.tokens < len(text.token_ids):
+                break
+        done = sum(memory.tokens for memory in memories)
+        share = max(1, 100 * done // max(1, sum(len(text.token_ids) for text in texts)))
+        return ReadDocument(info, begun, memories, 0, done, root, share) if done else None
 
     def attached(self, documents: Sequence[ReadDocument]) -> list[Attached]:
         """Which regions of the documents' texts, all of them numbered on, belong to which text."""

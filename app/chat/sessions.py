@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,13 +72,18 @@ class Sessions:
         self.store, self.reader, self.engine = store, reader, reader.engine
         self.session: Session | None = None
 
-    def open(self, chat: str, job: Job) -> Iterator[Reading]:
-        """Bring documents and tail of a chat into memory; returns the Session."""
+    def open(self, chat: str, job: Job, so_far: Collection[str] = ()) -> Iterator[Reading]:
+        """Bring documents and tail of a chat into memory; returns the Session.
+
+        Args:
+            so_far: documents of which the part that is read will do.
+        """
         documents, gone = [], 0
         known = {document.id for document in self.store.documents(self.engine.recipe)}
         for id in self.store.chat(chat).documents:
             if id in known:
-                documents.append((yield from self.reader.read(id, job.cancel.is_set)))
+                begun = self.reader.so_far(id) if id in so_far else None
+                documents.append(begun or (yield from self.reader.read(id, job.cancel.is_set)))
             else:
                 gone += 1
         open_now, self.session = self.session, None
@@ -91,7 +96,8 @@ class Sessions:
             session = self._resume(chat, documents)
         session.system = self.store.chat(chat).system
         deleted = f"{gone} of the chat's documents {'was' if gone == 1 else 'were'} deleted" if gone else ""
-        session.note = "; ".join([*filter(None, [session.note, deleted]), *self.reader.notes])
+        begun = [d.share for d in documents if d.percent]
+        session.note = "; ".join([*begun, *filter(None, [session.note, deleted]), *self.reader.notes])
         self.reader.notes.clear()
         self.session = session
         return session

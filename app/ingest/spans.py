@@ -94,6 +94,11 @@ def tokens_of(
     return span.token_start + first, span.token_start + max(first, last)
 
 
+def beginning(text: MemoryText, tokens: int) -> MemoryText:
+    """The first tokens of a text; the last span reaches beyond them, for it belongs to a whole part."""
+    return MemoryText(text.token_ids[:tokens], tuple(span for span in text.spans if span.token_start < tokens))
+
+
 def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Span]:
     """The spans of one memory that share tokens with [token_start, token_end)."""
     first = bisect_right(spans, token_start, key=lambda span: span.token_end)

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app import markdown
+from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
 from app.ui import actions, asking, branching, examples, format, policies, switching, viewer
 from app.ui.actions import GPU, PRIVATE
-from app.ui.asking import View
+from app.ui.adding import add
+from app.ui.asking import View, closed_after
+from app.ui.reading import ReadingLine
+from app.ui.uploads import Uploads
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -71,6 +75,7 @@ class _Parts:
     empty: gr.Column
     welcome: gr.HTML
     sample: gr.Button
+    adders: list[gr.UploadButton]
     examples: gr.Row
     example_buttons: list[gr.Button]
     remark: gr.HTML
@@ -119,7 +124,9 @@ def _layout(start_policy: str) -> _Parts:
                 new = gr.Button("New chat", elem_id="new-chat", scale=0, min_width=96, size="sm")
             with gr.Column(elem_classes="lt-empty") as empty:
                 welcome = gr.HTML(elem_classes="lt-welcome")
-                sample = gr.Button("Read the sample book", variant="primary", elem_id="sample", scale=0)
+                with gr.Row(elem_classes="lt-examples"):
+                    begin = gr.UploadButton("Add documents", file_count="multiple", variant="primary", scale=0)
+                    sample = gr.Button("Read the sample book", elem_id="sample", scale=0)
                 with gr.Row(visible=False, elem_classes="lt-examples") as example_row:
                     buttons = [gr.Button(size="sm", elem_classes="lt-example") for _ in range(examples.SHOWN)]
             talk = gr.Chatbot(
@@ -136,18 +143,21 @@ def _layout(start_policy: str) -> _Parts:
             remark = gr.HTML(elem_id="remark")
             other = gr.HTML(elem_id="other-model")
             status = gr.HTML(elem_id="status")
-            question = gr.Textbox(
-                value="",
-                placeholder="Ask a question",
-                show_label=False,
-                label="Question",
-                container=False,
-                lines=1,
-                max_lines=6,
-                submit_btn=True,
-                autofocus=True,
-                elem_id="question",
-            )
+            with gr.Row(elem_classes="lt-box"):
+                more = gr.UploadButton("+", file_count="multiple", scale=0, min_width=44, elem_id="more")
+                question = gr.Textbox(
+                    value="",
+                    placeholder="Ask a question",
+                    show_label=False,
+                    label="Question",
+                    container=False,
+                    lines=1,
+                    max_lines=6,
+                    submit_btn=True,
+                    autofocus=True,
+                    elem_id="question",
+                    scale=1,
+                )
             memory = gr.HTML(elem_id="memory")
             with gr.Accordion("Where to look", open=False, elem_classes="lt-settings", elem_id="where"):
                 with gr.Row():
@@ -170,8 +180,8 @@ def _layout(start_policy: str) -> _Parts:
             page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
-        chat_id, kept, picker, new, empty, welcome, sample, example_row, buttons, remark, talk, other, status,
-        question, focus, mute, temperature, longest, policy, memory, side, page, compare,
+        chat_id, kept, picker, new, empty, welcome, sample, [begin, more], example_row, buttons, remark, talk, other,
+        status, question, focus, mute, temperature, longest, policy, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -201,7 +211,9 @@ def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
     return format.memory(chat.memory_line(chat_id))
 
 
-def build(chat: "DocumentChat", header: switching.Header) -> AskTab:
+def build(
+    chat: "DocumentChat", reading: BackgroundReading, line: ReadingLine, header: switching.Header, uploads: Uploads
+) -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
     parts = _layout(chat.policy_of())
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
@@ -247,10 +259,11 @@ def build(chat: "DocumentChat", header: switching.Header) -> AskTab:
         buttons += [gr.update(visible=False)] * (examples.SHOWN - len(asked))
         return picker, asking.welcome(chat, picked), sample, shown, *buttons
 
-    streams = _wire_asking(chat, parts, view, stream)
+    streams = _wire_asking(chat, reading, parts, view, stream)
     for event in streams:  # asking may have read a document
         event.then(refresh, [parts.picker, parts.policy], library, queue=False, **PRIVATE)
-    _wire_documents(chat, parts, view, library, refresh, show, streams)
+    _wire_documents(chat, reading, line, parts, view, library, refresh, show, streams)
+    _wire_adding(chat, reading, uploads, parts, library, refresh)
     _wire_evidence(chat, parts)
     switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
@@ -273,29 +286,35 @@ def _settings(
     return generation, Sight(tuple(focus or ()), tuple(mute or ()))
 
 
-def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: Callable[..., Any]) -> list[Any]:
+def _wire_asking(
+    chat: "DocumentChat",
+    reading: BackgroundReading,
+    parts: _Parts,
+    view: list[Any],
+    stream: Callable[..., Any],
+) -> list[Any]:
     """Returns the events that write into the conversation."""
     controls = [parts.chat_id, parts.picker, parts.policy]
     controls += [parts.focus, parts.mute, parts.temperature, parts.longest]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
-        busy = chat.busy()
-        line = format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
-        return line, chat_id or asking.before_first_answer(chat)
+        return asking.thinking(chat), chat_id or asking.before_first_answer(chat)
 
     def example(text: str, chat_id: str | None) -> tuple[str, ...]:
         return text, *announce(chat_id)
 
     def ask(question: str, chat_id: str | None, picked: list[str], policy: str, *settings: Any) -> Iterator[Any]:
-        yield from stream(asking.answer(chat, question, chat_id, picked or [], *_settings(*settings), policy=policy))
+        settled, so_far = _settings(*settings), reading.documents()
+        yield from stream(asking.answer(chat, question, chat_id, picked or [], *settled, policy=policy, so_far=so_far))
 
     def retry(_id: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any) -> Iterator[Any]:
-        yield from stream(asking.again(chat, chat_id, *_settings(*settings)))
+        yield from stream(asking.again(chat, chat_id, *_settings(*settings), so_far=reading.documents()))
 
     def edit(
         answer: str, text: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any
     ) -> Iterator[Any]:
-        yield from stream(branching.edit(chat, chat_id, answer, text, *_settings(*settings)))
+        settled, so_far = _settings(*settings), reading.documents()
+        yield from stream(branching.edit(chat, chat_id, answer, text, *settled, so_far=so_far))
 
     announced = [parts.status, parts.kept]
     asked = [parts.question.submit(announce, parts.chat_id, announced, queue=False, **PRIVATE)]
@@ -311,6 +330,8 @@ def _wire_asking(chat: "DocumentChat", parts: _Parts, view: list[Any], stream: C
 
 def _wire_documents(
     chat: "DocumentChat",
+    reading: BackgroundReading,
+    line: ReadingLine,
     parts: _Parts,
     view: list[Any],
     library: list[Any],
@@ -329,13 +350,9 @@ def _wire_documents(
         offered, focus, mute = asking.places(chat, picked or [], focus, mute)
         return gr.update(choices=offered, value=focus), gr.update(choices=offered, value=mute)
 
-    def sample(policy: str) -> Iterator[tuple[Any, ...]]:
-        yield *[gr.skip()] * len(library), "", _running(True)
-        last = "", ""
-        for last in asking.read_sample(chat, asking.sample_book(), policy):
-            yield *[gr.skip()] * len(library), last[1], gr.skip()
-        document, status = last
-        yield *refresh([document] if document else [], policy), status, _running(False)
+    def sample(policy: str) -> tuple[Any, ...]:
+        document, status = asking.read_sample(chat, reading, asking.sample_book())
+        return *refresh([document] if document else [], policy), status, *line.look()
 
     def new(picked: list[str]) -> tuple[Any, ...]:
         return *show(None), *refresh(picked), gr.update(visible=False)
@@ -346,9 +363,33 @@ def _wire_documents(
     parts.policy.input(choose, about, [*library, parts.status, parts.policy], queue=False, **PRIVATE)
     places = [parts.focus, parts.mute]
     parts.picker.change(narrow, [parts.picker, *places], places, queue=False, **PRIVATE)
-    parts.sample.click(sample, parts.policy, [*library, parts.status, parts.question], **GPU, **PRIVATE)
+    parts.sample.click(sample, parts.policy, [*library, parts.status, *line.outputs], **PRIVATE)
     parts.new.click(None, cancels=streams, **PRIVATE)  # first: what is on its way must not be written afterwards
     parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)
+
+
+def _wire_adding(
+    chat: "DocumentChat",
+    reading: BackgroundReading,
+    uploads: Uploads,
+    parts: _Parts,
+    library: list[Any],
+    refresh: Callable[..., tuple[Any, ...]],
+) -> None:
+    """Files that are dropped, pasted or chosen here are asked about at once."""
+
+    def adding(files: list[str] | None, chat_id: str | None, picked: list[str], policy: str) -> Iterator[Any]:
+        unchanged, added, status = [gr.skip()] * len(library), (), ""
+        with closed_after(add(chat, reading, files or [], uploads)) as steps:
+            for step in steps:
+                added, status = step.added, step.status
+                yield *unchanged, status, gr.skip()
+        picked = list(dict.fromkeys([*(picked or []), *added]))
+        yield *refresh(picked, policy), status + asking.attach(chat, chat_id, picked), None
+
+    about = [parts.chat_id, parts.picker, parts.policy]
+    for button in parts.adders:
+        button.upload(adding, [button, *about], [*library, parts.status, button], **PRIVATE)
 
 
 def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Message, Reading, Removal
@@ -79,6 +80,14 @@ def _cut(message: Message) -> str:
     return "…" if cut and message.content[-1:].isalnum() else ""
 
 
+def thinking(chat: "DocumentChat") -> str:
+    """What is said until the first word comes: what the answer waits for, if it waits."""
+    busy = chat.busy() or ""
+    if busy.startswith("reading "):
+        return format.waiting(f"Thinking; {busy} pauses meanwhile")
+    return format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
+
+
 def before_first_answer(chat: "DocumentChat") -> str:
     """What the browser keeps while a new chat has no id yet: which one was the newest before it."""
     return f"after {next((info.id for info in chat.chats()), '')}"
@@ -106,11 +115,13 @@ def answer(
     sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
     policy: str = "",
+    so_far: Sequence[str] = (),
 ) -> Iterator[View]:
     """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost.
 
     Args:
         policy: of a new chat; another one has its own.
+        so_far: documents that are asked as far as they are read.
     """
     question = question.strip()
     if not question:
@@ -118,7 +129,7 @@ def answer(
         return
     before = show(chat, chat_id).messages
     asking = (*before, {"role": "user", "text": question})
-    start = View(asking, chat_id, format.waiting("Thinking"), running=True)
+    start = View(asking, chat_id, thinking(chat), running=True)
     fallback, stops = View(before, chat_id, draft=question), chat.stops
     yield start
     events = chat.ask(
@@ -129,6 +140,7 @@ def answer(
         focus=sight.focus,
         mute=sight.mute,
         policy="" if chat_id else policy,
+        so_far=so_far,
     )
     yield from follow(chat, events, start, fallback, question, stops, clock)
 
@@ -139,6 +151,7 @@ def again(
     generation: GenerationConfig = GenerationConfig(),
     sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
+    so_far: Sequence[str] = (),
 ) -> Iterator[View]:
     """Answer the last question once more."""
     kept = show(chat, chat_id)
@@ -147,10 +160,10 @@ def again(
         yield replace(kept, status=format.notice("There is no question to answer again."))
         return
     shown = kept.messages[: questions[-1] + 1]
-    start, stops = View(shown, chat_id, format.waiting("Thinking"), running=True), chat.stops
+    start, stops = View(shown, chat_id, thinking(chat), running=True), chat.stops
     yield start
     question = kept.messages[questions[-1]]["text"]
-    events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute)
+    events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute, so_far=so_far)
     yield from follow(chat, events, start, kept, question, stops, clock)
 
 
@@ -297,22 +310,16 @@ def sample_book() -> Path | None:
     return next(iter(sorted((ROOT / "samples").glob("*.txt"))), None)
 
 
-def read_sample(chat: "DocumentChat", book: Path | None, policy: str = "") -> Iterator[tuple[str, str]]:
-    """Add the sample book and read it under a policy; yields (document id or "", status HTML)."""
+def read_sample(chat: "DocumentChat", reading: BackgroundReading, book: Path | None) -> tuple[str, str]:
+    """Add the sample book and have it read before all others; (document id or "", status HTML)."""
     if book is None:
-        yield "", format.notice("This copy of Lectern has no sample book (folder samples); add a file in Library.")
-        return
-    yield "", format.waiting("Opening the sample book")
-    document = ""
+        return "", format.notice("This copy of Lectern has no sample book (folder samples); add a file in Library.")
     try:
-        info = chat.add_document(book)
-        document = info.id
-        with closed_after(chat.read(document, policy)) as events:
-            for event in events:
-                yield document, format.reading(event, info.kind)
-        yield document, ""
+        document = chat.add_document(book).id
     except Exception as error:
-        yield document, format.failure(error)
+        return "", format.failure(error)
+    reading.add(document, first=True)
+    return document, ""
 
 
 def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ def edit(
     question: str,
     generation: GenerationConfig = GenerationConfig(),
     sight: Sight = Sight(),
+    so_far: Sequence[str] = (),
 ) -> Iterator[View]:
     """Ask another question in the place of the one that an answer answers, and show it as it comes."""
     kept = asking.show(chat, chat_id)
@@ -50,8 +51,10 @@ def edit(
         return
     questions = [place for place, message in enumerate(kept.messages) if message.get("role") == "user"]
     before = kept.messages[: questions[turn - 1]]
-    start = View((*before, {"role": "user", "text": question}), chat_id, format.waiting("Thinking"), running=True)
+    start = View((*before, {"role": "user", "text": question}), chat_id, asking.thinking(chat), running=True)
     stops = chat.stops
     yield start
-    events = chat.edit(chat_id, turn, question, generation=generation, focus=sight.focus, mute=sight.mute)
+    events = chat.edit(
+        chat_id, turn, question, generation=generation, focus=sight.focus, mute=sight.mute, so_far=so_far
+    )
     yield from asking.follow(chat, events, start, kept, question, stops)

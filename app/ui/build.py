@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.api.reading import BackgroundReading
 from app.eval import passkey
 from app.ui import (
     actions,
@@ -16,6 +17,7 @@ from app.ui import (
     library_tab,
     models_tab,
     passkey_tab,
+    reading,
     switching,
     theme,
 )
@@ -34,21 +36,23 @@ QUEUE_LENGTH = 32
 
 
 def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -> gr.Blocks:
-    """The whole page, with its theme, css, head and check of events set, for `app.server.create_app`."""
+    """The whole page, with its theme, css, head, check of events and queue of readings set, for `create_app`."""
     os.environ["GRADIO_TEMP_DIR"] = str(chat.settings.folder / FOLDER)
     blocks = gr.Blocks(
         title="Lectern", analytics_enabled=False, delete_cache=(UPLOAD_KEPT_S, UPLOAD_KEPT_S), fill_width=True
     )
     uploads = Uploads(chat.settings.folder, blocks.upload_file_set)
+    queue = BackgroundReading(chat)
     with blocks:
         with gr.Row(elem_classes="lt-header"):
             gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
             model = gr.HTML(elem_id="model")
         problem, poll = gr.HTML(elem_id="problem"), gr.Timer(POLL_S)
+        line = reading.build(chat, queue)
         header = switching.Header(model, poll)
         with gr.Tabs(selected="ask", elem_id="tabs") as tabs:
             with gr.Tab("Ask", id="ask") as ask:
-                asking = ask_tab.build(chat, header)
+                asking = ask_tab.build(chat, queue, line, header, uploads)
                 opening = _open_chat(chat, asking, tabs)
                 actions.on(
                     "fork",
@@ -59,7 +63,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                     queue=False,
                 )
             with gr.Tab("Library", id="library") as library:
-                shelf = library_tab.build(chat, _open_ask(asking, tabs), uploads)
+                shelf = library_tab.build(chat, queue, line, _open_ask(asking, tabs), uploads)
             with gr.Tab("Chats", id="chats") as chats:
                 found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header=header, uploads=uploads)
             with gr.Tab("Passkey", id="passkey") as passkeys:
@@ -80,19 +84,24 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         # What was read and how long a text may be depends on the model too.
         for tab, look, given, shown in (
             (ask, asking.refresh, [asking.picker, asking.policy], asking.library),
-            (library, lambda: library_tab.table(chat), None, shelf.table),
+            (library, lambda: library_tab.table(chat, queue), None, shelf.table),
             (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
             (models, lambda: models_tab.shown(chat), None, [shelves.list, shelves.folders]),
         ):
             tab.select(look, given, shown, queue=False, **PRIVATE)
             look_at_model(tab.select)  # another browser tab may have loaded another model
             model.change(look, given, shown, queue=False, **PRIVATE)
+        for look, given, shown in (
+            (asking.refresh, [asking.picker, asking.policy], asking.library),
+            (lambda: library_tab.table(chat, queue), None, shelf.table),
+        ):
+            line.mark.change(look, given, shown, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
         model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
-    blocks.check, blocks.sessions = checker(blocks, uploads), Sessions(blocks)
+    blocks.check, blocks.sessions, blocks.reading = checker(blocks, uploads), Sessions(blocks), queue
     return blocks
 
 

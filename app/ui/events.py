@@ -62,7 +62,7 @@ def _fits(block: Any, value: Any, uploads: Uploads) -> bool:
         return isinstance(value, str)
     if value is None:
         return True
-    if isinstance(block, gr.File):
+    if isinstance(block, (gr.File, gr.UploadButton)):
         files = value if isinstance(value, list) else [value]
         return all(isinstance(file, dict) and uploads.holds(str(file.get("path"))) for file in files)
     if isinstance(block, (gr.JSON, gr.CheckboxGroup)) or getattr(block, "multiselect", False):

@@ -87,9 +87,10 @@ def css() -> str:
 
 
 def head() -> str:
-    """For the document's head: our script, and colours for the browser's own bars."""
+    """For the document's head: our scripts, and colours for the browser's own bars."""
+    scripts = "".join(f"<script>{file.read_text(encoding='utf-8')}</script>" for file in sorted(HERE.glob("*.js")))
     return (
         '<meta name="theme-color" content="#fbfaf7" media="(prefers-color-scheme: light)">'
         '<meta name="theme-color" content="#171512" media="(prefers-color-scheme: dark)">'
-        f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+        f"{scripts}"
     )

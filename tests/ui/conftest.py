@@ -1,11 +1,12 @@
 """A chat without a model, with a small library."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from app.api.reading import BackgroundReading
 from app.ui.uploads import Uploads
 from tests.fake_chat import FakeDocumentChat
 
@@ -13,6 +14,15 @@ from tests.fake_chat import FakeDocumentChat
 @pytest.fixture
 def chat(tmp_path: Path) -> FakeDocumentChat:
     return FakeDocumentChat(tmp_path / "home")
+
+
+@pytest.fixture
+def reading(chat: FakeDocumentChat) -> Iterator[BackgroundReading]:
+    """A queue that is paused: its documents wait."""
+    made = BackgroundReading(chat)
+    made.pause()
+    yield made
+    made.close()
 
 
 @pytest.fixture

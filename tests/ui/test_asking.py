@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
-from app.errors import ModelError, StoreError
+from app.errors import StoreError
 from app.memory.config import GenerationConfig
 from app.records import AnswerStats, Delta, Done
 from app.ui import asking
@@ -236,24 +237,37 @@ def test_documents_change_in_the_middle_of_a_chat(chat: FakeDocumentChat, docume
     assert "not here any more" in asking.attach(chat, "c9", [])
 
 
-def test_sample_book_is_added_and_read(chat: FakeDocumentChat, book: Path) -> None:
-    steps = list(asking.read_sample(chat, book))
-    document, status = steps[-1]
-    assert status == "" and chat.document(document).state == "read"
-    assert any("Reading" in status for _, status in steps)
+def test_sample_book_is_added_and_read_before_others(
+    chat: FakeDocumentChat, book: Path, document: str, tmp_path: Path, reading: BackgroundReading
+) -> None:
+    sample = tmp_path / "sample.txt"
+    sample.write_text("A sample.", encoding="utf-8")
+    reading.add(document)
+    key, status = asking.read_sample(chat, reading, sample)
+    assert status == "" and reading.documents() == (key, document)
 
 
-def test_sample_book_that_is_missing_says_so(chat: FakeDocumentChat) -> None:
-    assert list(asking.read_sample(chat, None)) == [("", asking.format.notice(
-        "This copy of Lectern has no sample book (folder samples); add a file in Library."))]  # fmt: skip
+def test_sample_book_that_is_missing_says_so(chat: FakeDocumentChat, reading: BackgroundReading) -> None:
+    assert asking.read_sample(chat, reading, None) == ("", asking.format.notice(
+        "This copy of Lectern has no sample book (folder samples); add a file in Library."))  # fmt: skip
 
 
-def test_sample_book_without_a_model(chat: FakeDocumentChat, book: Path) -> None:
-    chat.model = model_state(state="failed", detail="no weights")
-    document, status = list(asking.read_sample(chat, book))[-1]
-    assert document and "no weights" in status
-    with pytest.raises(ModelError):
-        chat.engine()
+def test_a_question_counts_what_is_read_so_far(chat: FakeDocumentChat, document: str) -> None:
+    steps = chat.read(document)
+    for _ in range(20):
+        next(steps)
+    steps.close()
+    *_, last = asking.answer(chat, "Who kept a lantern?", None, [document], so_far=[document])
+    assert "nswered from the first " in last.messages[-1]["foot"]
+    assert chat.document(document).state == "new"
+
+
+def test_what_an_answer_waits_for_is_said(chat: FakeDocumentChat) -> None:
+    with chat.claim("reading A Quiet Coast"):
+        assert "reading A Quiet Coast pauses" in asking.thinking(chat)
+    with chat.claim("testing passkeys"):
+        assert "Waiting for the model: testing passkeys" in asking.thinking(chat)
+    assert "Thinking" in asking.thinking(chat)
 
 
 def test_a_sample_book_ships() -> None:

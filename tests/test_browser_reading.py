@@ -1,0 +1,83 @@
+"""The page in Chromium over a fake chat: documents are read behind, over reloads and tabs, and asked meanwhile."""
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser import ROOT, Server, Visit, find_chromium, visiting
+from tests.fake_chat import SLOW
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+
+
+def put(visit: Visit, folder: Path, *titles: str) -> None:
+    """Put texts of these titles into the library; the queue is empty before."""
+    cancel = visit.page.locator("#reading").get_by_role("button", name="Cancel")
+    visit.page.wait_for_function("document.querySelector('#reading-mark')?.textContent.includes('|')")
+    if (line := visit.page.locator("#reading summary")).count():
+        line.click()
+        while count := cancel.count():
+            cancel.first.click()
+            expect(cancel).to_have_count(count - 1)
+    text = (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")
+    files = []
+    for place, title in enumerate(titles):
+        files.append(folder / f"{title}.txt")
+        files[-1].write_text(text[20_000 * place : 20_000 * (place + 1)] + title, encoding="utf-8")
+    visit.tab("Library")
+    visit.page.set_input_files("#drop input[type=file]", [str(file) for file in files])
+
+
+def test_reading_goes_on_over_a_reload_and_shows_in_every_tab(
+    visit: Visit, browser: Browser, fake: Server, tmp_path: Path
+) -> None:
+    page, line = visit.page, visit.page.locator("#reading .lt-queue")
+    put(visit, tmp_path, f"{SLOW} reload")
+    expect(line).to_contain_text(f"Reading {SLOW} reload")
+    visit.tab("Chats")
+    expect(line).to_contain_text(re.compile(r"\d+%"))
+    page.reload()
+    expect(line).to_contain_text(re.compile(r"\d+%"))
+    with visiting(browser, fake.base + "?" + fake.url.partition("?")[2]) as other:
+        second = other.page.locator("#reading")
+        expect(second.locator(".lt-queue")).to_contain_text(f"{SLOW} reload")
+        second.locator("summary").click()
+        second.get_by_role("button", name=f"Do not read {SLOW} reload now").click()
+        expect(second.locator(".lt-queue")).to_have_count(0)
+    expect(line).to_have_count(0)
+    visit.tab("Library")
+    expect(visit.row(f"{SLOW} reload")).to_contain_text("Go on reading")
+    visit.errors.clear()  # of the reload
+
+
+def test_the_queue_has_an_order_and_what_is_read_says_so_at_once(visit: Visit, tmp_path: Path) -> None:
+    page, line = visit.page, visit.page.locator("#reading .lt-queue")
+    put(visit, tmp_path, f"{SLOW} one", f"{SLOW} two", "Quick")
+    expect(line).to_contain_text(f"Reading 1 of 3: {SLOW} one")
+    line.locator("summary").click()
+    page.get_by_role("button", name="Read Quick first").click()
+    expect(line).to_contain_text(f"Reading 2 of 3: {SLOW} one")
+    expect(visit.row("Quick").locator(".lt-read")).to_have_text("read")
+    expect(visit.row(f"{SLOW} two")).to_contain_text("waits")
+    page.get_by_role("button", name="Pause").click()
+    expect(line).to_contain_text("Reading is paused")
+    page.reload()
+    expect(line).to_contain_text("Reading is paused")
+    page.get_by_role("button", name="Go on", exact=True).click()
+    expect(line).not_to_contain_text("paused")
+    visit.errors.clear()  # of the reload
+
+
+def test_a_document_is_asked_while_it_is_read(visit: Visit, tmp_path: Path) -> None:
+    page, line = visit.page, visit.page.locator("#reading .lt-queue")
+    title = f"{SLOW} asked"
+    put(visit, tmp_path, title)
+    expect(line).to_contain_text(re.compile(r"[1-9]\d*%"))
+    visit.row(title).get_by_role("button", name="Ask").click()
+    expect(page.locator("#picker .token")).to_contain_text("not read yet")
+    visit.ask("What about the meadow?")
+    expect(page.locator(".lt-foot")).to_contain_text(re.compile(rf"nswered from the first \d+% of {title}"))
+    expect(page.locator(".lt-chip").first).to_be_visible()
+    expect(line).to_contain_text(title)  # it goes on
