@@ -107,9 +107,14 @@ show();
 """
 
 
-# What a reload goes on with: an id, never text, and only for this tab of the browser.
-_KEEP = "watch('value', () => sessionStorage.setItem('lectern-chat', props.value || ''));"
-RECALL = "() => sessionStorage.getItem('lectern-chat') ?? ''"
+# What a reload goes on with: an id, never text, and only for this tab of the browser; the address names it too.
+_KEEP = """
+watch('value', () => {
+  sessionStorage.setItem('lectern-chat', props.value || '');
+  window.lectern.shows(props.value);
+});
+"""
+RECALL = "() => window.lectern.recalled()"
 
 
 def _layout(start_policy: str) -> _Parts:
@@ -144,7 +149,7 @@ def _layout(start_policy: str) -> _Parts:
             other = gr.HTML(elem_id="other-model")
             status = gr.HTML(elem_id="status")
             with gr.Row(elem_classes="lt-box"):
-                more = gr.UploadButton("+", file_count="multiple", scale=0, min_width=44, elem_id="more")
+                more = gr.UploadButton("Add documents", file_count="multiple", scale=0, min_width=44, elem_id="more")
                 question = gr.Textbox(
                     value="",
                     placeholder="Ask a question",
@@ -310,6 +315,10 @@ def _wire_asking(
     def retry(_id: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any) -> Iterator[Any]:
         yield from stream(asking.again(chat, chat_id, *_settings(*settings), so_far=reading.documents()))
 
+    def longer(_id: str, chat_id: str | None, *rest: Any) -> Iterator[Any]:
+        *settings, longest = rest
+        yield from retry(_id, chat_id, *settings, 2 * max(longest, asking.last_length(chat, chat_id)))
+
     def edit(
         answer: str, text: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any
     ) -> Iterator[Any]:
@@ -323,6 +332,7 @@ def _wire_asking(
         asked.append(button.click(example, clicked, [parts.question, *announced], queue=False, **PRIVATE))
     streams = [event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE) for event in asked]
     streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
+    streams.append(actions.on("longer", longer, inputs=controls, outputs=view, **GPU))
     streams.append(actions.on("edit", edit, form=True, inputs=controls, outputs=view, **GPU))
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams

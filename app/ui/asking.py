@@ -167,6 +167,12 @@ def again(
     yield from follow(chat, events, start, kept, question, stops, clock)
 
 
+def last_length(chat: "DocumentChat", chat_id: str | None) -> int:
+    """Tokens of the last answer."""
+    answers = [message for message in chat.messages(chat_id) if message.role == "assistant"] if chat_id else []
+    return int(answers[-1].stats.get("new_tokens", 0)) if answers else 0
+
+
 def follow(
     chat: "DocumentChat",
     events: Generator[Reading | Delta | Done],

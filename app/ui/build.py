@@ -18,6 +18,7 @@ from app.ui import (
     models_tab,
     passkey_tab,
     reading,
+    sidebar,
     switching,
     theme,
 )
@@ -46,7 +47,11 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
     with blocks:
         with gr.Row(elem_classes="lt-header"):
             gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
+            gr.HTML(theme.SWITCHES, elem_classes="lt-switches")
             model = gr.HTML(elem_id="model")
+        with gr.Sidebar(open=False, width=290, elem_id="side"):
+            gr.HTML(theme.SIDE)
+            chats_at_side = gr.Column()
         problem, poll = gr.HTML(elem_id="problem"), gr.Timer(POLL_S)
         line = reading.build(chat, queue)
         header = switching.Header(model, poll)
@@ -62,6 +67,15 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                     cancels=opening.cancels,
                     queue=False,
                 )
+                actions.on(
+                    "chat-show",
+                    lambda key: opening.handler(reopened(chat, key)),
+                    outputs=opening.outputs,
+                    cancels=opening.cancels,
+                    queue=False,
+                )
+            with chats_at_side:
+                listed = sidebar.build(chat, asking.chat_id, asking.kept)
             with gr.Tab("Library", id="library") as library:
                 shelf = library_tab.build(chat, queue, line, _open_ask(asking, tabs), uploads)
             with gr.Tab("Chats", id="chats") as chats:
@@ -81,6 +95,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         recall = lambda kept: opening.handler(reopened(chat, kept))  # noqa: E731
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
         look_at_model(reload.then)
+        reload.then(lambda now: sidebar.listing(chat, now), asking.chat_id, listed, queue=False, **PRIVATE)
         # What was read and how long a text may be depends on the model too.
         for tab, look, given, shown in (
             (ask, asking.refresh, [asking.picker, asking.policy], asking.library),

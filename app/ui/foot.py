@@ -134,6 +134,11 @@ def foot(
         f'<button type="button" class="lt-tool" data-do="copy" data-text="{escape(message.content)}">Copy</button>'
         '<button type="button" class="lt-tool" data-do="retry">Try again</button>'
     )
+    if stats.get("ended") == "length":
+        tools += (
+            '<button type="button" class="lt-tool" data-do="longer" title="Answers once more, up to twice as long">'
+            "Longer answer</button>"
+        )
     tools += without(message.evidence, kinds) if message.evidence and not refused else ""
     tools += branches(message, question) if question else ""
     return (

@@ -17,7 +17,9 @@
   });
   // What opens below the edge comes into view.
   document.addEventListener('toggle', ({ target }) => {
-    if (target.matches('.lt-confirm[open]')) target.querySelector('.lt-pop')?.scrollIntoView({ block: 'nearest' });
+    if (!target.matches('.lt-confirm[open]')) return;
+    target.querySelector('.lt-pop')?.scrollIntoView({ block: 'nearest' });
+    for (let box = target; box; box = box.parentElement) box.scrollLeft = 0; // only up and down
   }, true);
   // Closing a passage gives the focus back to the chip that opened it.
   let chip = null;

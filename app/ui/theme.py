@@ -14,6 +14,18 @@ WORDMARK = (
     '<path d="M16 10v15" stroke="currentColor" stroke-width="2"/></svg><span>Lectern</span>'
 )
 
+SWITCHES = (
+    '<button type="button" class="lt-tool" data-here="theme" aria-label="Light or dark" title="Light or dark">◐'
+    "</button>"
+    '<button type="button" class="lt-tool" data-here="keys" aria-label="Keyboard shortcuts" '
+    'title="Keyboard shortcuts">?</button>'
+)
+
+SIDE = (
+    '<div class="lt-side-head"><button type="button" class="lt-button" data-here="fresh">New chat</button>'
+    '<button type="button" class="lt-tool" data-here="search">Search</button></div>'
+)
+
 # Of Gradio 6.31's own font files these have Latin letters; its SemiBold files, Lora and Source Sans 3 do not.
 _WEIGHTS = (400, 700)
 

@@ -35,7 +35,7 @@ def test_model_work_is_done_one_at_a_time(chat: FakeDocumentChat) -> None:
     blocks = build(chat, run_passkey=fake_passkey_run)
     gpu = {fn.name: fn.concurrency_limit for fn in blocks.fns.values() if fn.concurrency_id == "gpu"}
     assert set(gpu.values()) == {1}
-    assert len([fn for fn in blocks.fns.values() if fn.concurrency_id == "gpu"]) == 12
+    assert len([fn for fn in blocks.fns.values() if fn.concurrency_id == "gpu"]) == 13
 
 
 def test_uploads_stay_in_the_data_folder(chat: FakeDocumentChat, config: dict) -> None:

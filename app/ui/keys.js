@@ -1,0 +1,107 @@
+// Shortcuts and their list, the theme, and the address of a chat. What they do is done by the page's own buttons.
+(() => {
+  const KEYS = [
+    ['Ctrl K', 'Search the chats'], ['Ctrl Shift O', 'New chat'], ['/', 'To the question'],
+    ['↑', 'Edit the last question (in an empty box)'], ['Esc', 'Stop, or close what is open'], ['?', 'This list'],
+  ];
+  const tab = (name) => [...document.querySelectorAll('#tabs [role=tab]')].find((one) => one.textContent.trim() === name);
+  const focusSoon = (selector) => setTimeout(() => document.querySelector(selector)?.focus(), 150);
+
+  const list = () => {
+    const known = document.querySelector('.lt-keys');
+    if (known) return known;
+    const made = document.createElement('dialog');
+    made.className = 'lt-keys';
+    made.setAttribute('aria-label', 'Keyboard shortcuts');
+    const rows = KEYS.map(([key, does]) => `<dt><kbd>${key}</kbd></dt><dd>${does}</dd>`).join('');
+    made.innerHTML = `<h2>Keyboard shortcuts</h2><dl>${rows}</dl><form method="dialog"><button class="lt-button">Close</button></form>`;
+    (document.querySelector('.gradio-container') ?? document.body).append(made);
+    return made;
+  };
+
+  // Theme: as the system has it, until the user says otherwise in this browser.
+  const STORED = 'lectern-theme';
+  const dark = () => document.body.classList.contains('dark');
+  const wear = (theme) => { if (theme) document.body.classList.toggle('dark', theme === 'dark'); };
+  addEventListener('DOMContentLoaded', () => {
+    wear(localStorage.getItem(STORED));
+    // Gradio follows the system at its start, which must not undo the choice.
+    new MutationObserver(() => {
+      const theme = localStorage.getItem(STORED);
+      if (theme && dark() !== (theme === 'dark')) wear(theme);
+    }).observe(document.body, { attributes: true, attributeFilter: ['class'] });
+  });
+
+  const DO = {
+    keys: () => list().showModal(),
+    theme: () => {
+      localStorage.setItem(STORED, dark() ? 'light' : 'dark');
+      wear(localStorage.getItem(STORED));
+    },
+    search: () => { tab('Chats')?.click(); focusSoon('#search :is(input, textarea)'); },
+    fresh: () => { tab('Ask')?.click(); document.querySelector('#new-chat')?.click(); focusSoon('#question textarea'); },
+    ask: () => { tab('Ask')?.click(); focusSoon('#question textarea'); },
+    edit: () => {
+      const box = [...document.querySelectorAll('.lt-foot summary')].findLast((one) => one.textContent === 'Edit');
+      if (box && !box.parentElement.open) box.click();
+    },
+  };
+  document.addEventListener('click', (event) => {
+    const button = event.target.closest('[data-here]');
+    if (button) DO[button.dataset.here]?.();
+  });
+  const typing = (target) => target.matches?.('input, textarea, select, [contenteditable]');
+  document.addEventListener('keydown', (event) => {
+    if (event.defaultPrevented || event.isComposing || document.querySelector('dialog[open]')) return;
+    const chord = event.ctrlKey || event.metaKey, key = event.key.toLowerCase();
+    let does = '';
+    if (chord && !event.shiftKey && key === 'k') does = 'search';
+    else if (chord && event.shiftKey && key === 'o') does = 'fresh';
+    else if (!chord && !event.altKey && !typing(event.target)) does = { '/': 'ask', '?': 'keys' }[key] ?? '';
+    else if (key === 'arrowup' && event.target.matches?.('#question textarea') && !event.target.value) does = 'edit';
+    if (!does) return;
+    event.preventDefault();
+    DO[does]();
+  });
+
+  // Buttons of Gradio's that show a picture only get a name.
+  const NAMES = {
+    '#question .submit-button': 'Ask', '#question .stop-button': 'Stop', '.token-remove.remove-all': 'Remove all',
+    '.token-remove:not(.remove-all)': 'Remove', '#talk .scroll-down-button-container button': 'To the end',
+  };
+  new MutationObserver(() => {
+    for (const [which, name] of Object.entries(NAMES))
+      for (const button of document.querySelectorAll(`:is(${which}):not([aria-label])`)) button.setAttribute('aria-label', name);
+  }).observe(document, { childList: true, subtree: true });
+
+  // Focus goes where the action is: into the field of a box that opens.
+  document.addEventListener('toggle', ({ target }) => {
+    if (target.matches('.lt-confirm[open]')) target.querySelector('.lt-pop :is(input, textarea)')?.focus({ preventScroll: true });
+  }, true);
+
+  // The address names the chat, so that Back, bookmarks and two windows work.
+  const named = () => decodeURIComponent(location.hash.match(/^#chat=(.+)/)?.[1] ?? '');
+  let shown = named(), first = true;
+  window.lectern = {
+    // Called with what the page shows; "after ..." stands for a chat that has no id yet.
+    shows: (kept) => {
+      const chat = (kept ?? '').startsWith('after ') ? '' : kept ?? '';
+      if (chat === shown) return;
+      shown = chat;
+      const address = chat ? `#chat=${encodeURIComponent(chat)}` : location.pathname;
+      history[first ? 'replaceState' : 'pushState'](null, '', address);
+      first = false;
+    },
+    recalled: () => named() || (sessionStorage.getItem('lectern-chat') ?? ''),
+  };
+  addEventListener('popstate', () => {
+    if (named() === shown) return;
+    shown = named();
+    const link = document.createElement('button');
+    Object.assign(link.dataset, { do: 'chat-show', id: shown });
+    link.hidden = true;
+    document.body.append(link);
+    link.click();
+    link.remove();
+  });
+})();
