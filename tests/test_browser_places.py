@@ -1,4 +1,4 @@
-"""The page in Chromium over a fake chat: files come where one asks, chats have addresses and a place at the side, keys."""
+"""The page in Chromium over a fake chat: files come where one asks; chats have addresses and a place; keys."""
 
 import re
 
@@ -131,8 +131,9 @@ def test_a_cut_answer_can_be_longer(visit: Visit) -> None:
 def test_every_button_has_a_name(visit: Visit) -> None:
     page = visit.page
     visit.ask("What about names?")
-    unnamed = """[...document.querySelectorAll('button, [role=button], summary')].filter((one) => one.checkVisibility() &&
-      !(one.getAttribute('aria-label') || one.textContent.trim() || one.title)).map((one) => one.outerHTML.slice(0, 200))"""
+    unnamed = """[...document.querySelectorAll('button, [role=button], summary')]
+      .filter((one) => one.checkVisibility() && !(one.ariaLabel || one.textContent.trim() || one.title))
+      .map((one) => one.outerHTML.slice(0, 200))"""
     for name in ("Ask", "Library", "Chats", "Passkey", "Models"):
         visit.tab(name)
         assert page.evaluate(unnamed) == []
