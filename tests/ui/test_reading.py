@@ -13,7 +13,7 @@ QUEUED = Queued((NOW, NEXT), number=2, of=3, finished=1, tokens_per_s=50.0)
 def test_the_line_tells_which_how_far_and_how_long() -> None:
     html = reading.strip(QUEUED)
     assert "Reading 2 of 3: <i>Long &lt;Book&gt;</i>" in html.replace("</span>", "").replace("<span>", "")
-    assert "43%, 12.0 s left" in html and "15.0 s for all" in html
+    assert "43%, 12 s left" in html and "15 s for all" in html
     assert 'data-do="reading-first" data-id="b2"' in html and 'data-do="reading-first" data-id="a1"' not in html
     assert 'data-do="reading-pause"' in html and 'data-do="reading-cancel" data-id="a1"' in html
 
