@@ -101,6 +101,10 @@ class FakeStore:
     def __init__(self) -> None:
         self.passages: dict[str, tuple[Evidence, str, int]] = {}
         self.runs: list[dict[str, Any]] = []
+        self.texts: dict[str, tuple[DocumentInfo, Document]] = {}
+
+    def parts(self, id: str) -> list[Part]:
+        return list(self.texts[id][1].parts)
 
     def finish(self) -> int:
         return 0
@@ -165,7 +169,7 @@ class FakeDocumentChat:
         self.pages: dict[str, bytes] = {}  # pictures of scans
         self.undecoded: set[str] = set()  # texts that can be decoded anew
         self.answer_note = ""
-        self._documents: dict[str, tuple[DocumentInfo, Document]] = {}
+        self._documents = self.store.texts
         self._done_tokens: dict[str, int] = {}
         self._also_read: set[tuple[str, str]] = set()  # (document, policy)
         self._chats: dict[str, _Chat] = {}

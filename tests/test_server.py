@@ -3,11 +3,13 @@
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app import __version__, server
+from app.api.reading import BackgroundReading
 from app.errors import ConfigError
 from app.records import Delta
 from app.ui.build import build
@@ -164,7 +166,7 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt  # what Ctrl-C does; serve returns, so that the caller can close the chat
 
     monkeypatch.setattr(server, "_server", lambda app, ready, ending: Instant(ready))
-    server.serve(chat, "blocks", say=said.append)
+    server.serve(chat, SimpleNamespace(reading=BackgroundReading(chat)), say=said.append)
     assert said[-1] == f"Lectern is open at {chat.lock.url}"
     assert chat.lock.url.startswith("http://127.0.0.1:")
     port, key = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?key=([\w-]{32,})", chat.lock.url).groups()

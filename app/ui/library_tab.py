@@ -99,6 +99,7 @@ def _buttons(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
     key = escape(document.id)
     title = escape(document.title)
     ask = f'<button type="button" class="lt-tool" data-do="library-ask" data-id="{key}">Ask</button>'
+    ask += f'<button type="button" class="lt-tool" data-do="open-part" data-id="{key}@1">Open</button>'
     begun = document.state == "reading" or (document.state == "new" and document.detail)  # says how far it came
     word = "Go on reading" if begun else {"new": "Read", "failed": "Try again"}.get(document.state)
     do = "library-read"

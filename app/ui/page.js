@@ -24,7 +24,13 @@
   // Closing a passage gives the focus back to the chip that opened it.
   let chip = null;
   document.addEventListener('click', (event) => {
-    chip = event.target.closest('[data-do="passage"]') ?? chip;
+    const opens = event.target.closest('.lt-chip[data-do="passage"]');
+    if (opens) {
+      chip?.removeAttribute('aria-current'); // which passage is open
+      chip = opens;
+      chip.setAttribute('aria-current', 'true');
+    }
+    if (event.target.closest('[data-do="close"]')) chip?.removeAttribute('aria-current');
     if (event.target.closest('[data-do="close"]')) setTimeout(() => chip?.focus(), 300);
   });
   // Escape closes such a box, or stops the model, or when it is idle closes the passage.

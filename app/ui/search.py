@@ -1,20 +1,23 @@
 """Search in the text of the library: places that hold the words, and the part around one."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from app.records import DocumentInfo
+from app.records import DocumentInfo, Part
 from app.ui import actions, format, viewer
 from app.ui.ask_tab import PRIVATE
+from app.ui.asking import scan
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 SHOWN = 20
+MOST_CONTENTS = 500
 
 
 def hits(chat: "DocumentChat", query: str) -> str:
@@ -48,25 +51,77 @@ def _part(label: str, info: DocumentInfo | None) -> str:
     return f"{place} of {info.parts}" if info and info.kind == "text" else place
 
 
-def page(chat: "DocumentChat", target: str, query: str) -> str:
-    """HTML of the part that a hit lies in, its first word marked.
+def page(chat: "DocumentChat", target: str, query: str, found: str = "") -> str:
+    """HTML of a part of a document, the first word of the query marked, with the means to go through the document.
 
     Args:
-        target: data-id of the hit: document id and part index.
+        target: data-id of what was clicked: document id and part index.
+        found: HTML of the places that a search in this document found.
     """
     try:
         key, index = viewer.target(target)
         info, part = chat.document(key), chat.part(key, index)
+        contents = _contents(info, chat.store.parts(key), index)
     except Exception as error:
         return format.failure(error)
     start, end = first_match(part.text, query)
     where = escape(_part(part.label, info))
+    name = escape(key)
     return (
-        '<section class="lt-page" tabindex="-1" aria-label="Found text">'
-        f"<header><div><h3>{escape(info.title)}</h3><p>{where}</p></div>"
+        '<section class="lt-page" tabindex="-1" aria-label="Document">'
+        f"<header><div><h3>{escape(info.title)}</h3><p>{where}{viewer.by_ocr(part, start, end)}</p></div>"
         '<button type="button" class="lt-tool" data-do="found-close" aria-label="Close">✕</button></header>'
-        f'<div class="lt-text" tabindex="0">{viewer.text(part, start, end)}</div></section>'
+        f'<div class="lt-through">{contents}<form data-do="find-in" data-id="{name}@{index}"><input name="text" '
+        f'value="{escape(query)}" placeholder="Find in this document" aria-label="Find in this document"></form></div>'
+        f'{found}<div class="lt-text" tabindex="0">{viewer.picture(scan(chat, key, part), part, start, end)}</div>'
+        f"<nav>{_turn(key, index - 1, info.parts, '‹ Previous')}<span>{index} of {info.parts}</span>"
+        f"{_turn(key, index + 1, info.parts, 'Next ›')}</nav></section>"
     )
+
+
+def _turn(key: str, index: int, parts: int, word: str) -> str:
+    target = f'data-id="{escape(key)}@{index}"' + ("" if 1 <= index <= parts else " disabled")
+    return f'<button type="button" class="lt-tool" data-do="open-part" {target}>{word}</button>'
+
+
+def _contents(info: DocumentInfo, parts: Sequence[Part], now: int) -> str:
+    """Chapters, or else files or places, each opened by a click."""
+    names: dict[str, int] = {}
+    for part in parts:
+        names.setdefault(part.chapter or _part(part.label, info), part.index)
+    if len(names) < 2:
+        return ""
+    here = max((index for index in names.values() if index <= now), default=1)
+    rows = "".join(
+        f'<li><button type="button" class="lt-tool" data-do="open-part" data-id="{escape(info.id)}@{index}"'
+        f'{" aria-current=true" if index == here else ""}>{escape(name)}</button></li>'
+        for name, index in list(names.items())[:MOST_CONTENTS]
+    )
+    return f'<details class="lt-contents"><summary class="lt-tool">Contents</summary><ol>{rows}</ol></details>'
+
+
+def find_in(chat: "DocumentChat", target: str, words: str) -> str:
+    """HTML of the document at the first place that holds the words, with a list of the others."""
+    key, _ = viewer.target(target)
+    try:
+        found = chat.search_parts(words, SHOWN, key) if words.strip() else []
+    except Exception as error:
+        return format.failure(error)
+    if not found:
+        return page(chat, target, words, f'<p class="lt-nothing">Nothing here holds “{escape(words.strip())}”.</p>')
+    info = chat.document(key)
+    rows = "".join(
+        f'<li><button type="button" class="lt-tool" data-do="found-in" '
+        f'data-id="{escape(f"{key}@{index}|{words}")}">{escape(_part(label, info))}</button></li>'
+        for _, index, label, _ in found
+    )
+    return page(chat, f"{key}@{found[0][1]}", words, f'<ul class="lt-hits" aria-label="Places">{rows}</ul>')
+
+
+def found_in(chat: "DocumentChat", target: str) -> str:
+    """HTML of the document at one of those places; `target`: document id and part index, and the words."""
+    place, _, words = target.partition("|")
+    return page(chat, place, words)
 
 
 def first_match(text: str, query: str) -> tuple[int, int]:
@@ -102,6 +157,9 @@ def build(chat: "DocumentChat") -> Search:
 
     query.change(look, query, [found, shown], queue=False, trigger_mode="always_last", **PRIVATE)
     actions.on("found", lambda target, words: page(chat, target, words), inputs=query, outputs=shown, queue=False)
+    actions.on("open-part", lambda target: page(chat, target, ""), outputs=shown, queue=False)
+    actions.on("find-in", lambda target, words: find_in(chat, target, words), form=True, outputs=shown, queue=False)
+    actions.on("found-in", lambda target: found_in(chat, target), outputs=shown, queue=False)
     actions.on("found-close", lambda _id: "", outputs=shown, queue=False)
     return Search(query, found, shown)
 

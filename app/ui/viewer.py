@@ -1,6 +1,8 @@
 """The page viewer: one part of a document with a passage marked, cut to a window when it is long."""
 
 import re
+from base64 import b64encode
+from collections.abc import Sequence
 from html import escape
 from textwrap import shorten
 
@@ -58,12 +60,43 @@ def text(part: Part, start: int, end: int) -> str:
     return before + body + after
 
 
-def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) -> str:
+def picture(image: bytes | None, part: Part, start: int, end: int) -> str:
+    """The page as it was scanned, with boxes around characters [start, end), and its text folded under it.
+
+    Args:
+        image: JPEG; None where there is none: the text alone is shown.
+    """
+    if image is None:
+        return text(part, start, end)
+    boxes = "".join(
+        f'<span class="lt-where" style="left:{box.left:.2%};top:{box.top:.2%};width:{box.right - box.left:.2%};'
+        f'height:{box.bottom - box.top:.2%}"></span>'
+        for box in part.boxes_of(start, end)
+    )
+    source = b64encode(image).decode("ascii")
+    drawn = f'<img alt="The page as it was scanned" src="data:image/jpeg;base64,{source}">'
+    return (
+        f'<div class="lt-scan">{drawn}{boxes}</div>'
+        f'<details class="lt-fold"><summary>Its text</summary>{text(part, start, end)}</details>'
+    )
+
+
+def page(
+    evidence: Evidence,
+    part: Part,
+    parts: int,
+    kind: DocumentKind | None,
+    *,
+    siblings: Sequence[str] = (),
+    image: bytes | None = None,
+) -> str:
     """The whole viewer.
 
     Args:
         part: the evidence's own part, or another one of the same document that the user turned to.
         parts: number of parts of the document.
+        siblings: ids of all passages under the answer, in order.
+        image: of the page, where it is a scan.
     """
     own = part.index == evidence.part
     start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
@@ -75,13 +108,30 @@ def page(evidence: Evidence, part: Part, parts: int, kind: DocumentKind | None) 
         '<section class="lt-page" tabindex="-1" aria-label="Passage">'
         f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}{by_ocr(part, start, end)}</p></div>"
         '<button type="button" class="lt-tool" data-do="close" aria-label="Close the passage">✕</button></header>'
-        f'<div class="lt-text" tabindex="0">{text(part, start, end)}</div>'
+        f"{_siblings(evidence.id, siblings)}"
+        f'<div class="lt-text" tabindex="0">{picture(image, part, start, end)}</div>'
         f"<nav>{_turn(evidence, part.index - 1, parts, '‹ Previous')}<span>{part.index} of {parts}</span>"
         f"{_turn(evidence, part.index + 1, parts, 'Next ›')}</nav>"
         f'<footer><button type="button" class="lt-button" data-do="without" data-id="{escape(evidence.id)}">'
         "Answer without this</button><p>Hides this passage from the model, scores the same answer again and asks for "
         "a new one. Nothing is saved.</p></footer></section>"
     )
+
+
+def _siblings(id: str, siblings: Sequence[str]) -> str:
+    """Buttons to the passages before and after this one under the answer; "" where it is the only one."""
+    if id not in siblings or len(siblings) < 2:
+        return ""
+    place = siblings.index(id)
+
+    def button(other: int, word: str, name: str) -> str:
+        key = f'data-id="{escape(siblings[other])}"' if 0 <= other < len(siblings) else "disabled"
+        name = f'aria-label="{name} passage"'
+        return f'<button type="button" class="lt-tool" data-do="passage" {key} {name}>{word}</button>'
+
+    before, after = button(place - 1, "‹", "Previous"), button(place + 1, "›", "Next")
+    which = f"Passage {place + 1} of {len(siblings)}"
+    return f'<nav class="lt-siblings">{before}<span>{which}</span>{after}</nav>'
 
 
 def by_ocr(part: Part, start: int, end: int) -> str:

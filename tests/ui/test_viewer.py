@@ -6,7 +6,7 @@ from html import unescape
 
 import pytest
 
-from app.records import Evidence, Part, Removal
+from app.records import Box, Evidence, Part, Removal
 from app.ui import viewer
 
 
@@ -91,3 +91,20 @@ def test_removal_marks_the_words_that_rest_on_the_passage() -> None:
     )
     alone = viewer.removal(Removal("e2-1", ("Yes",), (-0.1,), (-4.1,)))
     assert "--f:1.00" in alone and "falls by 4.00 nats.<" in alone
+
+
+def test_a_scan_is_shown_with_boxes_where_the_passage_stands() -> None:
+    boxes = (Box(0, 5, 0.1, 0.2, 0.5, 0.25, 0.9), Box(6, 11, 0.1, 0.3, 0.6, 0.35, 0.8))
+    part = Part(1, "1", "First\nlines", boxes=boxes)
+    html = viewer.picture(b"jpeg", part, 6, 11)
+    assert 'src="data:image/jpeg;base64,anBlZw=="' in html and marked(html) == "lines"
+    assert re.findall(r'lt-where" style="([^"]+)"', html) == ["left:10.00%;top:30.00%;width:50.00%;height:5.00%"]
+    assert "<img" not in viewer.picture(None, part, 6, 11)
+
+
+def test_the_passages_of_an_answer_follow_each_other() -> None:
+    part = Part(1, "1", "Some text")
+    html = viewer.page(passage(part, 0, 4), part, 1, "pdf", siblings=["e2-0", "e2-1"])
+    assert 'data-id="e2-0" aria-label="Previous passage"' in html and "Passage 2 of 2" in html
+    assert 'disabled aria-label="Next passage"' in html
+    assert "Passage 1 of" not in viewer.page(passage(part, 0, 4), part, 1, "pdf", siblings=["e2-1"])
