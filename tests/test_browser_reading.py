@@ -72,7 +72,7 @@ def test_the_queue_has_an_order_and_what_is_read_says_so_at_once(visit: Visit, t
 
 def test_a_document_is_asked_while_it_is_read(visit: Visit, tmp_path: Path) -> None:
     page, line = visit.page, visit.page.locator("#reading .lt-queue")
-    title = f"{SLOW} asked"
+    title = f"{SLOW} meanwhile"
     put(visit, tmp_path, title)
     expect(line).to_contain_text(re.compile(r"[1-9]\d*%"))
     visit.row(title).get_by_role("button", name="Ask").click()

@@ -47,15 +47,15 @@ def _day(moment: str) -> Any:
 
 def _group(name: str, chats: Iterable[ChatInfo], shown: str | None) -> str:
     rows = "".join(_row(info, info.id == shown) for info in chats)
-    return f'<h3 class="lt-when">{name}</h3><ul class="lt-chats">{rows}</ul>'
+    return f'<h3 class="lt-when">{name}</h3><ul class="lt-side-list">{rows}</ul>'
 
 
 def _row(info: ChatInfo, shown: bool) -> str:
     key, title = escape(info.id), escape(info.title)
     mark = ' aria-current="page"' if shown else ""
     return (
-        f'<li class="lt-chat"><button type="button" class="lt-open" data-do="chat-show" data-id="{key}" '
-        f'title="{title}"{mark}><b>{title}</b></button>'
+        f'<li><button type="button" class="lt-side-open" data-do="chat-show" data-id="{key}" '
+        f'title="{title}"{mark}>{title}</button>'
         f'<details class="lt-confirm"><summary class="lt-tool" aria-label="Rename {title}">✎</summary>'
         f'<form class="lt-pop" data-do="side-rename" data-id="{key}"><input name="text" value="{title}" required '
         'maxlength="120" aria-label="New title"><button class="lt-button">Rename</button></form></details></li>'
