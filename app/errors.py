@@ -4,7 +4,15 @@ Each message says what was wrong, the value, and what to do next. The UI, the CL
 print the message alone, never a traceback.
 """
 
+import errno
 from pathlib import Path
+
+NAME_CHARS = 200
+# What a user's file, folder or disk can make the system refuse.
+REFUSED = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 class LecternError(Exception):
@@ -74,3 +82,12 @@ class NotFoundError(LecternError):
 
 class CancelledError(LecternError):
     """The user stopped the work; what was finished before is kept."""
+
+
+def refusal(error: BaseException) -> str | None:
+    """What to tell of a file that the system refused; None for other errors, which nobody foresaw."""
+    if not isinstance(error, OSError) or error.errno not in REFUSED or error.filename is None:
+        return None
+    name = str(error.filename)
+    shown = name if len(name) <= NAME_CHARS else f"{name[:NAME_CHARS]}…"
+    return f"{shown}: {error.strerror}; look at the name, its permissions and the disk, or choose another"

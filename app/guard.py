@@ -181,7 +181,8 @@ class Guard:
         if problem is None:
             return body, None
         log.warning("an event was refused: %s", problem)
-        return b"", JSONResponse({"error": f"This event was refused: {escape(problem)}."}, status_code=422)
+        told = f"This was refused: {escape(problem)}. Reload the page and try again."
+        return b"", JSONResponse({"error": told}, status_code=400)  # the page shows the words of a 400
 
 
 def cookie_name(host: str) -> str:

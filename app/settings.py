@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from app.errors import ConfigError
+from app.wellformed import whole
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_MODEL = ROOT / "models" / "lectern-reader"
@@ -19,6 +20,8 @@ H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
 KV_CODECS = ("raw", "int8", "int4")
 LOOKUPS = ("attention", "words", "both")
+
+FILES = ("home", "model", "adapter")  # their names stay as the system gave them
 
 T = TypeVar("T")
 
@@ -112,7 +115,7 @@ class Settings:
     def model_name(self) -> str:
         """How the model is called: by its folder or hub id, and its adapter."""
         adapter = f" + {Path(self.adapter).name}" if self.adapter else ""
-        return Path(self.model).name.removesuffix(".gguf") + adapter
+        return whole(Path(self.model).name.removesuffix(".gguf") + adapter)
 
 
 def _convert(kind: Any, text: str, name: str) -> Any:
@@ -159,6 +162,7 @@ def fill(
     for name in names:
         text = (os.environ if environment is None else environment).get(prefix + name.upper())
         if text:
+            text = text if name in FILES else whole(text)
             values[name] = _convert(hints[name], text, prefix + name.upper())
             variables[name] = f"{prefix}{name.upper()}={text}"
     for name, value in (flags or {}).items():

@@ -1,10 +1,13 @@
 """Text from outside that can be stored, sent and shown: half characters replaced, names on one line."""
 
+import json
 import re
 from typing import Any
 
 REPLACEMENT = "\ufffd"
 TITLE_CHARS = 300
+NAME_BYTES = 200  # most systems take 255
+SUFFIX_CHARS = 20
 # What moves or hides the text around it: control characters, line separators, marks of writing direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 
@@ -31,6 +34,27 @@ def whole_values(value: Any) -> Any:
     if isinstance(value, dict):
         return {whole(key): whole_values(item) for key, item in value.items()}
     return value
+
+
+def parse_json(data: str | bytes) -> Any:
+    """What JSON from outside holds, every text in it whole.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return whole_values(json.loads(data))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def file_name(name: str) -> str:
+    """The last part of a name that another program gave a file, as one that every system takes."""
+    last = _CONTROL.sub(" ", whole(re.split(r"[/\\]", name)[-1])).strip()
+    while len(last.encode()) > NAME_BYTES:
+        stem, dot, suffix = last.rpartition(".")
+        last = stem[:-1] + dot + suffix if stem and len(suffix) < SUFFIX_CHARS else last[:-1]
+    return last if last.strip(". ") else "document"
 
 
 def one_line(text: str) -> str:

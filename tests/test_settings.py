@@ -31,11 +31,20 @@ def test_order_is_defaults_toml_environment_flags(tmp_path: Path):
         ("KV_CODEC", "int2", "^LECTERN_KV_CODEC=int2: not known; choose one of raw, int8, int4"),
         ("HOST_BUDGET_GB", "0", "^LECTERN_HOST_BUDGET_GB=0.*: must be positive and finite"),
         ("DISK_BUDGET_GB", "-1", "must be positive and finite"),
+        ("POLICY", "keep-all\ud83d", "^LECTERN_POLICY=keep-all\ufffd: not known"),
+        ("THREADS", "caf\udce9", "^LECTERN_THREADS=caf\ufffd: is not a whole number"),
+        ("THREADS", "9" * 5_000, "is not a whole number"),
     ],
 )
 def test_nonsense_in_the_environment_is_named(name: str, value: str, message: str):
     with pytest.raises(ConfigError, match=message):
         fill(Settings, environment={f"LECTERN_{name}": value})
+
+
+def test_names_of_files_stay_as_the_system_gave_them_and_are_shown_whole():
+    settings = fill(Settings, environment={"LECTERN_MODEL": "caf\udce9", "LECTERN_HOME": "caf\udce9"})
+    assert (settings.model, settings.home) == ("caf\udce9", Path("caf\udce9"))
+    assert settings.model_name == "caf\ufffd"
 
 
 def test_a_flag_that_wins_over_a_variable_is_named_itself():

@@ -12,7 +12,7 @@ from app.cli.flags import parser
 from app.cli.output import Output
 from app.eval import qa
 from app.train.tune import instructions
-from app.wellformed import one_line, whole, whole_values
+from app.wellformed import NAME_BYTES, file_name, one_line, parse_json, whole, whole_values
 
 HALF = "smile \ud83d"
 BYTE = "caf\udce9"  # how Python gives a byte that is not UTF-8
@@ -22,6 +22,45 @@ def test_a_half_becomes_one_replacement_character_and_nothing_else_changes() -> 
     assert whole(HALF) == "smile \ufffd" and whole(BYTE) == "caf\ufffd"
     assert whole("whole \U0001f600 \u00e9") == "whole \U0001f600 \u00e9"
     assert whole_values({BYTE: [HALF, (HALF, 3, None)]}) == {"caf\ufffd": ["smile \ufffd", ["smile \ufffd", 3, None]]}
+
+
+NO_JSON = ("", "{", "[" * 100_000, "[" * 600 + "]" * 600, b"\xff\xfe\xff", "1" * 5_000, "{'a': 1}")
+
+
+@pytest.mark.parametrize("data", NO_JSON)
+def test_json_that_is_none_or_too_deep_is_a_value_error(data: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(data)
+
+
+def test_json_is_whole() -> None:
+    assert parse_json('{"a\\ud83d": ["\\udce9"]}') == {"a\ufffd": ["\ufffd"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("book.txt", "book.txt"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\books\\a.pdf", "a.pdf"),
+        ("", "document"),
+        ("..", "document"),
+        (" . ", "document"),
+        ("a\x00b\n.txt", "a b .txt"),
+        ("caf\udce9.txt", "caf\ufffd.txt"),
+    ],
+)
+def test_a_name_from_another_program_is_a_name_of_a_file(given: str, name: str, tmp_path: Path) -> None:
+    assert file_name(given) == name
+    (tmp_path / file_name(given)).write_text("x", encoding="utf-8")
+
+
+@pytest.mark.parametrize("long", ["x" * 400 + ".txt", "é" * 250 + ".tar.gz", "y" * 400, "." + "z" * 400])
+def test_a_long_name_is_cut_and_keeps_its_ending(long: str) -> None:
+    name = file_name(long)
+    assert 100 < len(name.encode()) <= NAME_BYTES
+    if "." in long[1:]:
+        assert name.endswith(long.rpartition(".")[2])
 
 
 def test_a_title_is_one_line_without_what_moves_the_text_around_it() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from app.errors import CancelledError, InputError, InUseError, LecternError, ModelError, NotFoundError, StoreError
+from app.errors import CancelledError, InUseError, LecternError, ModelError, NotFoundError, StoreError, refusal
 
 MOST_WAIT_S = 120  # clients that honour Retry-After give up at once beyond it
 
@@ -54,6 +54,7 @@ def told(error: Exception) -> ApiError | None:
         return ApiError(str(error), status=503, code="unavailable", retry_after_s=30)
     if isinstance(error, CancelledError):
         return ApiError(f"{error}; ask again to go on from there", status=503, code="stopped", retry_after_s=1)
-    if isinstance(error, InputError | LecternError):
+    if isinstance(error, LecternError):
         return ApiError(str(error))
-    return None
+    words = refusal(error)
+    return ApiError(words, status=503, code="unavailable") if words else None

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from app.api.errors import ApiError
 from app.api.reading import BackgroundReading
 from app.records import DocumentInfo
+from app.wellformed import file_name
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -46,7 +47,7 @@ class FileRoutes:
             if not isinstance(file, UploadFile):
                 raise ApiError("file: is missing; send it as multipart/form-data", param="file")
             with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
-                path = Path(folder) / (Path(file.filename or "").name or "document")
+                path = Path(folder) / file_name(file.filename or "")
                 await _copy(file, path)
                 info = await run_in_threadpool(self._add, path)
             purpose = str(form.get("purpose") or "assistants")

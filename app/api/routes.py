@@ -1,7 +1,6 @@
 """The routes under /v1. Work on the model runs in threads; a client that leaves frees its place within one step."""
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -23,7 +22,7 @@ from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
 from app.api.talks import add_files, place, split_model
 from app.errors import InUseError
 from app.records import Delta, Done
-from app.wellformed import whole_values
+from app.wellformed import parse_json
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -266,12 +265,12 @@ async def _json(request: Request) -> Any:
         if size > MOST_BODY_BYTES:
             raise ApiError(f"the request is larger than {MOST_BODY_BYTES:,} bytes; upload the file first", status=413)
     try:
-        value = json.loads(b"".join(parts))
+        value = parse_json(b"".join(parts))
     except ValueError as error:
         raise ApiError(f"the body is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ApiError("the body must be a JSON object")
-    return whole_values(value)
+    return value
 
 
 async def _watch(request: Request, left: threading.Event) -> None:

@@ -1,7 +1,7 @@
 """Requests of OpenAI's protocol, checked. Fields that are not known are told once in the log and left alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -73,9 +73,9 @@ class Body(BaseModel):
                 raise refused(name, extra[name], reason)
         if (extra.get("n") or 1) != 1 or (extra.get("best_of") or 1) != 1:
             raise refused("n", extra.get("n") or extra.get("best_of"), "one answer is given; ask again for another")
-        form = extra.get("response_format") or (extra.get("text") or {}).get("format") or {}
-        if form.get("type", "text") != "text":
-            raise refused("response_format", form.get("type"), "answers are plain text; leave it out")
+        form = _wanted_form(extra)
+        if form != "text":
+            raise refused("response_format", form, "answers are plain text; leave it out")
         choice = extra.get("tool_choice")
         if choice not in (None, "auto", "none"):
             raise refused("tool_choice", choice, NO_TOOLS)
@@ -83,7 +83,14 @@ class Body(BaseModel):
             log.info("tools are left alone: the loaded model calls none")
         unknown = sorted(set(extra) - IGNORED - set(REFUSED) - {"n", "best_of", "response_format"})
         if unknown:
-            log.info("fields that are not known are left alone: %s", ", ".join(unknown))
+            log.info("fields that are not known are left alone: %.300s", ", ".join(map(repr, unknown)))
+
+
+def _wanted_form(extra: Mapping[str, Any]) -> Any:
+    """The form of the answer that a request names, in the way of chat completions or of responses."""
+    text = extra.get("text")
+    form = extra.get("response_format") or (text.get("format") if isinstance(text, Mapping) else text) or {}
+    return form.get("type", "text") if isinstance(form, Mapping) else form
 
 
 REFUSED = {

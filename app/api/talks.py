@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.api.errors import ApiError
 from app.api.messages import FilePart, Talk
+from app.wellformed import file_name
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -42,7 +43,7 @@ def add_files(chat: "DocumentChat", files: Sequence[FilePart]) -> list[str]:
             ids.append(chat.document(file.id.removeprefix("file-")).id)
             continue
         with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
-            path = Path(folder) / (Path(file.name).name or "document")
+            path = Path(folder) / file_name(file.name)
             path.write_bytes(file.data)
             ids.append(chat.add_document(path, name=path.name).id)
     return ids

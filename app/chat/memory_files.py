@@ -180,9 +180,9 @@ class GroupFiles:
         found = [(key, token_ids[i * self._size : (i + 1) * self._size]) for i, key in enumerate(chain)]
         return [*found, (_mass_key(chain), ())] if whole else found
 
-    def check(self, token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
+    def check(self, start: int, token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
         """Refuse a block from elsewhere that cannot be one of these tokens; see `check_block`."""
-        check_block(self._shape, len(token_ids), index, kv)
+        check_block(self._shape, len(token_ids), index, kv, start)
 
 
 class SlotFiles:
@@ -272,7 +272,7 @@ class SlotFiles:
         chain = self.chain(root, token_ids)
         return [(key, ()) for key in self._keys(chain[-1], max(0, count - 1))]
 
-    def check(self, token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
+    def check(self, start: int, token_ids: Sequence[int], index: bytes, kv: list[bytes]) -> None:
         """As `GroupFiles.check`."""
         check_block(self._shape, None, index, kv)
 

@@ -11,12 +11,12 @@ from app.cli.flags import parser, settings_flags, with_default
 from app.cli.log import log_file, log_unexpected
 from app.cli.output import Output
 from app.cli.session import Session
-from app.errors import CancelledError, ConfigError, LecternError
-from app.settings import Settings, fill
+from app.errors import CancelledError, ConfigError, LecternError, refusal
+from app.settings import FILES, Settings, fill
 from app.wellformed import whole
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
-FILES = ("model", "adapter", "folder", "copy")
+OTHER_FILES = ("folder", "copy")
 STOPPED = "Stopped. What was finished is kept."
 
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
 def _whole(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments with every text in them whole; names of files stay as the system gave them."""
     for name, value in vars(args).items():
-        if isinstance(value, str | list) and name not in FILES:
+        if isinstance(value, str | list) and name not in (*FILES, *OTHER_FILES):
             texts = (
                 [whole(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else []
             )
@@ -70,4 +70,6 @@ def _run(args: argparse.Namespace, session: Session) -> int:
         except (LecternError, BrokenPipeError):
             raise
         except Exception as error:  # no traceback reaches a user
+            if told := refusal(error):
+                return session.out.fail(told, FAILED)
             return session.out.fail(log_unexpected(error, log), FAILED)

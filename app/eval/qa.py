@@ -1,6 +1,5 @@
 """Questions about texts: SQuAD-style F1 and exact match, refusals, and the same questions inside a long reading."""
 
-import json
 import lzma
 import random
 import re
@@ -13,7 +12,7 @@ from app.errors import ConfigError, InputError
 from app.eval import report, texts
 from app.eval.lookup import word_index
 from app.tasks.scoring import exact, f1, holds, is_refusal, passage_of
-from app.wellformed import whole_values
+from app.wellformed import parse_json
 
 if TYPE_CHECKING:
     from app.memory.memory import RegionMemory
@@ -114,10 +113,10 @@ def load(path: Path) -> tuple[list[Question], int]:
         with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    found, without = _questions(whole_values(json.loads(line)), f"{path}, line {number}")
+                    found, without = _questions(parse_json(line), f"{path}, line {number}")
                     questions += found
                     skipped += without
-    except (OSError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON lines: {error}") from error
     if not questions:
         raise InputError(f"{path}: holds no question that can be scored; need lines with text and qas")
@@ -130,7 +129,7 @@ def _questions(entry: Any, place: str) -> tuple[list[Question], int]:
     questions, skipped = [], 0
     for index, asked in enumerate(entry["qas"]):
         try:
-            answers = tuple(a["text"] if isinstance(a, dict) else str(a) for a in asked.get("answers") or ())
+            answers = tuple(str(a["text"] if isinstance(a, dict) else a) for a in asked.get("answers") or ())
             answerable = asked.get("answerable", True)
             if answerable and not answers:
                 skipped += 1
@@ -138,7 +137,7 @@ def _questions(entry: Any, place: str) -> tuple[list[Question], int]:
             name = str(asked.get("id", f"{entry.get('id', place)}-{index}"))
             title = str(entry.get("title", ""))
             questions.append(
-                Question(name, title, passage_of(entry, asked), asked["question"], answers if answerable else ())
+                Question(name, title, passage_of(entry, asked), str(asked["question"]), answers if answerable else ())
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f'{place}, question {index + 1}: need "question" and "answers" ({error})') from error

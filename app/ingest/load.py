@@ -14,6 +14,7 @@ from app.ingest.registry import find_format
 from app.ingest.text import load_text
 from app.ingest.tree import is_ignored
 from app.records import Document
+from app.wellformed import whole
 
 READ_KINDS = (
     "PDF, EPUB, .docx, .pptx, .odt, .rtf, web pages, notebooks, captions, any text, source files, "
@@ -67,6 +68,7 @@ def load_document(
     path = Path(path)
     told = _said_to_be_ignored(path) if name is None else lambda document: document  # a copy says nothing of its file
     name = printable(Path(name or path.absolute()).name or str(path))
+    password = whole(password) if password else None
     watch = {"progress": progress, "cancelled": cancelled}
     try:
         if path.is_dir():

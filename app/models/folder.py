@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, ModelError
+from app.wellformed import parse_json
 
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
 WEIGHT_FILES = (
@@ -119,8 +120,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error}); copy or download it again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path}: holds no JSON object; copy or download it again")

@@ -9,7 +9,7 @@ from typing import Any
 from app.errors import InputError, NotFoundError
 from app.store import checked
 from app.store.store import Store
-from app.wellformed import whole_values
+from app.wellformed import parse_json
 
 FORMAT, VERSION = "lectern-chat-json", 1
 MAX_BYTES = 256 << 20
@@ -69,14 +69,13 @@ def from_json(store: Store, path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path.name}: larger than {MAX_BYTES >> 20} MiB; a chat is smaller")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_bytes())
         if value.get("format") != FORMAT or value.get("version") != VERSION:
             raise InputError(f"{path.name}: {_other(value)}; choose a chat exported as JSON")
-        value = whole_values(value)
         messages = checked.messages(value["messages"])
         documents = [checked.text(document["id"]) for document in checked.listed(value["documents"])]
         title, model, policy = checked.title(value["title"]), checked.title(value["model"]), checked.policy(value)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(f"{path.name}: not a chat exported as JSON ({error!r:.100}); choose another file") from error
     with store.transaction():
         chat = store.create_chat(documents, model, title, policy)

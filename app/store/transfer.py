@@ -29,7 +29,8 @@ class Fit:
         blocks: (key, token ids) of a memory's blocks, from its root, token ids, their number, and whether it is whole,
             as a document's is: then its scores come last.
         texts: token ids and spans of a document's parts.
-        check: raises ValueError for a block of these token ids whose index or K/V rows cannot be used.
+        check: raises ValueError for a block after so many tokens, of these token ids, whose index or K/V rows cannot
+            be used.
         vocabulary: how many tokens the model knows.
     """
 
@@ -37,7 +38,7 @@ class Fit:
     parts: Mapping[str, Any]
     blocks: Callable[..., list[tuple[str, Sequence[int]]]]
     texts: Callable[[Sequence[Part]], list[MemoryText]]
-    check: Callable[[Sequence[int], bytes, list[bytes]], None]
+    check: Callable[[int, Sequence[int], bytes, list[bytes]], None]
     vocabulary: int
 
 
@@ -307,7 +308,7 @@ def _put_blocks(
         if any(len(row) > ROW_BYTES for row in kv) or codec not in KV_CODECS:
             raise ValueError(f"{name} has rows of another size, or codec {codec!r:.20}")
         try:
-            fit.check(group, index, kv)
+            fit.check(place * len(blocks[0][1]), group, index, kv)  # all but the last group have one size
         except ValueError as error:
             raise ValueError(f"{name} holds {error}") from error
         if key not in known:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from app.chat.focus import Sight
+from app.errors import NotFoundError
 from app.memory.config import GenerationConfig
 from app.records import Message
 from app.ui import asking, format
@@ -13,25 +14,28 @@ if TYPE_CHECKING:
     from app.chat import DocumentChat
 
 
-def turn_of(messages: Sequence[Message], answer: int) -> int:
-    """The turn, counted from 1, that ends in a message; 0 when there is none."""
+def turn_of(messages: Sequence[Message], answer: str) -> int:
+    """The turn, counted from 1, that ends in the message of this id; 0 when there is none."""
     turns = 0
     for message in messages:
         turns += message.role == "user"
-        if message.id == answer:
+        if str(message.id) == answer:
             return turns
     return 0
 
 
 def fork(chat: "DocumentChat", chat_id: str | None, answer: str) -> str | None:
-    """Fork the shown chat after an answer; returns the chat to show, the old one when it cannot be done."""
-    try:
-        if chat_id is None:
-            return None
-        return chat.fork(chat_id, turn_of(chat.messages(chat_id), int(answer)))
-    except Exception as error:
-        format.failure(error)  # logged when nobody foresaw it; the chat that stays shown is the message
-        return chat_id
+    """Fork the shown chat after an answer; returns the chat to show.
+
+    Raises:
+        LecternError: the chat or the answer is not there any more, or nothing can be written.
+    """
+    if chat_id is None:
+        return None
+    turn = turn_of(chat.messages(chat_id), answer)
+    if not turn:
+        raise NotFoundError("This answer is not here any more; nothing was forked.")
+    return chat.fork(chat_id, turn)
 
 
 def edit(
@@ -45,7 +49,7 @@ def edit(
 ) -> Iterator[View]:
     """Ask another question in the place of the one that an answer answers, and show it as it comes."""
     kept = asking.show(chat, chat_id)
-    turn = turn_of(chat.messages(chat_id), int(answer)) if chat_id else 0
+    turn = turn_of(chat.messages(chat_id), answer) if chat_id else 0
     if not (chat_id and turn and question.strip()):
         yield View(kept.messages, chat_id, format.notice("There is no such question to ask again."))
         return

@@ -24,7 +24,7 @@ from app.ui import (
 )
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import reopened
-from app.ui.events import checker
+from app.ui.events import checker, tell_failures
 from app.ui.sessions import Sessions
 from app.ui.uploads import FOLDER, Uploads
 
@@ -114,6 +114,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
         model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
+    tell_failures(blocks)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
     blocks.check, blocks.sessions, blocks.reading = checker(blocks, uploads), Sessions(blocks), queue

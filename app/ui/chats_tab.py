@@ -65,18 +65,17 @@ def _export(chat: ChatInfo) -> str:
     )
 
 
-def fork(chat: "DocumentChat", target: str) -> str | None:
+def fork(chat: "DocumentChat", target: str) -> str:
     """Fork a chat; returns the chat to show.
 
     Args:
-        target: data-id of the button: chat id, and `all` or a number of turns.
+        target: data-id of the button: chat id, and `all` or `0` turns.
+
+    Raises:
+        LecternError: the chat is not there any more, or nothing can be written.
     """
     key, _, turns = target.rpartition("@")
-    try:
-        return chat.fork(key, None if turns == "all" else int(turns))
-    except Exception as error:
-        format.failure(error)  # logged when nobody foresaw it
-        return None
+    return chat.fork(key, 0 if turns == "0" else None)
 
 
 def take(chat: "DocumentChat", file: str, text_only: bool, query: str, uploads: Uploads) -> tuple[str, str]:

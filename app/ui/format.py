@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Literal
 
-from app.errors import CancelledError, LecternError, NotFoundError
+from app.errors import CancelledError, LecternError, NotFoundError, refusal
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
 from app.system import duration, size_text
 
@@ -70,16 +70,27 @@ def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:
     return f'<div class="lt-notice lt-{tone}" role="{role}">{escape(text)}</div>'
 
 
-def failure(error: Exception) -> str:
+def _gone(error: Exception) -> str | None:
+    """What kind of thing is not known any more; None where the message says it itself."""
+    return GONE.get(str(error).split(" ")[0]) if isinstance(error, NotFoundError) else None
+
+
+def words(error: Exception) -> str:
     """What the page says about an error: its message, or a calm line for one that nobody foresaw (logged)."""
-    if isinstance(error, CancelledError):
-        return notice(str(error))
-    if isinstance(error, NotFoundError) and (kind := GONE.get(str(error).split(" ")[0])):
-        return notice(f"This {kind} is not here any more; it was deleted, perhaps in another window.")
+    if kind := _gone(error):
+        return f"This {kind} is not here any more; it was deleted, perhaps in another window."
     if isinstance(error, LecternError):
-        return notice(str(error), "bad")
+        return str(error)
+    if told := refusal(error):
+        return told
     log.error("unexpected error in the page", exc_info=error)
-    return notice(CALM, "bad")
+    return CALM
+
+
+def failure(error: Exception) -> str:
+    """HTML of `words`; what the user did or knows of is told calmly."""
+    calm = isinstance(error, CancelledError) or _gone(error)
+    return notice(words(error), "calm" if calm else "bad")
 
 
 def progress(text: str, percent: int) -> str:

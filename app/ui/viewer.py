@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from textwrap import shorten
 
+from app.errors import NotFoundError
 from app.records import DocumentKind, Evidence, Part, Removal
 from app.ui import format
 
@@ -154,8 +155,14 @@ def _turn(evidence: Evidence, index: int, parts: int, word: str) -> str:
 
 
 def target(name: str) -> tuple[str, int]:
-    """Take apart the data-id of a turn button: evidence id and part index."""
+    """Take apart the data-id of a turn button: evidence id and part index.
+
+    Raises:
+        NotFoundError: it is none.
+    """
     evidence, _, index = name.rpartition("@")
+    if not re.fullmatch("[0-9]{1,9}", index):
+        raise NotFoundError(f"there is no part {index!r:.40}")
     return evidence, int(index)
 
 

@@ -39,6 +39,8 @@ def test_the_password_reaches_the_pdf(data):
     with pytest.raises(PasswordError):
         load_document(data / "encrypted-rc4-user.pdf")
     assert load_document(data / "encrypted-rc4-user.pdf", password="asdfzxcv").parts
+    with pytest.raises(PasswordError):
+        load_document(data / "encrypted-rc4-user.pdf", password="half \ud83d")
 
 
 def test_progress_ends_at_the_total(data, tmp_path):

@@ -183,7 +183,7 @@ def test_what_no_lectern_writes_is_refused_and_nothing_is_left(file: Path, store
 def test_tensors_are_checked_by_the_model_and_nothing_is_left(file: Path, store: Store) -> None:
     seen: list[int] = []
 
-    def check(ids, index, kv) -> None:
+    def check(start, ids, index, kv) -> None:
         seen.append(len(ids))
         if len(seen) == 5:
             raise ValueError("keys and values that are no finite numbers")

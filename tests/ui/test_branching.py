@@ -1,5 +1,8 @@
 """Fork and edit under an answer, over a fake chat."""
 
+import pytest
+
+from app.errors import NotFoundError
 from app.ui import asking, branching
 from tests.fake_chat import FakeDocumentChat
 
@@ -25,7 +28,15 @@ def test_fork_takes_over_what_is_above(chat: FakeDocumentChat) -> None:
     assert fork == "c2" and len(chat.messages("c2")) == 2
     assert len(chat.messages(branching.fork(chat, "c1", str(second)))) == 4
     assert branching.fork(chat, None, "1") is None
-    assert branching.fork(chat, "gone", "1") == "gone"
+
+
+@pytest.mark.parametrize(("chat_id", "answer"), [("gone", "1"), ("c1", "99"), ("c1", "nobody"), ("c1", "")])
+def test_a_fork_of_what_is_gone_makes_no_chat(chat: FakeDocumentChat, chat_id: str, answer: str) -> None:
+    talked(chat)
+    known = len(chat.chats())
+    with pytest.raises(NotFoundError):
+        branching.fork(chat, chat_id, answer)
+    assert len(chat.chats()) == known
 
 
 def test_edit_asks_in_the_place_of_a_question(chat: FakeDocumentChat) -> None:
@@ -38,7 +49,8 @@ def test_edit_asks_in_the_place_of_a_question(chat: FakeDocumentChat) -> None:
 
 def test_edit_that_cannot_be_says_so(chat: FakeDocumentChat) -> None:
     first, _ = talked(chat)
-    for chat_id, answer, question in ((None, "1", "x"), ("c1", "99", "x"), ("c1", str(first), " ")):
+    wrong = ((None, "1", "x"), ("c1", "99", "x"), ("c1", "nobody", "x"), ("c1", str(first), " "))
+    for chat_id, answer, question in wrong:
         (view,) = branching.edit(chat, chat_id, answer, question)
         assert "no such question" in view.status
     assert len(chat.messages("c1")) == 4

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from app.errors import NotFoundError
 from app.ui import chats_tab
 from app.ui.uploads import Uploads
 from tests.fake_chat import FakeDocumentChat
@@ -30,7 +33,8 @@ def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path, uploads: Upload
     filled(chat, "About whales")
     assert len(chat.messages(chats_tab.fork(chat, "c1@all"))) == 2
     assert chat.messages(chats_tab.fork(chat, "c1@0")) == []
-    assert chats_tab.fork(chat, "gone@all") is None
+    with pytest.raises(NotFoundError):
+        chats_tab.fork(chat, "gone@all")
     file = tmp_path / "chat.lectern"
     chat.export_file("c1", file)
     sent = send(file)

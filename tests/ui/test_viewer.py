@@ -6,6 +6,7 @@ from html import unescape
 
 import pytest
 
+from app.errors import NotFoundError
 from app.records import Box, Evidence, Part, Removal
 from app.ui import viewer
 
@@ -79,6 +80,9 @@ def test_a_chapter_is_named_once() -> None:
 
 def test_turn_target_is_read_back() -> None:
     assert viewer.target("e12-3@45") == ("e12-3", 45)
+    for wrong in ("", "nobody", "e12-3@", "e12-3@x", "e12-3@-1", "e12-3@²", f"e12-3@{'9' * 10_000}"):
+        with pytest.raises(NotFoundError):
+            viewer.target(wrong)
 
 
 def test_removal_marks_the_words_that_rest_on_the_passage() -> None:

@@ -3,7 +3,6 @@
 
 import csv
 import hashlib
-import json
 import lzma
 import tarfile
 import zipfile
@@ -15,7 +14,7 @@ from typing import Any, Literal
 from app.errors import InputError
 from app.tasks.scoring import passage_of
 from app.train.pretrain.overlap import Seen
-from app.wellformed import whole_values
+from app.wellformed import parse_json
 
 # Sets whose licence lets a model trained on them be given away (the data folder's MANIFEST has the details).
 FREE_QA = (
@@ -108,7 +107,7 @@ def entries(data: Path, name: str, folder: str = "qa") -> Iterator[dict[str, Any
     try:
         for line in lzma.open(path, "rt", encoding="utf-8"):
             number += 1
-            entry = whole_values(json.loads(line))
+            entry = parse_json(line)
             if not isinstance(entry, dict):
                 raise ValueError("no object")
             yield entry

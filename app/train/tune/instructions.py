@@ -8,7 +8,7 @@ from typing import Any
 
 from app.errors import InputError
 from app.ingest.files import hash_bytes
-from app.wellformed import whole_values
+from app.wellformed import parse_json, whole_values
 
 WANTED = (
     'instruction/output (and perhaps input), "conversations" of from/value, "messages" of role/content (and perhaps '
@@ -88,10 +88,11 @@ def _items(text: str, name: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield number, whole_values(json.loads(line))
-            except json.JSONDecodeError as error:
+                yield number, parse_json(line)
+            except ValueError as error:
+                where = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise InputError(
-                    f'{name}, line {number}: no JSON ({error.msg} at column {error.colno}): "{line.strip()[:40]}"; '
+                    f'{name}, line {number}: no JSON ({where}): "{line.strip()[:40]}"; '
                     "wanted is one object on each line, or one list"
                 ) from error
 
@@ -107,10 +108,14 @@ def _elements(text: str, at: int, name: str) -> Iterator[tuple[int, Any]]:
             break
         try:
             value, at = decoder.raw_decode(text, at)
+            value = whole_values(value)
         except json.JSONDecodeError as error:
             where = f"{name}, line {error.lineno}"
             raise InputError(f"{where}: no JSON ({error.msg}); repair or remove the entry") from error
-        yield line, whole_values(value)
+        except (RecursionError, ValueError) as error:
+            told = "nested too deeply, or a number without end"
+            raise InputError(f"{name}, line {line}: no entry ({told}); repair or remove it") from error
+        yield line, value
         at = blank.match(text, at).end()
         more = text[at : at + 1] == ","
         if more:
