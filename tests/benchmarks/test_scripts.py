@@ -25,7 +25,10 @@ def result(script, flags: list[str], *more: str) -> dict:
 def test_passkey(quick: list[str]) -> None:
     values = result(passkey, quick, "--needed", "0")
     parts = values["parts"]
-    assert list(parts) == ["single-repeat-25", "single-prose-25", "labelled-30", "control-streaming", "control-random"]
+    ours = ["single-repeat-25", "single-prose-25", "spread-30-0-0", "labelled-30"]
+    assert list(parts) == [*ours, "control-streaming", "control-random"]
+    assert parts["spread-30-0-0"]["book"] == BOOK.name
+    assert values["spread"]["by_seed"] == {"0": values["spread"]["right"]}
     assert values["controls_failed"] and not values["all_found"]
     assert parts["labelled-30"]["trials"] == 2 and parts["single-prose-25"]["distractors"] == 8
     assert parts["single-repeat-25"]["marks"][-1]["tokens"] <= 25 * 64
@@ -39,8 +42,23 @@ def test_passkey_needs_a_model_that_finds_keys_at_all(quick: list[str], capsys: 
 def test_passkey_verdicts() -> None:
     good = {"right": 2, "trials": 2, "accuracy": 1.0}
     bad = {"right": 0, "trials": 2, "accuracy": 0.0}
-    assert passkey._finish({"single": good, "control-random": bad}) == {"all_found": True, "controls_failed": True}
-    assert passkey._finish({"single": bad, "control-random": good}) == {"all_found": False, "controls_failed": False}
+    told = passkey._finish({"single": good, "control-random": bad})
+    assert told == {"all_found": True, "controls_failed": True, "spread": None}
+    told = passkey._finish({"single": bad, "control-random": good})
+    assert told == {"all_found": False, "controls_failed": False, "spread": None}
+
+
+def test_passkey_tells_how_far_books_and_seeds_lie_apart() -> None:
+    drawn = [("a", 0, 10), ("b", 0, 7), ("a", 1, 9), ("b", 1, 10)]
+    parts = {
+        f"spread-64-{book}-{seed}": {"book": book, "drawn": seed, "right": right, "trials": 10, "accuracy": right / 10}
+        for book, seed, right in drawn
+    }
+    told = passkey._finish(parts)["spread"]
+    assert (told["readings"], told["right"], told["trials"]) == (4, 36, 40)
+    assert (told["worst"], told["median"], told["best"]) == (7, 9.5, 10)
+    assert told["by_book"] == {"a": 19, "b": 17} and told["by_seed"] == {"0": 17, "1": 19}
+    assert 0.7 < told["lower_bound_95"] < 0.9
 
 
 def test_needles(quick: list[str]) -> None:
