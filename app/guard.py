@@ -16,6 +16,8 @@ from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.wellformed import parse_json
+
 log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -168,18 +170,21 @@ class Guard:
         return answer
 
     async def _checked(self, headers: Headers, receive: Receive) -> tuple[bytes, Response | None]:
-        """The body of an event, and the refusal of one that the page would not send, with one line in the log."""
+        """The body of an event, and the refusal of one that the page would not send, with one line in the log.
+
+        Half characters in it are replaced: no answer could repeat them.
+        """
         body, problem = await _read(receive, CALL_BYTES), None
         if len(body) > CALL_BYTES:
             problem = f"more than {CALL_BYTES >> 20} MB"
         else:
             try:
-                call = json.loads(body)
-            except (ValueError, RecursionError):
+                call = parse_json(body)
+            except ValueError:
                 call = None
             problem = "not a JSON object" if not isinstance(call, dict) else self.check(call)
         if problem is None:
-            return body, None
+            return json.dumps(call).encode() if b"\\u" in body else body, None
         log.warning("an event was refused: %s", problem)
         told = f"This was refused: {escape(problem)}. Reload the page and try again."
         return b"", JSONResponse({"error": told}, status_code=400)  # the page shows the words of a 400

@@ -500,10 +500,12 @@ class FakeDocumentChat:
         return 2048.0
 
     def pin(self, document_id: str, pinned: bool = True) -> DocumentInfo:
+        self._found(document_id)
         (self.pinned.add if pinned else self.pinned.discard)(document_id)
         return self.document(document_id)
 
     def evict(self, document_id: str) -> DocumentInfo:
+        self._found(document_id)
         with self.claim("deleting a memory"):
             self._done_tokens.pop(document_id, None)
             self._set_state(document_id, "new")

@@ -1,6 +1,7 @@
 """The command line: its commands and flags. Imports nothing heavy, so that --help is instant."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,20 @@ from app.errors import ConfigError
 from app.settings import H2O_PRESETS, KV_CODECS, LOOKUPS, POLICIES
 from app.setup.commands import COMMANDS
 
+MOST = 2**31  # of what is counted: tokens, questions, megabytes
+
+
+def _whole(text: str) -> int:
+    """A whole number of a size that something can have."""
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number") from error
+    if abs(value) >= MOST:
+        raise argparse.ArgumentTypeError(f"{text:.40} is too large; give less than {MOST:,}")
+    return value
+
+
 # flag, its name in Settings, what it says
 SETTINGS = (
     ("--home", "home", {"metavar": "FOLDER", "help": "data folder"}),
@@ -28,12 +43,12 @@ SETTINGS = (
     ("--download", "download", {"action": "store_true", "help": "allow fetching the model from the hub"}),
     ("--policy", "policy", {"metavar": "NAME", "help": f"what later tokens attend to: {', '.join(POLICIES)}"}),
     ("--h2o", "h2o", {"metavar": "NAME", "help": f"which tokens h2o and bounded keep: {', '.join(H2O_PRESETS)}"}),
-    ("--memory-cap", "memory_cap_mb", {"metavar": "MB", "type": int, "help": "what a text may take under bounded"}),
-    ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": int, "help": "tokens one query may attend to"}),
+    ("--memory-cap", "memory_cap_mb", {"metavar": "MB", "type": _whole, "help": "what a text may take under bounded"}),
+    ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": _whole, "help": "tokens one query may attend to"}),
     ("--kv-codec", "kv_codec", {"metavar": "NAME", "help": f"how memories are kept: {', '.join(KV_CODECS)}"}),
     ("--lookup", "lookup", {"metavar": "NAME", "help": f"what finds an answer's passages: {', '.join(LOOKUPS)}"}),
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
-    ("--threads", "threads", {"metavar": "N", "type": int, "help": "CPU threads of the model"}),
+    ("--threads", "threads", {"metavar": "N", "type": _whole, "help": "CPU threads of the model"}),
 )
 SWITCHES = ("--download", "--json")
 VALUES = tuple(flag for flag, _, options in SETTINGS if "action" not in options)
@@ -104,7 +119,7 @@ def parser() -> Parser:
     root = Parser(prog="launch.py", parents=[common], allow_abbrev=False, description="Chat with whole books.")
     commands = _Commands(root, common)
     page = commands.add("serve", COMMANDS["serve"], serve.serve)
-    page.add_argument("--port", type=int, metavar="N", help="port; the first free one from 7860 when not given")
+    page.add_argument("--port", type=_whole, metavar="N", help="port; the first free one from 7860 when not given")
     page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
     commands.add("doctor", COMMANDS["doctor"], serve.doctor)
     key = commands.add("key", COMMANDS["key"], serve.key)
@@ -129,7 +144,7 @@ def parser() -> Parser:
     merge.add_argument("--base", type=Path, metavar="FOLDER", help="its base, when that is not where it says")
     merge.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of the weights; the base's")
     merge.add_argument(
-        "--trained-tokens", type=int, metavar="N", help="length it was trained on, when it does not say (LongLoRA)"
+        "--trained-tokens", type=_whole, metavar="N", help="length it was trained on, when it does not say (LongLoRA)"
     )
     merge.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
     known = commands.group("models", COMMANDS["models"], models.models_list)
@@ -149,11 +164,11 @@ def parser() -> Parser:
 def _samples(command: Parser) -> None:
     command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a text, PDF, folder or .zip; .xz too")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to: a .jsonl or .jsonl.xz file")
-    command.add_argument("--count", type=int, default=100, metavar="N", help="samples (100)")
+    command.add_argument("--count", type=_whole, default=100, metavar="N", help="samples (100)")
     command.add_argument("--lengths", type=_numbers, metavar="L,L", help="tokens of a sample, in turn (4096)")
     command.add_argument("--depths", type=_depths, metavar="D,D", help="where answers stand (0.1,0.3,0.5,0.7,0.9)")
     command.add_argument("--kinds", type=_words, metavar="K,K", help="kinds of questions (all; see docs/cli.md)")
-    command.add_argument("--turns", type=int, default=3, metavar="N", help="most questions in a sample (3)")
+    command.add_argument("--turns", type=_whole, default=3, metavar="N", help="most questions in a sample (3)")
     command.add_argument("--validation", type=float, default=0.0, metavar="SHARE", help="kept for validation (0)")
     command.add_argument("--layout", choices=("app", "chat"), default="app", help="where the document stands (app)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw")
@@ -181,7 +196,7 @@ def _library(commands: _Commands) -> None:
     search = group.add("search", "find words in the text of the library", documents.documents_search)
     search.add_argument("words", nargs="+", metavar="WORD", help='words, or "a phrase"')
     search.add_argument("-d", "--document", metavar="DOCUMENT", help="in this document only")
-    search.add_argument("--limit", type=int, default=20, metavar="N", help="places to show (20)")
+    search.add_argument("--limit", type=_whole, default=20, metavar="N", help="places to show (20)")
     whole = commands.group("store", COMMANDS["store"])
     whole.add("stats", "say what the data folder holds", store.store_stats)
     whole.add("verify", "check every stored block", store.store_verify)
@@ -202,7 +217,7 @@ def _talk(commands: _Commands) -> None:
     question.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (the default)")
     question.add_argument("--top-p", type=float, metavar="P", help="sample from the likeliest tokens of this mass")
     question.add_argument("--seed", type=int, metavar="N", help="seed of the sampling")
-    question.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    question.add_argument("--max-new-tokens", type=_whole, metavar="N", help="longest answer")
     question.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
     question.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
     question.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
@@ -227,52 +242,52 @@ def _talk(commands: _Commands) -> None:
 def _branches(many: _Commands) -> None:
     fork = _one(many.add("fork", "begin a new chat as this one stood after a turn", chats.chats_fork), "a chat")
     fork.add_argument(
-        "--turn", type=int, metavar="N", help="last turn to take over; 0: documents only; all if not given"
+        "--turn", type=_whole, metavar="N", help="last turn to take over; 0: documents only; all if not given"
     )
     edit = _one(many.add("edit", "ask another question in the place of an earlier one", chats.chats_edit), "a chat")
-    edit.add_argument("turn", type=int, metavar="TURN", help="which question, counted from 1")
+    edit.add_argument("turn", type=_whole, metavar="TURN", help="which question, counted from 1")
     edit.add_argument("question", metavar="QUESTION")
-    edit.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
+    edit.add_argument("--max-new-tokens", type=_whole, metavar="N", help="longest answer")
 
 
 def _measure(evals: _Commands) -> None:
     passkey = evals.add("passkey", "hide numbers in long texts and ask for them", eval.passkey)
     _lengths(passkey)
-    passkey.add_argument("--trials", type=int, default=20, metavar="N", help="questions per length (20)")
-    passkey.add_argument("--per-reading", type=int, default=1, metavar="K", help="numbers in one text (1)")
-    passkey.add_argument("--distractors", type=int, default=0, metavar="N", help="other keys in it, never asked (0)")
+    passkey.add_argument("--trials", type=_whole, default=20, metavar="N", help="questions per length (20)")
+    passkey.add_argument("--per-reading", type=_whole, default=1, metavar="K", help="numbers in one text (1)")
+    passkey.add_argument("--distractors", type=_whole, default=0, metavar="N", help="other keys in it, never asked (0)")
     passkey.add_argument("--one-text", action="store_true", help="move the key through one text: half the reading")
     _filler(passkey, "repeat")
     needles = evals.add("needles", "hide facts of several kinds in long texts and ask for them", eval.needles)
     needles.add_argument("--task", type=_words, default=["multi-key"], metavar="T,T", help="what is hidden (multi-key)")
     _lengths(needles)
-    needles.add_argument("--trials", type=int, default=20, metavar="N", help="questions per task and length (20)")
+    needles.add_argument("--trials", type=_whole, default=20, metavar="N", help="questions per task and length (20)")
     needles.add_argument(
-        "--per-reading", type=int, default=5, metavar="K", help="facts of a task asked in one text (5)"
+        "--per-reading", type=_whole, default=5, metavar="K", help="facts of a task asked in one text (5)"
     )
-    needles.add_argument("--second", type=int, metavar="N", help="of those, asked again as a second question (half)")
-    needles.add_argument("--distractors", type=int, default=0, metavar="N", help="other facts in it, never asked (0)")
+    needles.add_argument("--second", type=_whole, metavar="N", help="of those, asked again as a second question (half)")
+    needles.add_argument("--distractors", type=_whole, default=0, metavar="N", help="other facts in it, not asked (0)")
     _filler(needles, "prose")
     perplexity = evals.add("perplexity", "measure how well a text is predicted", eval.perplexity)
     perplexity.add_argument("--file", type=Path, required=True, metavar="F", help="the text")
     _lengths(perplexity)
-    perplexity.add_argument("--counted", type=int, metavar="N", help="tokens that count at the end of each window")
-    perplexity.add_argument("--windows", type=int, default=4, metavar="N", help="places in the text (4)")
+    perplexity.add_argument("--counted", type=_whole, metavar="N", help="tokens that count at the end of each window")
+    perplexity.add_argument("--windows", type=_whole, default=4, metavar="N", help="places in the text (4)")
     qa = evals.add("qa", "ask the questions of a file", eval.qa)
     qa.add_argument("--file", type=Path, required=True, metavar="F", help="JSON lines with text and qas; .xz too")
-    qa.add_argument("--limit", type=int, metavar="N", help="draw this many questions; all when not given")
+    qa.add_argument("--limit", type=_whole, metavar="N", help="draw this many questions; all when not given")
     qa.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw and of the places")
     qa.add_argument("--haystack", type=Path, metavar="TEXT", help="plant the texts among the lines of this one")
-    qa.add_argument("--tokens", type=int, metavar="N", help="length of a reading with a haystack")
-    qa.add_argument("--per-reading", type=int, default=10, metavar="K", help="texts planted in one reading (10)")
-    qa.add_argument("--second", type=int, default=0, metavar="N", help="of those asked, again as a second question (0)")
+    qa.add_argument("--tokens", type=_whole, metavar="N", help="length of a reading with a haystack")
+    qa.add_argument("--per-reading", type=_whole, default=10, metavar="K", help="texts planted in one reading (10)")
+    qa.add_argument("--second", type=_whole, default=0, metavar="N", help="of those, again as a second question (0)")
     qa.add_argument("--save", type=Path, metavar="FILE", help="write every answer there as JSON lines")
     made = evals.add("questions", "make a file for eval qa from question sets", eval.questions)
     made.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="folder with qa/, as for train")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where they go; .xz packs them")
-    made.add_argument("--count", type=int, default=300, metavar="N", help="how many, each about another text (300)")
+    made.add_argument("--count", type=_whole, default=300, metavar="N", help="how many, each about another text (300)")
     made.add_argument("--unanswerable", type=float, default=1 / 6, metavar="SHARE", help="without an answer (1/6)")
-    made.add_argument("--longest", type=int, default=3500, metavar="CHARS", help="no text longer than this (3500)")
+    made.add_argument("--longest", type=_whole, default=3500, metavar="CHARS", help="no text longer than this (3500)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="another draw")
     made.add_argument("--force", action="store_true", help="replace a file that is there")
 
@@ -293,9 +308,9 @@ def _lengths(command: Parser) -> None:
 
 def _numbers(text: str) -> list[int]:
     words = text.split(",")
-    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of positive numbers such as 2048,8192")
-    return [int(word) for word in words]
+    if not all(re.fullmatch("0*[1-9][0-9]*", word.strip()) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a list of positive numbers such as 2048,8192")
+    return [_whole(word) for word in words]
 
 
 def _depths(text: str) -> list[float]:

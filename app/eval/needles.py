@@ -77,8 +77,11 @@ class NeedlesConfig:
             raise ConfigError(f"task {', '.join(unknown) or 'missing'}: choose from {', '.join(TASKS)}")
         if not self.lengths or min(self.lengths) < 1:
             raise ConfigError(f"needle lengths {list(self.lengths)}: need at least one, each positive")
-        if self.trials < 1 or self.per_reading < 1:
-            raise ConfigError(f"needles: {self.trials} trials, {self.per_reading} per reading: each must be at least 1")
+        if not (1 <= self.trials <= texts.MOST_TRIALS and 1 <= self.per_reading <= texts.MOST_TRIALS):
+            raise ConfigError(
+                f"needles: {self.trials} trials, {self.per_reading} per reading: each must lie between 1 and "
+                f"{texts.MOST_TRIALS:,}"
+            )
         if self.second < 0 or self.distractors < 0:
             raise ConfigError(f"needles: second {self.second}, distractors {self.distractors}: must be 0 or more")
         names = self.planted * sum(NAMES_EACH.get(task, 0) for task in self.tasks)

@@ -47,8 +47,8 @@ class PasskeyConfig:
     def __post_init__(self) -> None:
         if not self.lengths or min(self.lengths) < 1:
             raise ConfigError(f"passkey lengths {list(self.lengths)}: need at least one, each positive")
-        if self.trials < 1:
-            raise ConfigError(f"passkey trials {self.trials}: must be at least 1")
+        if not 1 <= self.trials <= texts.MOST_TRIALS:
+            raise ConfigError(f"passkey trials {self.trials}: must lie between 1 and {texts.MOST_TRIALS:,}")
         if not 1 <= self.per_reading <= len(needles.NAMES):
             raise ConfigError(f"keys per reading {self.per_reading}: must lie between 1 and {len(needles.NAMES)}")
         texts.check_filler(self.filler, self.filler_file)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from app.runtime.engine import Engine
 
 ROUNDS = 4
+MOST_TRIALS = 100_000
 LOOKED = 64  # regions told of an answer
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from app.errors import CancelledError, LecternError, NotFoundError, refusal
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
 from app.system import duration, size_text
+from app.wellformed import whole
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def missed(document: DocumentInfo) -> str:
 
 def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:
     role = "alert" if tone == "bad" else "status"
-    return f'<div class="lt-notice lt-{tone}" role="{role}">{escape(text)}</div>'
+    return f'<div class="lt-notice lt-{tone}" role="{role}">{escape(whole(text))}</div>'
 
 
 def _gone(error: Exception) -> str | None:
@@ -115,7 +116,7 @@ def reading(event: Reading, kind: DocumentKind | None = None) -> str:
 
 
 def waiting(text: str) -> str:
-    return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(text)}</div>'
+    return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(whole(text))}</div>'
 
 
 def memory(line: MemoryLine) -> str:

@@ -11,6 +11,7 @@ from app.models.shelf import LocalModel
 from app.system import size_text
 from app.ui import actions, format, switching
 from app.ui.actions import PRIVATE
+from app.wellformed import whole
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -66,14 +67,14 @@ def _buttons(model: LocalModel, loaded: str) -> str:
     words = {choice.id: f"Load on {choice.base}" if choice.adapter else "Load" for choice in model.choices}
     return "".join(
         f'<button type="button" class="lt-button" data-do="model-load" data-id="{key}" '
-        f'aria-label="{escape(f"{word}: {model.name}")}">{escape(word)}</button>'
+        f'aria-label="{escape(whole(f"{word}: {model.name}"))}">{escape(word)}</button>'
         for key, word in words.items()
         if key != loaded
     )
 
 
 def _details(model: LocalModel) -> str:
-    rows = {"folder": str(model.path), **model.facts}
+    rows = {"folder": whole(str(model.path)), **model.facts}
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
     return f'<details class="lt-more"><summary>Details</summary><dl>{items}</dl></details>'
 
@@ -88,7 +89,7 @@ def card(model: LocalModel, loaded: str) -> str:
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in model.reasons)
     return (
         f'<li class="lt-card{" lt-card-loaded" if model.loaded else ""}"><div class="lt-card-head">'
-        f"<h4>{escape(model.name)}</h4>{mark}<span class=lt-card-buttons>{_buttons(model, loaded)}</span></div>"
+        f"<h4>{escape(whole(model.name))}</h4>{mark}<span class=lt-card-buttons>{_buttons(model, loaded)}</span></div>"
         + "".join(f"<p>{escape(line)}</p>" for line in (summary(model), whereabouts(model)))
         + (f'<ul class="lt-reasons">{reasons}</ul>' if reasons else "")
         + f"{_details(model)}</li>"

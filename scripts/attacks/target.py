@@ -144,6 +144,7 @@ def running(tree: Path, folder: Path) -> Iterator[Target]:
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("left", encoding="utf-8")
     command = [sys.executable, "-P", "-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", str(home)]
+    command += ["--model", str(tree / "models" / "lectern-small")]  # it needs no network
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -694,3 +694,23 @@ def test_progress_elsewhere_is_a_line_now_and_then(
     for step in ("10%", "20%", "30%"):
         out.progress(step)
     assert capsys.readouterr() == ("", "10%\n30%\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ask", "x", "--max-new-tokens", "9" * 30),
+        ("ask", "x", "--max-new-tokens", "9" * 5_000),
+        ("ask", "x", "--threads", str(2**31)),
+        ("documents", "search", "x", "--limit", "1e3"),
+        ("eval", "passkey", "--trials", str(2**31 - 1)),
+        ("eval", "passkey", "--lengths", "9" * 30),
+        ("eval", "needles", "--lengths", "²"),
+        ("eval", "needles", "--trials", "100001"),
+        ("serve", "--port", "9" * 30),
+    ],
+)
+def test_numbers_of_a_size_that_nothing_has_are_refused(line: Line, words: tuple[str, ...]) -> None:
+    code, _, err = line.run(*words)
+    assert code == 2 and re.search("too large|not a whole number|not a list of|between 1 and", err) and len(err) < 400
+    assert line.loaded == []

@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
+from app import cli
 from app.errors import ConfigError, InputError
 from app.memory.config import AttentionConfig, DecodeConfig, GenerationConfig
 from app.runtime.load import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
 from app.train.pretrain.trainer import PretrainConfig, Stage, new_model
-from tests import tiny
+from tests import checkpoints, tiny
 from tests.train.conftest import FROZEN
 
 RECIPE = """
@@ -178,3 +179,19 @@ def test_shares_follow_their_files_whatever_these_are_called(tmp_path, monkeypat
     recipe = type("Recipe", (), {"data": data, "tune": type("Tune", (), {"tokens": 64, "seed": 0})})
     cli.packed_rows(recipe, None)
     assert given["to"] == [0.1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_half_a_character_in_a_tuning_file_is_replaced(tmp_path, capsys):
+    checkpoints.save(tmp_path / "base", LlamaConfig(**checkpoints.SIZES))
+    talks = [("Who keeps the light?", "Agnes Pell."), ("Say it with a smile.", "Agnes keeps it \ud83d")]
+    lines = [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in talks]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    (tmp_path / "r.toml").write_text(
+        '[tune]\nbase = "base"\ntokens = 128\nsteps = 1\nattention = "full"\nwarmup_steps = 0\n'
+        '[data]\nfiles = ["data.jsonl"]\n',
+        encoding="utf-8",
+    )
+    words = ["--home", str(tmp_path / "home"), "train", str(tmp_path / "r.toml"), "--run", str(tmp_path / "run")]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert list((tmp_path / "run").rglob("adapter_model.safetensors"))
