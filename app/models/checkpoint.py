@@ -20,6 +20,7 @@ RECIPE_KEYS |= {"system_prompt", "document_start"}
 RECIPE_KEYS |= {"base", "merged_from", "tuning", "versions"}  # how it was made; reading does not need them
 ADAPTER_KEYS = ("trained_tokens", "attention", "rope", "system_prompt", "document_start")  # change how a base is read
 DEFAULT_BUDGET = 4096
+SHARED_TOKENS = 8  # tokens of an answer that share a choice of regions, where no recipe says otherwise
 ANSWER_FROM_TEXT = "Answer the question from the text."  # told to models without a recipe
 
 
@@ -103,7 +104,7 @@ def _table(path: Path, recipe: dict[str, Any], name: str) -> dict[str, Any]:
 def _decode(path: Path, table: dict[str, Any], config: dict[str, Any], settings: Settings) -> DecodeConfig:
     """How answers choose regions, as the checkpoint says and as the user told otherwise."""
     try:
-        decode = DecodeConfig(**table)
+        decode = DecodeConfig(**{"reselect_every": SHARED_TOKENS, **table})
     except ConfigError as error:
         raise ModelError(f"{path}: {error}; copy or download it again") from error
     every, layers = decode.reselect_every, config.get("num_hidden_layers", 0)

@@ -25,6 +25,7 @@ from app.runtime.selection import select, select_one
 
 NAME = "lectern"
 H2O_ROWS = 8  # last queries of each group whose attention is counted
+MOST_PRODUCTS = 1 << 24  # of them with keys that are made at once
 
 
 def lectern_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -154,6 +155,11 @@ def _count_dense(
     else:
         ends = range(-(-start // group) * group + group, stop + 1, group)
         counted = [(end - min(H2O_ROWS, group), end) for end in ends]
+        if rule is None and counted:
+            rows = torch.cat([torch.arange(first, end, device=q.device) for first, end in counted])
+            if len(rows) * q.shape[0] * q.shape[1] * k.shape[1] <= MOST_PRODUCTS:
+                _count_rows(cache, layer, q[:, :, rows - start], k, rows, base, scale)
+                return
     for first, end in counted:
         rows = q[:, :, first - start : end - start].flatten(1, 2)
         seen = (base + torch.arange(first + 1, end + 1, device=q.device)).repeat(q.shape[1])
@@ -163,6 +169,20 @@ def _count_dense(
         tail.fade(layer, end - first)
         tail.count_first(layer, mass[:, base:], end - first)
         tail.exposure[layer][:, :end] += q.shape[1] * (end - places.clamp(min=first))
+
+
+def _count_rows(cache: RegionCache, layer: int, q: Tensor, k: Tensor, rows: Tensor, base: int, scale: float) -> None:
+    """The same at once where no token is ever dropped.
+
+    Args:
+        q: [Hkv, heads, N, D] queries at the places `rows` of the tail, before which `k` holds `base` keys.
+    """
+    tail, heads, end = cache.tail, q.shape[1], int(rows[-1]) + 1
+    seen = torch.arange(base + end, device=q.device) <= base + rows[:, None]  # [N, S]
+    mass = attention_mass(q.flatten(1, 2), k[:, : base + end], seen.repeat(heads, 1), scale)
+    cache.remember(layer)
+    tail.count_first(layer, mass[:, base:], len(rows))
+    tail.exposure[layer][:, :end] += heads * seen[:, base:].sum(0)
 
 
 def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, start: int, scale: float) -> Tensor:
@@ -214,19 +234,10 @@ def _groups(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, star
 def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale: float) -> Tensor:
     """One query: every region while the whole past fits, else the best. Records where it looked. q: [Hq, 1, D]."""
     a, kv_heads = spec.attention, cache.shape.kv_heads
-    end = cache.tail.filled[layer]
     heads = q.shape[0] // kv_heads
-    starts, lengths = cache.table(end)
     q = q.view(1, kv_heads, heads, 1, -1)
-    fits = cache.base_tokens + end <= spec.budget_for(layer)
-    if fits:
-        regions = torch.arange(len(starts), device=q.device).expand(1, kv_heads, -1)
-    else:
-        first = (end - 1) // a.region_tokens + cache.base_regions
-        choose = partial(select_one, spec, cache, layer, q, first, lengths)
-        regions = choose() if cache.choices is None else cache.choices.of(layer, first, choose)
-    first_near = None if fits else spec.attention.first_near(first)
-    places = _decode_places(a.positions, starts, lengths, regions[0], cache.base_tokens + end - 1, first_near)
+    regions, places = look_from(spec, cache, layer, q)
+    end = cache.tail.filled[layer]
     longest = cache.base_tokens + end if a.positions == "original" else regions.shape[-1] * a.region_tokens
     rope = spec.rope(longest, q)
     decoded = decode_attention(q[0, :, :, 0], located(cache, layer, regions[0]), places, rope, scale=scale)
@@ -234,6 +245,28 @@ def _decode(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scal
     cache.chosen[layer] = regions[0], places
     cache.observe(layer, regions, decoded.mass[None], heads, 1)
     return decoded.out.view(kv_heads * heads, 1, -1)
+
+
+def look_from(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor) -> tuple[Tensor, Places]:
+    """What a query at the end of the tail attends to: every region while the whole past fits, else the best.
+
+    Args:
+        q: [1, Hkv, heads, 1, D] raw.
+
+    Returns:
+        regions [1, Hkv, K] in text order, the growing one last, and what is valid of them where.
+    """
+    a, end = spec.attention, cache.tail.filled[layer]
+    starts, lengths = cache.table(end)
+    fits = cache.base_tokens + end <= spec.budget_for(layer)
+    if fits:
+        regions = torch.arange(len(starts), device=q.device).expand(1, q.shape[1], -1)
+    else:
+        first = (end - 1) // a.region_tokens + cache.base_regions
+        choose = partial(select_one, spec, cache, layer, q, first, lengths)
+        regions = choose() if cache.choices is None else cache.choices.of(layer, first, choose)
+    first_near = None if fits else spec.attention.first_near(first)
+    return regions, _decode_places(a.positions, starts, lengths, regions[0], cache.base_tokens + end - 1, first_near)
 
 
 def _decode_places(

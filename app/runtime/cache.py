@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from app.errors import CancelledError
 from app.kernels.layout import Pages, Places
 from app.memory.memory import RegionMemory
 from app.memory.shape import MemoryShape
@@ -42,6 +43,8 @@ class RegionLayer(CacheLayerMixin):
         if self.cache.held is not None:
             self.cache.held.append(self.number, key_states[0], value_states[0])
             return self, self
+        if self.cache.cancelled is not None and self.cache.cancelled():
+            raise CancelledError("stopped within a segment")
         if self.number == 0:  # while all layers still hold the same tokens
             self.cache.tail.make_room(key_states.shape[2])
         if key_states.shape[0] != 1:
@@ -80,6 +83,7 @@ class RegionCache(Cache):
         narrowed: what the answer that runs was narrowed to; None: nothing.
         evidence: where the answer that is generated, or was generated last, looked in the memories' texts.
         held: the steps that run now keep their selection; None when they choose.
+        cancelled: asked before each layer of a segment; what it stops is taken back.
         choices: those that the tokens of the answer share; None when each chooses for itself.
         chosen: regions [Hkv, K] of the last single query of each layer, and what was valid of them where.
     """
@@ -97,6 +101,7 @@ class RegionCache(Cache):
         self._counted: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.evidence: AnswerEvidence | None = None
         self.held: HeldSteps | None = None
+        self.cancelled: Callable[[], bool] | None = None
         self.choices: SharedChoices | None = None
         self.chosen: dict[int, tuple[Tensor, Places]] = {}
         region = shape.attention.region_tokens
@@ -218,19 +223,19 @@ class RegionCache(Cache):
             self._table = tail_tokens, starts, torch.cat([lengths, (tail_tokens - first).clamp(max=region)])
         return self._table[1], self._table[2]
 
-    def far_regions(self, layer: int) -> int:
+    def far_regions(self, tail_tokens: int) -> int:
         """How many regions of the memories lie before the local window, which is looked at for being near.
 
         A text that is hardly longer than the window counts whole.
         """
         attention = self.shape.attention
-        newest = self.base_regions + (self.tail.filled[layer] - 1) // attention.region_tokens
+        newest = self.base_regions + (tail_tokens - 1) // attention.region_tokens
         far = min(self.base_regions, newest - attention.local_regions)
         return far if far > 1 else self.base_regions
 
     def _witness(self, evidence: AnswerEvidence, layer: int, regions: Tensor, mass: Tensor) -> None:
         """Tell which regions of the texts received mass: where tokens were dropped, those that the slots came from."""
-        far = regions < self.far_regions(layer)
+        far = regions < self.far_regions(self.tail.filled[layer])
         if not any(memory.dropped for memory in self.memories):
             evidence.add(regions[far], mass[far])
             return

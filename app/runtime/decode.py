@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from app.errors import CancelledError
+from app.kernels.backend import use_triton
 from app.memory.config import GenerationConfig
 from app.memory.shape import MemoryShape
 from app.records import Ending
@@ -17,6 +18,7 @@ from app.runtime.cache import RegionCache, SharedChoices
 from app.runtime.evidence import Chosen
 from app.runtime.held import Held
 from app.runtime.policies import AttentionSpec
+from app.runtime.windows import Windows
 
 
 class Engine(Protocol):
@@ -248,14 +250,18 @@ def _drops(engine: "Engine", cache: RegionCache) -> bool:
 
 
 @contextmanager
-def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator[Held]:
+def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator["Held | Windows"]:
     """Let the tokens of an answer share choices of regions as `engine.reselect_every` says."""
 
     def forward(token: Tensor) -> Tensor:
         return engine.model.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state[0, -1]
 
     every = engine.reselect_every
-    held = Held(engine.spec, cache, every if isinstance(every, int) else 1, forward)
+    shared = every if isinstance(every, int) else 1
+    if use_triton(engine.model.model.norm.weight):
+        held: Held | Windows = Held(engine.spec, cache, shared, forward)
+    else:
+        held = Windows(engine.spec, cache, shared, forward, settled=every != 1)
     cache.choices = None if isinstance(every, int) or _drops(engine, cache) else SharedChoices(every)
     try:
         yield held
@@ -265,11 +271,9 @@ def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator[Held]:
 
 
 @torch.no_grad()
-def _step(engine: "Engine", cache: RegionCache, token: int, held: Held) -> Tensor:
+def _step(engine: "Engine", cache: RegionCache, token: int, held: "Held | Windows") -> Tensor:
     """Run one token of an answer, with the selection that is held or with a new one; returns its hidden state."""
     if held.goes_on:
         return held.step(token)
-    held.release()
-    hidden = engine.forward(cache, [token])[-1]
-    held.hold()
-    return hidden
+    with held.choosing():
+        return engine.forward(cache, [token])[-1]

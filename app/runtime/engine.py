@@ -33,7 +33,9 @@ from app.runtime.recover import restore
 MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
 MOST_SEGMENT_TOKENS = 8192
-SEGMENT_S = 0.4  # a stop waits for one segment
+SEGMENT_S = 0.4  # of computing: progress is told, and blocks are stored, after each segment
+LEAST_SEGMENT_TOKENS = 256  # smaller ones cost more than they are worth, unless these take as long as
+SLOW_SEGMENT_S = 8.0
 MEASURED_TOKENS = 128  # a shorter piece says little of the speed of reading
 LOGIT_ROWS = 1024
 
@@ -42,6 +44,7 @@ class Engine(ChatText):
     """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
 
     Attributes:
+        weights_in: what its linear layers are multiplied in: its data type, or `float16` where that is faster.
         tensors: digest of the weights alone; tells an edited configuration from other weights.
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
@@ -61,6 +64,7 @@ class Engine(ChatText):
         policy: str | Policy = "keep-all",
         name: str = "",
         weights: str = "",
+        weights_in: str = "",
         tensors: str = "",
         vocabulary: str = "",
         kv_dtype: torch.dtype = torch.bfloat16,
@@ -90,7 +94,7 @@ class Engine(ChatText):
             tiers=tiers or Tiers(),
         )
         self._check_room()
-        self.tensors = tensors
+        self.tensors, self.weights_in = tensors, weights_in or str(model.dtype).removeprefix("torch.")
         self.recipe_parts = self._recipe_parts(weights, vocabulary)
         self.recipe = _digest(self.recipe_parts)
         self.shape = replace(self.shape, compaction=policy.compaction(self.shape), recipe=self.recipe)
@@ -159,7 +163,7 @@ class Engine(ChatText):
         return {
             "name": self.name,
             "device": str(self.model.device),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self.weights_in,
             "backend": self.backend,
             "policy": self.policy,
             "positions": "original" if self.spec.policy.sees_all else self.spec.attention.positions.replace("_", " "),
@@ -207,14 +211,14 @@ class Engine(ChatText):
     ) -> Iterator[tuple[int, int, Tensor]]:
         """Run tokens in segments that end where groups end, so that results do not depend on their size.
 
-        The size follows the speed of the machine: a stop must not wait for long. A memory that drops tokens takes one
-        stretch at a time.
+        The size follows the speed of the machine, whatever else runs on it. A stop waits for a short segment, or for
+        one layer of a long one. A memory that drops tokens takes one stretch at a time.
 
         Yields:
             (start, end, hidden states [end - start, H]) of each segment, places within `token_ids`.
 
         Raises:
-            CancelledError: before the next segment.
+            CancelledError: before the next segment, or within one, which is taken back.
         """
         group, rule = self.shape.attention.group_tokens, self.shape.compaction
         first, total = cache.tail.tokens, len(token_ids)
@@ -222,21 +226,33 @@ class Engine(ChatText):
         while start < total:
             if cancelled and cancelled():
                 raise CancelledError(f"stopped after {start:,} of {total:,} tokens")
-            began = time.monotonic()
+            began, busy = time.monotonic(), time.thread_time()
             unit, most = (rule.stretch_tokens, 1) if rule else (group, max(1, self.segment_tokens // group))
             end = min(((first + start) // unit + most) * unit - first, total)
-            hidden = self.forward(cache, list(token_ids[start:end]))
+            try:
+                cache.cancelled = cancelled if end - start >= LEAST_SEGMENT_TOKENS else None
+                hidden = self.forward(cache, list(token_ids[start:end]))
+            except CancelledError:
+                raise CancelledError(f"stopped after {start:,} of {total:,} tokens") from None
+            finally:
+                cache.cancelled = None
             if hidden.is_cuda:
                 torch.cuda.synchronize()  # else the time is that of the calls
-            elapsed_s = time.monotonic() - began
+            elapsed_s, busy_s = time.monotonic() - began, time.thread_time() - busy
             if end - start >= MEASURED_TOKENS and elapsed_s > 0:
                 self.tokens_per_s = (end - start) / elapsed_s
-            if end - start > self.segment_tokens - group and elapsed_s < SEGMENT_S / 2:
-                self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
-            elif elapsed_s > SEGMENT_S:
-                self.segment_tokens = max(self.segment_tokens // 2, group)
+            self._fit_segments(end - start, elapsed_s if hidden.is_cuda else busy_s)
             yield start, end, hidden
             start = end
+
+    def _fit_segments(self, tokens: int, seconds: float) -> None:
+        """Let the next segments be larger or smaller than one of so many tokens that took so long."""
+        group = self.shape.attention.group_tokens
+        if tokens > self.segment_tokens - group and seconds < SEGMENT_S / 2:
+            self.segment_tokens = min(2 * self.segment_tokens, self.most_segment_tokens)
+        elif seconds > SEGMENT_S:
+            least = group if seconds > SLOW_SEGMENT_S else min(LEAST_SEGMENT_TOKENS, self.segment_tokens)
+            self.segment_tokens = max(self.segment_tokens // 2, least, group)
 
     def read(
         self,

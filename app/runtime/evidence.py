@@ -75,10 +75,11 @@ class AnswerEvidence:
         self.weigh(regions, mass)
         self.touch(regions)
 
-    def weigh(self, regions: Tensor, mass: Tensor) -> None:
-        """The tensor work of `add`; `touch` has to follow."""
+    def weigh(self, regions: Tensor, mass: Tensor, shares: Tensor | None = None) -> None:
+        """The tensor work of `add`; `touch` has to follow. `shares`: [N], what each of them counts."""
         sinks = mass[:, : self._sinks].sum(-1) * self._begins[regions]
-        self._step.index_add_(0, regions, mass.sum(-1).float() - sinks)
+        counted = mass.sum(-1).float() - sinks
+        self._step.index_add_(0, regions, counted if shares is None else counted * shares)
 
     def touch(self, regions: Tensor) -> None:
         """Say which regions the query has been counted for."""

@@ -4,7 +4,8 @@ Such a step chooses, fetches and seals nothing: it is tensor work of fixed shape
 token, how far the last region is filled, the query's position) is in tensors. So a CUDA device can replay a graph.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,13 @@ class Held:
         self._captured: Captured | None = None
         self._addresses: tuple[int, ...] = ()
 
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """While a token is run that chooses for those after it."""
+        self.release()
+        yield
+        self.hold()
+
     def hold(self) -> None:
         """Take over what a step has chosen just now, as far as steps of that kind can follow."""
         self.release()
@@ -121,7 +129,7 @@ class Held:
         cache = self.cache
         regions, places = cache.chosen[number]
         keys, values = found(cache, number, regions)
-        own, far = regions >= cache.base_regions, regions < cache.far_regions(number)
+        own, far = regions >= cache.base_regions, regions < cache.far_regions(cache.tail.filled[number])
         per_head = cache.tail.mass[number].shape[1] // cache.shape.attention.region_tokens
         heads = torch.arange(len(regions), device=regions.device)[:, None]
         rows = torch.where(own, heads * per_head + regions - cache.base_regions, 0)

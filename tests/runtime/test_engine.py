@@ -133,6 +133,27 @@ def test_reading_goes_on_from_a_prefix():
         torch.testing.assert_close(contents(whole, layer)[0], contents(rest, layer)[0], atol=1e-5, rtol=1e-5)
 
 
+def test_a_long_segment_is_stopped_between_its_layers():
+    engine, polls = tiny.engine(), []
+    engine.segment_tokens = engine.most_segment_tokens = 512
+    memory, ids = RegionMemory(engine.shape), tiny.token_ids(400)
+    with pytest.raises(CancelledError, match="stopped after 0 of 400 tokens"):
+        engine.read(ids, resume=memory, cancelled=lambda: polls.append(1) or len(polls) > 2)
+    assert len(polls) == 3 and memory.tokens == 0  # one before the segment, one before each layer
+    fresh = engine.read(ids)
+    torch.testing.assert_close(engine.read(ids, resume=memory).pages.rows(1, 0, 400), fresh.pages.rows(1, 0, 400))
+
+
+def test_segments_follow_the_time_that_they_take():
+    engine = tiny.engine()
+    engine.segment_tokens, engine.most_segment_tokens = 512, 1024
+    sizes = []
+    for seconds in (0.1, 1.0, 1.0, 1.0, 9.0, 9.0):
+        engine._fit_segments(engine.segment_tokens, seconds)
+        sizes.append(engine.segment_tokens)
+    assert sizes == [1024, 512, 256, 256, 128, 64]
+
+
 def test_attached_memories_and_chat_equal_one_text_while_they_fit():
     engine = tiny.engine()
     ids, turn = tiny.token_ids(30), tiny.token_ids(20, seed=3)[1:]
