@@ -19,6 +19,7 @@ POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
 H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
 KV_CODECS = ("raw", "int8", "int4")
+WEIGHTS = ("auto", "float32", "float16")
 LOOKUPS = ("attention", "words", "both")
 
 FILES = ("home", "model", "adapter")  # their names stay as the system gave them
@@ -54,6 +55,8 @@ class Settings:
             means what the model's recipe says.
         lookup: what finds the regions of a long text that an answer sees, one of LOOKUPS: the model's attention, the
             words of the question, or both; None means what the model's recipe says.
+        weights: in what the model's linear layers are kept on a CPU, one of WEIGHTS; `auto` takes what this CPU
+            multiplies fastest.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.
@@ -74,6 +77,7 @@ class Settings:
     reselect_every: int | None = None
     draft_tokens: int | None = None
     lookup: str | None = None
+    weights: str = "auto"
     device: str = "auto"
     threads: int | None = None
     host_budget_gb: float | None = None
@@ -87,6 +91,8 @@ class Settings:
             raise ConfigError(f"--h2o {self.h2o}: not known; choose one of {', '.join(H2O_PRESETS)}")
         if self.memory_cap_mb is not None and self.memory_cap_mb < 1:
             raise ConfigError(f"--memory-cap {self.memory_cap_mb}: must be at least 1 MB")
+        if self.weights not in WEIGHTS:
+            raise ConfigError(f"--weights {self.weights}: not known; choose one of {', '.join(WEIGHTS)}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"--device {self.device}: not known; choose auto, cpu or cuda")
         if self.threads is not None and self.threads < 1:

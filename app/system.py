@@ -4,6 +4,7 @@ The set-up imports it too, so it needs nothing but Python until psutil is there.
 """
 
 import os
+import platform
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -47,6 +48,15 @@ def memory_bytes() -> int:
     import psutil
 
     return psutil.virtual_memory().total
+
+
+def cpu_name() -> str:
+    """What this computer's processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def size_text(size_bytes: float) -> str:

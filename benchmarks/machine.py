@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.system import cpu_name
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -19,7 +21,7 @@ def describe() -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -37,10 +39,3 @@ def _commit() -> str:
     )
     return answer.stdout.strip() or "unknown"
 
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -18,7 +18,7 @@ from app.cli import (
 )
 from app.cli.train import samples, train
 from app.errors import ConfigError
-from app.settings import H2O_PRESETS, KV_CODECS, LOOKUPS, POLICIES
+from app.settings import H2O_PRESETS, KV_CODECS, LOOKUPS, POLICIES, WEIGHTS
 from app.setup.commands import COMMANDS
 
 MOST = 2**31  # of what is counted: tokens, questions, megabytes
@@ -47,6 +47,7 @@ SETTINGS = (
     ("--budget", "budget_tokens", {"metavar": "TOKENS", "type": _whole, "help": "tokens one query may attend to"}),
     ("--kv-codec", "kv_codec", {"metavar": "NAME", "help": f"how memories are kept: {', '.join(KV_CODECS)}"}),
     ("--lookup", "lookup", {"metavar": "NAME", "help": f"what finds an answer's passages: {', '.join(LOOKUPS)}"}),
+    ("--weights", "weights", {"metavar": "NAME", "help": f"weights on a CPU are kept in: {', '.join(WEIGHTS)}"}),
     ("--device", "device", {"metavar": "auto|cpu|cuda", "help": "where the model runs"}),
     ("--threads", "threads", {"metavar": "N", "type": _whole, "help": "CPU threads of the model"}),
 )

@@ -17,6 +17,7 @@ from app.memory.pools import Tiers
 from app.models import checkpoint, shipped
 from app.models.adapter import check_adapter, check_base, read_adapter
 from app.models.checkpoint import Recipe
+from app.models.weights import settle as keep_weights
 from app.models.folder import (
     adapter_files,
     find_folder,
@@ -30,7 +31,7 @@ from app.models.folder import (
 from app.runtime import policies
 from app.runtime.engine import Engine
 from app.settings import Settings
-from app.system import memory_bytes
+from app.system import cpu_name, memory_bytes
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def load_engine(
     vocabulary = fingerprint(tokenizer_files(folder), known)
     say("loading its weights")
     model = checkpoint.load_model(folder, settings, device, dtype, recipe.rope)
+    kept = keep_weights(model, settings.weights, known, f"weights-in:{weights[:16]}:{cpu_name().replace(' ', '-')} 0 0")
     return Engine(
         model,
         tokenizer,
@@ -108,6 +110,7 @@ def load_engine(
         policy=policies.of(settings),
         name=settings.model_name or folder.name,
         weights=weights,
+        weights_in=kept,
         tensors=tensors,
         vocabulary=vocabulary,
         codec=settings.kv_codec,
