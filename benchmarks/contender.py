@@ -51,13 +51,14 @@ class Contender(Protocol):
 
 
 class Ours:
-    """Lectern's engine, under the shipped policy or another one."""
+    """Lectern's engine, under the shipped policy or another one, with weights that it chooses or is told."""
 
-    def __init__(self, job: Job, policy: str = "keep-all") -> None:
+    def __init__(self, job: Job, policy: str = "keep-all", weights: str = "auto") -> None:
         from app.runtime.load import load_engine
         from app.settings import Settings, fill
 
         values = {"model": job.model, "threads": job.threads, "policy": policy, "device": "cpu", "draft_tokens": 0}
+        values["weights"] = weights
         self.engine = load_engine(fill(Settings, environment={}, flags=values))
         self.engine.stop_ids = frozenset()
 

@@ -14,8 +14,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +112,28 @@ def _rounds(args: argparse.Namespace, tokens: int, peer: Peer) -> int:
 
 def _read(args: argparse.Namespace, tokens: int, peers: Sequence[Peer]) -> Values:
     """Each reads so many tokens and decodes after them."""
+    made = [
+        replace(peer, options={**peer.options, "gguf": str(_gguf(args, peer.options["gguf"]))})
+        if "gguf" in peer.options
+        else peer
+        for peer in peers
+    ]
+    return in_turns(args, tokens, made, _rounds)
+
+
+def in_turns(
+    args: argparse.Namespace,
+    tokens: int,
+    peers: Sequence[Peer],
+    rounds: Callable[[argparse.Namespace, int, Peer], int] = lambda args, tokens, peer: args.rounds,
+) -> Values:
+    """Contenders in turns, each with its own number of `rounds`: medians and spreads of what they measured."""
     ids, found, busy = _ids(args, tokens + 1), {}, _Busy()
     for turn in range(args.rounds):
         for peer in peers:
-            if turn >= _rounds(args, tokens, peer):
+            if turn >= rounds(args, tokens, peer):
                 continue
             options = dict(peer.options)
-            if "gguf" in options:
-                options["gguf"] = str(_gguf(args, options["gguf"]))
             job = contender.Job(peer.kind, args.model, str(ids), tokens, args.steps, args.threads, options)
             values = contender.run(job, args.work, f"{peer.kind}-{tokens}")
             found.setdefault(peer.name, []).append(values)
