@@ -6,7 +6,7 @@ take half as long, and rounding them to float16 changes less than rounding keys 
 
 import time
 import warnings
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -30,8 +30,7 @@ class HalfLinear(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         weight = torch.cat([layer.weight.detach().float() for layer in layers])
-        if not weight.abs().amax() < torch.finfo(torch.float16).max:
-            raise ValueError("a weight is beyond float16's range")
+        _check_range(weight)
         biases = [layer.bias for layer in layers]
         bias = torch.cat([b.detach().float() for b in biases]) if all(b is not None for b in biases) else None
         self.in_features, self.out_features = weight.shape[1], weight.shape[0]
@@ -91,37 +90,46 @@ def offered() -> bool:
 def convert(model: Any) -> None:
     """Give a Llama-like model's linear layers float16 weights; those over the same input are multiplied together.
 
+    One block after the other, so that it never takes much more memory than the model did.
+
     Raises:
         ValueError: a weight is beyond float16's range; the model is as it was.
     """
-    new: list[tuple[nn.Module, str, nn.Module]] = []
+    for layer in model.modules():
+        if type(layer) is nn.Linear:
+            _check_range(layer.weight)
     for block in model.model.layers:
-        done = set()
-        for holder, names in JOINED:
-            owner = getattr(block, holder)
-            layers = [getattr(owner, name, None) for name in names]
-            if all(type(layer) is nn.Linear for layer in layers) and _alike(layers):
-                new += _joined(owner, names, layers)
-                done |= set(layers)
-        for owner in block.modules():
-            for name, layer in owner.named_children():
-                if type(layer) is nn.Linear and layer not in done:
-                    new.append((owner, name, HalfLinear([layer])))
-    new.append((model, "lm_head", HalfLinear([model.lm_head])))
-    for owner, name, module in new:
-        setattr(owner, name, module)
+        _convert_block(block)
+    model.lm_head = HalfLinear([model.lm_head])
+
+
+def _check_range(weight: Tensor) -> None:
+    if not weight.detach().abs().amax() < torch.finfo(torch.float16).max:
+        raise ValueError("a weight is beyond float16's range")
+
+
+def _convert_block(block: nn.Module) -> None:
+    for holder, names in JOINED:
+        owner = getattr(block, holder)
+        layers = [getattr(owner, name, None) for name in names]
+        if all(type(layer) is nn.Linear for layer in layers) and _alike(layers):
+            for name, part in zip(names, _joined(layers), strict=True):
+                setattr(owner, name, part)
+    for owner in list(block.modules()):
+        for name, layer in list(owner.named_children()):
+            if type(layer) is nn.Linear:
+                setattr(owner, name, HalfLinear([layer]))
 
 
 def _alike(layers: Sequence[nn.Linear]) -> bool:
     return len({(layer.in_features, layer.bias is None) for layer in layers}) == 1
 
 
-def _joined(owner: nn.Module, names: Sequence[str], layers: Sequence[nn.Linear]) -> list[tuple[nn.Module, str, Any]]:
-    shared, first, parts = _Shared(HalfLinear(layers), len(layers)), 0, []
-    for name, layer in zip(names, layers, strict=True):
-        parts.append((owner, name, _Part(shared, slice(first, first + layer.out_features), layer)))
+def _joined(layers: Sequence[nn.Linear]) -> Iterator[_Part]:
+    shared, first = _Shared(HalfLinear(layers), len(layers)), 0
+    for layer in layers:
+        yield _Part(shared, slice(first, first + layer.out_features), layer)
         first += layer.out_features
-    return parts
 
 
 def settle(model: Any, wanted: str, known: MutableMapping[str, str] | None = None, key: str = "") -> str:

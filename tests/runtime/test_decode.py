@@ -159,7 +159,7 @@ def test_what_is_narrowed_is_seen_whole_without_a_choice(monkeypatch):
         counted.clear()
         cache.narrow(Chosen(torch.tensor([0, 3, 9]), torch.zeros(0, dtype=torch.int64)))
         made.append((list(decode.answer(engine, cache, 9, replace(GREEDY, max_new_tokens=12), None)), cache, 0))
-        assert counted[0] == 13 if every == 1 else counted[0] < 5  # as long as there is room for what is said
+        assert counted[0] == 13 if every == 1 else counted[0] <= 6  # as long as there is room for what is said
     for other in made[1:]:
         assert made[0][0] == other[0]
         same(made[0], other)
