@@ -14,12 +14,12 @@ def events(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Read a file with `blocks(path, about)` of a module in `app.ingest.formats`.
 
     Args:
-        request: path, reader (the module's name).
+        request: path, reader (the module's name), encoding (that the user chose, or None).
 
     Yields:
         {"part", "done", "total"} for each part, {"about"}; or one {"failed", "detail"}.
     """
-    about = About()
+    about = About(encoding=request.get("encoding"))
     reader = importlib.import_module(f"app.ingest.formats.{request['reader']}")
     try:
         for part in to_parts(reader.blocks(Path(request["path"]), about)):

@@ -47,6 +47,7 @@ class About:
         notes: facts the user should see.
         skipped: (name, reason) of what was left out.
         done, total: how far the reader is, in units of its own.
+        encoding: of a file of text, that the user chose; None: the reader finds it.
     """
 
     title: str = ""
@@ -54,6 +55,7 @@ class About:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     done: int = 0
     total: int = 0
+    encoding: str | None = None
 
 
 class Refused(Exception):

@@ -6,7 +6,8 @@ from typing import Any
 from app.errors import InputError
 from app.ingest import child
 from app.ingest.clean import clean_line
-from app.ingest.files import Cancelled, Progress, hash_file, never, no_progress, printable
+from app.ingest.encoding import check_encoding, is_utf8
+from app.ingest.files import Cancelled, Progress, digest_of, hash_file, never, no_progress, printable
 from app.ingest.registry import Format
 from app.records import Document, Part, Skipped
 
@@ -14,17 +15,30 @@ MAX_CHARS = 64_000_000
 
 
 def load_blocks(
-    path: Path, name: str, form: Format, *, progress: Progress = no_progress, cancelled: Cancelled = never
+    path: Path,
+    name: str,
+    form: Format,
+    *,
+    encoding: str | None = None,
+    progress: Progress = no_progress,
+    cancelled: Cancelled = never,
 ) -> Document:
     """Read a file with the reader of its format.
 
+    Args:
+        encoding: of a plain file that the user chose, which makes it another document; None: the reader finds it.
+
     Raises:
         InputError: it is damaged, encrypted, refused, or holds no text.
+        ConfigError: there is no such encoding.
         CancelledError: `cancelled` said so.
     """
+    encoding = check_encoding(encoding) if encoding and form.plain else None
     digest = hash_file(path, cancelled)
+    digest = digest_of(bytes.fromhex(digest), encoding) if encoding else digest
     parts, about, chars = [], {}, 0
     request = {"module": "app.ingest.block_worker", "reader": form.reader, "path": str(path.absolute())}
+    request["encoding"] = encoding
     for event in child.events(request, cancelled, form.name):
         if "part" in event:
             parts.append(_part(event["part"]))
@@ -44,7 +58,8 @@ def load_blocks(
     skipped = tuple(Skipped(printable(what), reason) for what, reason in about["skipped"])
     title = clean_line(about["title"]) or Path(name).stem
     notes = _other_ending(name, form) + about["notes"]
-    return Document(title, form.kind, digest, tuple(parts), skipped, tuple(notes))
+    keep = form.plain and (encoding is not None or not is_utf8(path.read_bytes()))
+    return Document(title, form.kind, digest, tuple(parts), skipped, tuple(notes), keep_file=keep)
 
 
 def _part(value: dict[str, Any]) -> Part:

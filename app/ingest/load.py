@@ -75,7 +75,7 @@ def load_document(
             return load_codebase(path, name, encoding=encoding, **watch)
         _check_file(path, name)
         if form := find_format(path, name):
-            return told(load_blocks(path, name, form, **watch))
+            return told(load_blocks(path, name, form, encoding=encoding, **watch))
         suffix = Path(name).suffix.lower()
         if suffix == ".pdf":
             return told(load_pdf(path, name, password=password, ocr_folder=ocr_folder, **watch))

@@ -23,6 +23,7 @@ class Format:
         name: as messages call it.
         reader: module in `app.ingest.formats` whose `blocks(path, about)` reads it.
         endings: of file names, lower case.
+        plain: it is a file of text, whose encoding may be chosen.
         content: what the file says it is: media type in a package, or a pattern of the first bytes; None: the ending.
     """
 
@@ -31,6 +32,7 @@ class Format:
     reader: str
     endings: tuple[str, ...]
     content: str | re.Pattern[bytes] | None = None
+    plain: bool = False
 
 
 _OFFICE = "application/vnd.openxmlformats-officedocument."
@@ -44,9 +46,9 @@ FORMATS = (
     Format("OpenDocument text", "document", "odt", (".odt", ".ott"), "application/vnd.oasis.opendocument.text"),
     Format("RTF file", "document", "rtf", (".rtf",), re.compile(rb"\s*\{\\rtf")),
     Format("notebook", "notebook", "notebook", (".ipynb",)),
-    Format("subtitle file", "captions", "subtitles", (".srt", ".vtt"), re.compile(rb"\s*WEBVTT[\s]")),
+    Format("subtitle file", "captions", "subtitles", (".srt", ".vtt"), re.compile(rb"\s*WEBVTT[\s]"), plain=True),
     Format("saved web page", "web", "mhtml", (".mhtml", ".mht"), _MHTML),
-    Format("web page", "web", "html", (".html", ".htm", ".xhtml", ".xht"), _HTML),
+    Format("web page", "web", "html", (".html", ".htm", ".xhtml", ".xht"), _HTML, plain=True),
 )
 ENDINGS = tuple(ending for form in FORMATS for ending in form.endings)
 NOTEBOOK = next(form for form in FORMATS if form.name == "notebook")

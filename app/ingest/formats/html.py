@@ -8,7 +8,7 @@ from lxml import etree
 from app.ingest.blocks import About, Block, Refused
 from app.ingest.formats.markup import Walk, flat
 from app.ingest.formats.parse import attribute, local, parse_html
-from app.ingest.text import MAX_TEXT_BYTES
+from app.ingest.text import MAX_TEXT_BYTES, decode
 
 LEAST_SHARE = 0.1  # of the page's text: a smaller main part is not the main part
 _SECTIONS = {"article", "aside", "main", "section"}  # a header or footer of these is theirs, not the page's
@@ -24,6 +24,8 @@ def blocks(path: Path, about: About) -> Iterator[Block]:
 
 def page(data: bytes, about: About) -> Iterator[Block]:
     """What `blocks` gives, of bytes."""
+    if about.encoding:
+        data = decode(data, "the page", encoding=about.encoding)[0].encode("utf-8-sig")
     root = parse_html(data)
     title = next((flat(element) for element in root.iter() if local(element) == "title"), "")
     about.title = about.title or title

@@ -25,7 +25,7 @@ def blocks(path: Path, about: About) -> Iterator[Block]:
         Refused: there is no cue in it.
     """
     try:
-        text, note = decode(read_file(path, path.name, MAX_TEXT_BYTES), path.name)
+        text, note = decode(read_file(path, path.name, MAX_TEXT_BYTES), path.name, encoding=about.encoding)
     except InputError as error:
         raise Refused(str(error).removeprefix(f"{path.name}: ")) from error
     about.notes += [note] if note else []

@@ -1,6 +1,6 @@
 import pytest
 
-from app.errors import InputError
+from app.errors import ConfigError, InputError
 from app.ingest import spans
 from app.ingest.load import load_document
 
@@ -84,3 +84,16 @@ def test_the_encoding_is_guessed_as_for_texts(tmp_path):
 def test_no_caption(tmp_path):
     with pytest.raises(InputError, match=r"^a\.srt: no caption in it"):
         read(tmp_path / "a.srt", "just words\n")
+
+
+@pytest.mark.parametrize("name", ["a.srt", "a.html"])
+def test_a_chosen_encoding_holds_and_makes_another_document(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes("1\n00:00:01,000 --> 00:00:02,000\nγειά\n<p>γειά</p>".encode("cp1253"))
+    found, chosen = load_document(path), load_document(path, encoding="cp1253")
+    assert "γειά" in chosen.parts[0].text and found.sha256 != chosen.sha256
+    assert found.keep_file and chosen.keep_file
+    with pytest.raises(ConfigError, match="encoding 'klingon': not known"):
+        load_document(path, encoding="klingon")
+    path.write_text("1\n00:00:01,000 --> 00:00:02,000\nhello\n<p>hello</p>")
+    assert not load_document(path).keep_file
