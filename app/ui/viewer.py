@@ -103,7 +103,7 @@ def page(
     start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
     where = format.place(evidence.label if own else part.label, kind)
     told = where.startswith(shorten(part.chapter or "", 24, placeholder=""))  # by the place itself
-    told |= own and kind == "text" and part.label != evidence.label
+    told |= own and part.label != evidence.label and (kind == "text" or bool(part.places))  # which may begin a chapter
     chapter = f"{escape(part.chapter)} · " if part.chapter and not told else ""
     return (
         '<section class="lt-page" tabindex="-1" aria-label="Passage">'

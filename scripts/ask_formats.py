@@ -1,0 +1,290 @@
+"""Ask for a planted fact in a file of each format, in the browser: `python scripts/ask_formats.py [--pictures FOLDER]`.
+
+The real app on the shipped model reads the files in a data folder that is thrown away. For each, one of the first
+passages of the answer must hold the fact and open at its place. Needs Chromium and the test packages.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from playwright.sync_api import expect  # noqa: E402
+
+from app.ingest import ocr  # noqa: E402
+from app.tasks.needles import Passkey  # noqa: E402
+from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
+from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes  # noqa: E402
+
+MINUTES_S = 20 * 60
+PASSAGES = 3  # of an answer that are looked at
+WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
+SLIDES = "application/vnd.openxmlformats-officedocument.presentationml.presentation.main+xml"
+RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A made file, and what is right.
+
+    Attributes:
+        label: what the viewer says of the passage's place.
+    """
+
+    path: Path
+    key: Passkey
+    label: str
+
+
+def filler(seed: int, count: int = 6) -> list[str]:
+    """Paragraphs of the test book."""
+    text = (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")
+    found = [" ".join(piece.split()) for piece in text.split("\n\n") if len(piece) > 200]
+    return random.Random(seed).sample(found, count)
+
+
+def paragraphs(seed: int, key: Passkey) -> list[str]:
+    """Six paragraphs with the fact as the fourth."""
+    found = filler(seed)
+    return [*found[:3], key.sentence, *found[3:]]
+
+
+def package(path: Path, members: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in members.items():
+            file.writestr(name, text, zipfile.ZIP_STORED if name == "mimetype" else zipfile.ZIP_DEFLATED)
+
+
+def relations(*kinds: tuple[str, str]) -> str:
+    items = "".join(
+        f'<Relationship Id="r{n}" Type="{RELATIONS}/{kind}" Target="{target}"/>'
+        for n, (kind, target) in enumerate(kinds, 1)
+    )
+    return (
+        f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{items}</Relationships>'
+    )
+
+
+def pages_of(key: Passkey, seed: int) -> bytes:
+    """A PDF of three pages, the fact on the second."""
+    texts = filler(seed, 3)
+    lines = ["\n".join(text[at : at + 70] for at in range(0, min(len(text), 1400), 70)) for text in texts]
+    lines[1] = key.sentence + "\n" + lines[1]
+    plain = [text.encode("ascii", "ignore").decode().translate({40: None, 41: None, 92: None}) for text in lines]
+    return pdf_bytes(page_objects([drawn(text) for text in plain]))
+
+
+def pdf(path: Path, key: Passkey) -> str:
+    path.write_bytes(pages_of(key, 1))
+    return "page 2"
+
+
+def scan(path: Path, key: Passkey) -> str:
+    """The same pages as pictures."""
+    import pypdfium2
+
+    pages = pypdfium2.PdfDocument(pages_of(key, 2))
+    first, *others = (page.render(scale=2).to_pil().convert("L") for page in pages)
+    first.save(path, resolution=144, save_all=True, append_images=others)
+    return "page 2"
+
+
+def text(path: Path, key: Passkey) -> str:
+    path.write_text("# Tides\n\n" + "\n\n".join(paragraphs(3, key)), encoding="utf-8")
+    return "Tides, line 9"
+
+
+def html(path: Path, key: Passkey) -> str:
+    body = "".join(f"<p>{text}</p>" for text in paragraphs(4, key))
+    path.write_text(f"<!doctype html><html><body><main><h1>Tides</h1>{body}</main></body></html>", encoding="utf-8")
+    return "Tides, paragraph 4"
+
+
+def mhtml(path: Path, key: Passkey) -> str:
+    html(path, key)
+    page = path.read_text(encoding="utf-8").replace("=", "=3D")
+    path.write_text(
+        "MIME-Version: 1.0\r\nContent-Type: multipart/related; boundary=x\r\n\r\n--x\r\n"
+        "Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+        f"{page.replace('=3D', '=')}\r\n--x--\r\n", encoding="utf-8", newline="",
+    )  # fmt: skip
+    return "Tides, paragraph 4"
+
+
+def epub(path: Path, key: Passkey) -> str:
+    body = "".join(f"<p>{text}</p>" for text in paragraphs(5, key))
+    page = '<html xmlns="http://www.w3.org/1999/xhtml"><head><title>x</title></head><body>{}</body></html>'
+    package(path, {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": '<container><rootfiles><rootfile full-path="o.opf"/></rootfiles></container>',
+        "o.opf": '<package><metadata/><manifest><item id="a" href="a.xhtml" media-type="application/xhtml+xml"/>'
+        '<item id="b" href="b.xhtml" media-type="application/xhtml+xml"/></manifest><spine><itemref idref="a"/>'
+        '<itemref idref="b"/></spine></package>',
+        "a.xhtml": page.format(f"<h1>Ebb</h1><p>{filler(50, 1)[0]}</p>"),
+        "b.xhtml": page.format(f"<h1>Flood</h1>{body}"),
+    })  # fmt: skip
+    return "Flood, paragraph 4"
+
+
+def docx(path: Path, key: Passkey) -> str:
+    def p(text: str, style: str = "") -> str:
+        return f"<w:p>{style}<w:r><w:t>{text}</w:t></w:r></w:p>"
+
+    head = '<w:pPr><w:outlineLvl w:val="0"/></w:pPr>'
+    body = p("Tides", head) + "".join(map(p, paragraphs(6, key)))
+    package(path, {
+        "[Content_Types].xml": f'<Types><Override PartName="/word/document.xml" ContentType="{WORD}"/></Types>',
+        "_rels/.rels": relations(("officeDocument", "word/document.xml")),
+        "word/document.xml": '<w:document xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main">'
+        f"<w:body>{body}</w:body></w:document>",
+    })  # fmt: skip
+    return "Tides, paragraph 4"
+
+
+def odt(path: Path, key: Passkey) -> str:
+    names = "urn:oasis:names:tc:opendocument:xmlns:"
+    body = '<text:h text:outline-level="1">Tides</text:h>' + "".join(
+        f"<text:p>{text}</text:p>" for text in paragraphs(7, key)
+    )
+    package(path, {
+        "mimetype": "application/vnd.oasis.opendocument.text",
+        "content.xml": f'<office:document-content xmlns:office="{names}office:1.0" xmlns:text="{names}text:1.0">'
+        f"<office:body><office:text>{body}</office:text></office:body></office:document-content>",
+    })  # fmt: skip
+    return "Tides, paragraph 4"
+
+
+def rtf(path: Path, key: Passkey) -> str:
+    texts = [text.encode("ascii", "ignore").decode() for text in paragraphs(8, key)]
+    path.write_text(r"{\rtf1\ansi " + "".join(f"{text}\\par " for text in texts) + "}", encoding="ascii")
+    return "paragraph 4"
+
+
+def pptx(path: Path, key: Passkey) -> str:
+    spaces = (
+        'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main" xmlns:r="REL" '
+        'xmlns:p="http://schemas.openxmlformats.org/presentationml/2006/main"'
+    ).replace("REL", RELATIONS)
+    texts = filler(9, 3)
+    slides = [texts[0], key.sentence + " " + texts[1], texts[2]]
+    shape = "<p:sp><p:nvSpPr/><p:spPr/><p:txBody><a:p><a:r><a:t>{}</a:t></a:r></a:p></p:txBody></p:sp>"
+    members = {
+        "[Content_Types].xml": f'<Types><Override PartName="/ppt/presentation.xml" ContentType="{SLIDES}"/></Types>',
+        "_rels/.rels": relations(("officeDocument", "ppt/presentation.xml")),
+        "ppt/_rels/presentation.xml.rels": relations(*[("slide", f"slides/s{n}.xml") for n in (1, 2, 3)]),
+        "ppt/presentation.xml": f"<p:presentation {spaces}><p:sldIdLst>"
+        + "".join(f'<p:sldId id="{255 + n}" r:id="r{n}"/>' for n in (1, 2, 3)) + "</p:sldIdLst></p:presentation>",
+    }  # fmt: skip
+    for number, words in enumerate(slides, 1):
+        tree = f"<p:cSld><p:spTree>{shape.format(words)}</p:spTree></p:cSld>"
+        members[f"ppt/slides/s{number}.xml"] = f"<p:sld {spaces}>{tree}</p:sld>"
+    package(path, members)
+    return "slide 2"
+
+
+def notebook(key: Passkey, seed: int) -> str:
+    cells = [{"cell_type": "markdown", "source": text, "metadata": {}} for text in paragraphs(seed, key)]
+    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+
+
+def ipynb(path: Path, key: Passkey) -> str:
+    path.write_text(notebook(key, 10), encoding="utf-8")
+    return "cell 4"
+
+
+def repository(path: Path, key: Passkey) -> str:
+    package(path, {"r/README.md": filler(11, 1)[0], "r/study.ipynb": notebook(key, 12), "r/a.py": "x = 1\n"})
+    return "study.ipynb, cell 4"
+
+
+def srt(path: Path, key: Passkey) -> str:
+    lines = [*filler(13, 6)[:5], key.sentence, *filler(14, 4)]
+    cues = [f"{n}\n00:{n:02}:00,000 --> 00:{n:02}:50,000\n{line}\n" for n, line in enumerate(lines, 1)]
+    path.write_text("\n".join(cues), encoding="utf-8")
+    return "6:00"
+
+
+def vtt(path: Path, key: Passkey) -> str:
+    srt(path, key)
+    path.write_text("WEBVTT\n\n" + path.read_text(encoding="utf-8").replace(",000", ".000"), encoding="utf-8")
+    return "6:00"
+
+
+MAKERS: dict[str, Callable[[Path, Passkey], str]] = {
+    "paged.pdf": pdf, "tides.md": text, "page.html": html, "saved.mhtml": mhtml, "novel.epub": epub,
+    "report.docx": docx, "letter.odt": odt, "memo.rtf": rtf, "deck.pptx": pptx, "lesson.ipynb": ipynb, "project.zip": repository,
+    "film.srt": srt, "talk.vtt": vtt,
+}  # fmt: skip
+
+
+def make(folder: Path) -> list[Asked]:
+    """A file of each format, each with a fact of its own."""
+    makers = MAKERS | ({"scanned.pdf": scan} if ocr.available() else {})
+    keys = [Passkey(str(number)) for number in random.Random(1).sample(range(10_000, 100_000), len(makers))]
+    named = zip(makers.items(), keys, strict=True)
+    return [Asked(folder / name, key, made(folder / name, key)) for (name, made), key in named]
+
+
+def ask(visit: Visit, asked: Asked, pictures: Path | None) -> str:
+    """Ask about one file; "" when a passage opens where the fact stands, else what came instead."""
+    page = visit.page
+    visit.tab("Library")
+    visit.row(asked.path.stem).get_by_role("button", name="Ask").click()
+    visit.ask(asked.key.question, timeout_s=MINUTES_S)
+    foot = page.locator(".lt-foot").last
+    folded = foot.get_by_text("without finding an answer")
+    if folded.count():
+        folded.first.click()
+    seen = []
+    for number in range(min(PASSAGES, foot.locator(".lt-chip").count())):
+        foot.locator(".lt-chip").nth(number).click()
+        expect(page.locator(".lt-page .lt-mark").first).to_be_in_viewport()
+        marked = "".join(page.locator(".lt-page .lt-mark").all_inner_texts())
+        where = page.locator(".lt-page header p").inner_text()
+        seen.append(where)
+        if asked.key.number in marked:
+            if pictures:
+                page.screenshot(path=pictures / f"{asked.path.name}.png")
+            return "" if asked.label in where else f"opens at {where!r} instead of {asked.label!r}"
+    return f"the fact is not among the first passages ({'; '.join(seen)})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, help="folder for a picture of each answer")
+    args = parser.parse_args()
+    if find_chromium() is None:
+        sys.exit("Chromium is not installed; install it, then run this again")
+    if args.pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
+    wrong = 0
+    with tempfile.TemporaryDirectory() as place, chromium() as browser:
+        folder = Path(place)
+        files = make(folder)
+        command = ["-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", f"{place}/home"]
+        with serving(command, folder) as server, visiting(browser, server.url) as visit:
+            expect(visit.page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_S * 1000)
+            visit.tab("Library")
+            if ocr.available():
+                visit.page.locator("#ocr input").check()
+            visit.add(*(asked.path for asked in files), timeout_s=MINUTES_S)
+            if args.pictures:
+                visit.page.screenshot(path=args.pictures / "library.png", full_page=True)
+            for asked in files:
+                problem = ask(visit, asked, args.pictures)
+                wrong += bool(problem)
+                print(f"{asked.path.name:14} {asked.label:22} {problem or 'right'}", flush=True)
+            print(f"{len(files) - wrong} of {len(files)} right; errors in the page: {visit.errors or 'none'}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
