@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from playwright.sync_api import expect  # noqa: E402
 
 from app.ingest import ocr  # noqa: E402
+from app.settings import SMALL_MODEL  # noqa: E402
 from app.tasks.needles import Passkey  # noqa: E402
 from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes  # noqa: E402
@@ -220,8 +221,8 @@ def vtt(path: Path, key: Passkey) -> str:
 
 MAKERS: dict[str, Callable[[Path, Passkey], str]] = {
     "paged.pdf": pdf, "tides.md": text, "page.html": html, "saved.mhtml": mhtml, "novel.epub": epub,
-    "report.docx": docx, "letter.odt": odt, "memo.rtf": rtf, "deck.pptx": pptx, "lesson.ipynb": ipynb, "project.zip": repository,
-    "film.srt": srt, "talk.vtt": vtt,
+    "report.docx": docx, "letter.odt": odt, "memo.rtf": rtf, "deck.pptx": pptx, "lesson.ipynb": ipynb,
+    "project.zip": repository, "film.srt": srt, "talk.vtt": vtt,
 }  # fmt: skip
 
 
@@ -260,6 +261,7 @@ def ask(visit: Visit, asked: Asked, pictures: Path | None) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each answer")
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     args = parser.parse_args()
     if find_chromium() is None:
         sys.exit("Chromium is not installed; install it, then run this again")
@@ -270,6 +272,7 @@ def main() -> int:
         folder = Path(place)
         files = make(folder)
         command = ["-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", f"{place}/home"]
+        command += ["--model", args.model]
         with serving(command, folder) as server, visiting(browser, server.url) as visit:
             expect(visit.page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_S * 1000)
             visit.tab("Library")

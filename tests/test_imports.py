@@ -44,6 +44,7 @@ LIBRARIES = {
     "lxml": {"ingest", "mathml"},
     "latex2mathml": {"mathml"},
     "rapidocr": {"ingest"},
+    "cv2": {"ingest"},
     "mathml_to_latex": {"ingest"},
     "officemath2latex": {"ingest"},
     "chardet": {"ingest"},

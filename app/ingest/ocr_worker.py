@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 DPI = 220
-NARROWED = 0.55  # width of the picture that is recognised first: time goes by a line's width, and print stays readable
-SURE = 0.9  # mean confidence below which the page is recognised again in its full width
+NARROWED = 0.55  # of its width: a line is recognised so first, as time goes by the width and print stays readable
+SURE = 0.95  # confidence below which a line is recognised again in its full width
 FIND_LINES_PIXELS = 960  # the longer side of the picture in which lines are looked for
 MOST_PIXELS = 25_000_000  # of a page; a larger one is drawn smaller
 LEAST_CONFIDENCE = 0.5  # a line below says nothing
@@ -24,14 +24,10 @@ def events(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """
     try:
         import pypdfium2
-        from rapidocr import RapidOCR
+        engine = _engine()
     except ImportError as error:
         yield {"failed": "no-ocr", "detail": str(error)}
         return
-    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
-    params = {"Global.log_level": "error", "Global.use_cls": False, "EngineConfig.onnxruntime.intra_op_num_threads": 2}
-    params |= {"Det.limit_type": "max", "Det.limit_side_len": FIND_LINES_PIXELS}
-    engine = RapidOCR(params=params)
     document = pypdfium2.PdfDocument(request["path"], password=request["password"] or None)
     yield {"ready": True}
     for index in request["pages"]:
@@ -42,24 +38,38 @@ def events(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"page": index, "error": f"OCR failed ({error or type(error).__name__})"}
 
 
+def _engine() -> Any:
+    """An engine that recognises each line narrowed first."""
+    import cv2
+    from rapidocr import RapidOCR
+
+    def narrow(picture: Any) -> Any:
+        height, width = picture.shape[:2]
+        return cv2.resize(picture, (round(width * NARROWED), height)) if width > 2 * height else picture
+
+    class Engine(RapidOCR):
+        def recognize_txt(self, pictures: list[Any]) -> Any:
+            found = super().recognize_txt([narrow(picture) for picture in pictures])
+            unsure = [number for number, sure in enumerate(found.scores) if sure < SURE]
+            if found.txts is None or not unsure:
+                return found
+            again = super().recognize_txt([pictures[number] for number in unsure])
+            texts, scores = list(found.txts), list(found.scores)
+            for number, text, score in zip(unsure, again.txts or (), again.scores, strict=False):
+                if score > scores[number]:
+                    texts[number], scores[number] = text, score
+            found.txts, found.scores = tuple(texts), scores
+            return found
+
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+    params = {"Global.log_level": "error", "Global.use_cls": False, "EngineConfig.onnxruntime.intra_op_num_threads": 2}
+    return Engine(params=params | {"Det.limit_type": "max", "Det.limit_side_len": FIND_LINES_PIXELS})
+
+
 def _lines(engine: Any, page: Any) -> list[list[Any]]:
     width, height = page.get_size()
     scale = min(DPI / 72, (MOST_PIXELS / max(1.0, width * height)) ** 0.5)
     image = page.render(scale=scale).to_pil().convert("RGB")
-    narrow = _recognised(engine, image.resize((max(1, round(image.width * NARROWED)), image.height)))
-    if narrow and _sureness(narrow) >= SURE:
-        return narrow
-    whole = _recognised(engine, image)
-    return max(narrow, whole, key=_sureness)
-
-
-def _sureness(lines: list[list[Any]]) -> float:
-    """Mean confidence of lines, by their length; 0 without lines."""
-    letters = sum(len(line[0]) for line in lines)
-    return sum(len(line[0]) * line[-1] for line in lines) / letters if letters else 0.0
-
-
-def _recognised(engine: Any, image: Any) -> list[list[Any]]:
     found = engine(image)
     if found.txts is None:
         return []

@@ -52,10 +52,15 @@ class _Raw:
 
 @dataclass(frozen=True)
 class _Left:
-    """Pages that stay unread: pictures, and those with lines whose letters have no Unicode values."""
+    """Pages that stay unread: pictures, and those with lines whose letters have no Unicode values.
+
+    Attributes:
+        blank: pictures on which OCR found no text; they are not unread.
+    """
 
     images: list[int]
     noisy: list[int]
+    blank: list[int]
 
 
 def load_pdf(
@@ -95,7 +100,9 @@ def load_pdf(
         found = ocr.recognise(path, name, poor, password=password, progress=progress, cancelled=cancelled, kept=kept)
         raw.failed.update(found.failed)
         pages = [found.pages[i][0] if i in found.pages else text for i, text in enumerate(pages)]
-    left = _Left(sorted(raw.images - found.pages.keys()), [page for page in noisy if page not in found.pages])
+    blank = raw.images - found.pages.keys() - found.failed.keys() if ocr_folder is not None else set()
+    noisy = [page for page in noisy if page not in found.pages]
+    left = _Left(sorted(raw.images - found.pages.keys() - blank), noisy, sorted(blank))
     if not any(text.strip() for index, text in enumerate(pages) if index not in left.images):
         raise InputError(_no_text(name, raw, left))
     chapters = chapter_of_pages(raw.outline, raw.count)
@@ -216,6 +223,11 @@ def _refusal(name: str, kind: str, detail: str, path: Path) -> InputError:
 def _no_text(name: str, raw: _Raw, left: _Left) -> str:
     """Why a PDF gave no text at all."""
     way_out = ocr.offer(name)
+    if left.blank:
+        return (
+            f"{name}: OCR found no text on {len(left.blank)} of {raw.count} pages, and no other holds any; they are "
+            "blank, or drawings: check the scan"
+        )
     if left.images:
         return (
             f"{name}: a scan, {len(left.images)} of {raw.count} pages hold only images and none holds text; {way_out}"
@@ -253,6 +265,8 @@ def _notes(name: str, raw: _Raw, labels: Sequence[str], left: _Left) -> list[str
         notes.append("read with pypdf alone, which is slower and less exact: install pypdfium2")
     if raw.damage:
         notes.append(f"the file is damaged ({raw.damage}); what could be saved was read")
+    if left.blank:
+        notes.append(f"OCR found no text on {len(left.blank)} of {raw.count} pages ({_listed(left.blank, labels)})")
     if raw.count > MANY_PAGES:
         notes.append(f"{raw.count:,} pages: reading will take long")
     for pages, what in (

@@ -132,3 +132,15 @@ def test_the_engine_reads_print(tmp_path):
     assert document.parts[0].text == "The harbour bell rings at noon"
     (box,) = document.parts[0].boxes
     assert abs((box.top + box.bottom) / 2 - 0.47) < 0.08 and box.confidence > 0.8
+
+
+def test_blank_pages_are_not_offered_to_ocr_again(read, monkeypatch):
+    with pytest.raises(InputError, match="OCR found no text on 1 of 1 pages, and no other holds any; they are blank"):
+        read("tell({'page': page, 'lines': []})")
+    two = pdf._Raw(2, ["", ""], [], ["pypdfium2"], None, text={0: "", 1: ""}, images={0, 1})
+    monkeypatch.setattr(pdf, "_read", lambda *_: two)
+    document = read("tell({'page': page, 'lines': [['one', .1, .1, .9, .2, .8]] if page else []})")
+    assert document.notes == (
+        "1 of 2 pages were read by OCR, mean confidence 80% (page 2)", "OCR found no text on 1 of 2 pages (page 1)",
+    )  # fmt: skip
+    assert document.keep_file
