@@ -55,7 +55,7 @@ title: md000
 
 # md001
 
-md002 with *md003*, `md004 code`, a formula $md005^2$ and a note.[^1] md006
+md002 with *md003*, `md004 code`, a formula $md005^n$ and a note.[^1] md006
 
 [^1]: md007 in the note.
 
@@ -94,7 +94,7 @@ ht006</p><ul><li>ht007<ol start="4"><li>ht008</li></ol></li></ul><table><caption
     ht016</pre><blockquote>ht017</blockquote><dl><dt>ht018</dt><dd>ht019</dd></dl><details><summary>ht020</summary>
 ht021</details><figure><img alt="ht022"><figcaption>ht023</figcaption></figure><p>ht024<br>ht025 ht026<wbr>x</p>
 <ol><li id="n1">ht009 <a href="#r1">back</a></li></ol>
-<template shadowrootmode="open"><p>ht027</p></template></main><footer>ht903</footer></body></html>"""
+<div><template shadowrootmode="open"><p>ht027</p></template></div></main><footer>ht903</footer></body></html>"""
 PAGE_WORDS = [f"ht{n:03d}" for n in (1, 2, 3, 4, 5, 6, 9, 7, 8, *range(10, 28))]
 
 
@@ -242,7 +242,8 @@ def main() -> None:
     for ending in ("docx", "odt", "rtf", "epub", "html"):
         name = f"pandoc.{ending}"
         subprocess.run(["pandoc", "-s", str(source), "-o", str(folder / name)], check=True, cwd=folder)
-        expected[name] = written
+        words = [word for word in MARKDOWN_WORDS if (ending, word) != ("rtf", "md024")]  # it writes no picture there
+        expected[name] = {**written, "words": words}
     for source_name, ending in (("pandoc.odt", "docx"), ("pandoc.docx", "odt"), ("pandoc.docx", "rtf")):
         out = folder / "office"
         command = ["soffice", "--headless", "--convert-to", ending, "--outdir", str(out), str(folder / source_name)]

@@ -72,7 +72,7 @@ PACKAGES = {
     "PIL": "pypdfium2",
 }  # fmt: skip
 # One comes with CUDA builds of torch and with the test packages, one never, one with `setup --with ocr`.
-OPTIONAL = {"triton", "flash_attn", "rapidocr"}
+OPTIONAL = {"triton", "flash_attn", "rapidocr", "cv2"}
 
 MODULES = sorted(path for path in (*APP.rglob("*.py"), ROOT / "launch.py") if "__pycache__" not in path.parts)
 
