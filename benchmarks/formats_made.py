@@ -228,8 +228,9 @@ def main() -> None:
         "run.ipynb": made_notebook(folder / "run.ipynb"), "book.epub": made_epub(folder / "book.epub"),
     }  # fmt: skip
     (folder / "page.html").write_text(PAGE, encoding="utf-8")
-    page = {"words": PAGE_WORDS, "never": ["ht901", "ht902", "ht903"], "labels": {"ht024": "ht001, paragraph"}}
-    expected["page.html"] = page
+    unseen = ["ht901", "ht902", "ht903"]
+    labels = {"ht024": "ht001, paragraph"}
+    expected["page.html"] = {"words": PAGE_WORDS, "free": ["ht009"], "never": unseen, "labels": labels}
     cues = "".join(f"{n}\n00:00:0{n},000 --> 00:00:0{n},900\nsr00{n}\n\n" for n in range(1, 6))
     (folder / "talk.srt").write_text(cues, encoding="utf-8")
     (folder / "talk.vtt").write_text("WEBVTT\n\n" + cues.replace(",", "."), encoding="utf-8")

@@ -14,9 +14,11 @@ from pathlib import Path
 def python_docx(path: Path) -> str:
     import docx
 
-    document = docx.Document(str(path))
-    cells = [cell.text for table in document.tables for row in table.rows for cell in row.cells]
-    return "\n".join([paragraph.text for paragraph in document.paragraphs] + cells)
+    texts = []
+    for item in docx.Document(str(path)).iter_inner_content():
+        rows = item.rows if hasattr(item, "rows") else ()
+        texts += [cell.text for row in rows for cell in row.cells] if rows else [item.text]
+    return "\n".join(texts)
 
 
 def mammoth(path: Path) -> str:
@@ -58,7 +60,7 @@ def ebooklib(path: Path) -> str:
 def trafilatura(path: Path) -> str:
     import trafilatura
 
-    return trafilatura.extract(path.read_text(encoding="utf-8"), include_comments=False) or ""
+    return trafilatura.extract(path.read_text(encoding="utf-8"), favor_recall=True) or ""
 
 
 def markitdown(path: Path) -> str:

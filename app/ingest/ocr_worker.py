@@ -45,7 +45,8 @@ def _engine() -> Any:
 
     def narrow(picture: Any) -> Any:
         height, width = picture.shape[:2]
-        return cv2.resize(picture, (round(width * NARROWED), height)) if width > 2 * height else picture
+        size = (round(width * NARROWED), height)
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if width > 2 * height else picture
 
     class Engine(RapidOCR):
         def recognize_txt(self, pictures: list[Any]) -> Any:
