@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 DPI = 220
-NARROWED = 0.7  # of its width: a line is recognised so first, as time goes by the width; less loses blanks of narrow print
+NARROWED = 0.7  # of its width: a line is recognised so first, as time goes by the width; less loses narrow blanks
 SURE = 0.95  # confidence below which a line is recognised again in its full width
 FIND_LINES_PIXELS = 960  # the longer side of the picture in which lines are looked for
 MOST_PIXELS = 25_000_000  # of a page; a larger one is drawn smaller
