@@ -67,15 +67,23 @@ class _Part(nn.Module):
 
     def __init__(self, shared: _Shared, columns: slice, layer: nn.Linear) -> None:
         super().__init__()
-        self._shared, self._columns = shared, columns
+        self.shared, self._columns = shared, columns
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._shared.product(x)[..., self._columns]
+        return self.shared.product(x)[..., self._columns]
 
 
 KINDS = ("float32", "float16")
 JOINED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
+
+
+def joined(layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """The products of several layers over the same input side by side; one product where they are kept so."""
+    first = layers[0]
+    if isinstance(first, _Part) and all(isinstance(x, _Part) and x.shared is first.shared for x in layers):
+        return first.shared.linear
+    return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
 
 
 def offered() -> bool:

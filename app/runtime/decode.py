@@ -18,6 +18,7 @@ from app.runtime.cache import RegionCache, SharedChoices
 from app.runtime.evidence import Chosen
 from app.runtime.held import Held
 from app.runtime.policies import AttentionSpec
+from app.runtime.step import one_row
 from app.runtime.windows import Windows
 
 
@@ -261,7 +262,8 @@ def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator["Held | Wi
     if use_triton(engine.model.model.norm.weight):
         held: Held | Windows = Held(engine.spec, cache, shared, forward)
     else:
-        held = Windows(engine.spec, cache, shared, forward, settled=every != 1)
+        run = one_row(engine.model) or (lambda token, windows: forward(torch.tensor([[token]])))
+        held = Windows(engine.spec, cache, shared, run, settled=every != 1)
     cache.choices = None if isinstance(every, int) or _drops(engine, cache) else SharedChoices(every)
     try:
         yield held

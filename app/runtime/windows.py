@@ -59,13 +59,13 @@ class Windows:
         spec: AttentionSpec,
         cache: RegionCache,
         every: int,
-        forward: Callable[[Tensor], Tensor],
+        forward: Callable[[int, "Windows"], Tensor],
         *,
         settled: bool = True,
     ) -> None:
         """
         Args:
-            forward: runs a token [1, 1] through the model, with the cache; returns the hidden state [H].
+            forward: runs a token through the model, with the windows for attention; returns the hidden state [H].
         """
         self.spec, self.cache, self.every, self.settled, self._forward = spec, cache, every, settled, forward
         self._size = cache.shape.attention.region_tokens
@@ -136,7 +136,7 @@ class Windows:
         self._left -= 1
         self.cache.held, self._turn = self, None
         try:
-            hidden = self._forward(torch.tensor([[token]]))
+            hidden = self._forward(token, self)
         except BaseException:  # some layers may have taken the token, others not
             self._left = 0
             for window in self._windows:

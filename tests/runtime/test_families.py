@@ -9,6 +9,7 @@ from app.memory.pages import KVPages
 from app.models.checkpoint import Recipe
 from app.runtime.cache import RegionCache
 from app.runtime.engine import Engine
+from app.runtime.step import one_row
 from tests import tiny
 
 SIZES = dict(
@@ -200,3 +201,15 @@ def test_nothing_beyond_the_budget_is_gathered_or_numbered(engine: Engine, monke
     cache = engine.open_chat([engine.read(tiny.token_ids(700))])
     assert engine.forward(cache, [7]).isfinite().all()
     assert gathered and max(gathered) == budget
+
+
+def test_tokens_in_windows_say_what_tokens_that_choose_say(engine):
+    """Layer by layer without transformers' own code around it (`app/runtime/step.py`), where everything fits."""
+    memory, said = engine.read(tiny.token_ids(24)), []
+    assert one_row(engine.model) is not None
+    for every in (1, 8):
+        engine.reselect_every, cache = every, engine.open_chat([memory])
+        tokens = list(engine.generate(cache, tiny.token_ids(9, seed=1)[1:], GenerationConfig(max_new_tokens=12)))
+        said.append((tokens, cache.evidence.density, *cache.tail.pages.rows(1, 0, 16)))
+    assert said[0][0] == said[1][0]
+    torch.testing.assert_close(said[0][1:], said[1][1:], **CLOSE)
