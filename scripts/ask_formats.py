@@ -220,16 +220,18 @@ def vtt(path: Path, key: Passkey) -> str:
     return "6:00"
 
 
+# One row of the library each: no name is part of what another row says.
 MAKERS: dict[str, Callable[[Path, Passkey], str]] = {
-    "paged.pdf": pdf, "tides.md": text, "page.html": html, "saved.mhtml": mhtml, "novel.epub": epub,
-    "report.docx": docx, "letter.odt": odt, "memo.rtf": rtf, "deck.pptx": pptx, "lesson.ipynb": ipynb,
-    "project.zip": repository, "film.srt": srt, "talk.vtt": vtt,
+    "planted-pdf.pdf": pdf, "planted-markdown.md": text, "planted-html.html": html, "planted-saved.mhtml": mhtml,
+    "planted-book.epub": epub, "planted-word.docx": docx, "planted-letter.odt": odt, "planted-memo.rtf": rtf,
+    "planted-deck.pptx": pptx, "planted-lesson.ipynb": ipynb, "planted-project.zip": repository,
+    "planted-film.srt": srt, "planted-talk.vtt": vtt,
 }  # fmt: skip
 
 
 def make(folder: Path) -> list[Asked]:
     """A file of each format, each with a fact of its own."""
-    makers = MAKERS | ({"scanned.pdf": scan} if ocr.available() else {})
+    makers = MAKERS | ({"planted-scan.pdf": scan} if ocr.available() else {})
     keys = [Passkey(str(number)) for number in random.Random(1).sample(range(10_000, 100_000), len(makers))]
     named = zip(makers.items(), keys, strict=True)
     return [Asked(folder / name, key, made(folder / name, key)) for (name, made), key in named]
@@ -285,7 +287,7 @@ def main() -> int:
             for asked in files:
                 problem = ask(visit, asked, args.pictures)
                 wrong += bool(problem)
-                print(f"{asked.path.name:14} {asked.label:22} {problem or 'right'}", flush=True)
+                print(f"{asked.path.name:21} {asked.label:22} {problem or 'right'}", flush=True)
             print(f"{len(files) - wrong} of {len(files)} right; errors in the page: {visit.errors or 'none'}")
     return 1 if wrong else 0
 
