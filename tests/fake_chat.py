@@ -43,7 +43,7 @@ from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
-SLOW, SLOW_S = "Slow", 0.2  # begins the title of a document that takes forty times so long to read
+SLOW, SLOW_S = "Slow", 0.5  # begins the title of a document that takes forty times so long to read
 UNSAID, REPEATS = "unsaid", "again and again"  # in a question: it is refused, or its answer repeats itself
 NO_ANSWER = "The text does not say."
 CREATED = "2026-01-02 03:04:05"

@@ -44,7 +44,7 @@ def test_a_file_that_is_dropped_anywhere_is_asked_about(visit: Visit) -> None:
 
 def test_a_file_is_chosen_beside_the_question(visit: Visit) -> None:
     page = visit.page
-    assert page.get_by_role("button", name="Add documents").count() == 2  # in the first view, and beside the question
+    expect(page.get_by_role("button", name="Add documents")).to_have_count(2)  # in the first view, and by the question
     file = {"name": "Chosen.txt", "mimeType": "text/plain", "buffer": b"Chosen words about a harbour."}
     page.set_input_files("input[data-testid='Add documents-upload-button'] >> nth=1", [file])
     expect(page.locator("#picker .token")).to_contain_text("Chosen")
@@ -54,7 +54,7 @@ def test_a_long_text_that_is_pasted_becomes_a_document(visit: Visit) -> None:
     page = visit.page
     assert page.evaluate(PASTE, "short") is False
     assert page.evaluate(PASTE, "A long letter: about ships. " * 200)
-    expect(page.locator("#picker .token")).to_contain_text("A long letter about ships. A".replace(".", ""))
+    expect(page.locator("#picker .token")).to_contain_text("A long letter about ships A")
     expect(page.locator("#question textarea")).to_have_value("")
 
 
@@ -79,6 +79,7 @@ def test_a_chat_has_an_address_and_a_place_at_the_side(visit: Visit) -> None:
     expect(side.locator("[aria-current=page]")).to_contain_text("What about the first thing?")
     side.get_by_role("button", name="What about the second thing?").click()
     expect(page.locator("#talk .user-row")).to_have_text("What about the second thing?")
+    expect(side.locator("[aria-current=page]")).to_contain_text("What about the second thing?")
     side.get_by_label("Rename What about the first thing?").click()
     expect(side.get_by_label("New title").and_(page.locator(":visible"))).to_be_focused()
     page.keyboard.type("A better name")
@@ -122,7 +123,7 @@ def test_a_cut_answer_can_be_longer(visit: Visit) -> None:
     page.locator("button", has_text="Answer settings").click()
     page.get_by_label("number input for Longest answer").fill("16")
     page.get_by_label("number input for Longest answer").press("Enter")
-    visit.ask("word " * 30)
+    visit.ask("word " * 60)
     expect(page.locator(".lt-remark")).to_contain_text("16 tokens")
     page.get_by_role("button", name="Longer answer").click()
     expect(page.locator(".lt-remark")).to_contain_text("32 tokens")

@@ -11,7 +11,7 @@ from app import markdown
 from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
-from app.ui import actions, asking, branching, examples, format, policies, switching, viewer
+from app.ui import actions, asking, branching, examples, format, policies, switching
 from app.ui.actions import GPU, PRIVATE
 from app.ui.adding import add
 from app.ui.asking import View, closed_after
@@ -407,7 +407,7 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
         return gr.update(visible=True), asking.passage(chat, evidence_id), ""
 
     def turn(target: str) -> str:
-        return asking.passage(chat, *viewer.target(target))
+        return asking.turned(chat, target)
 
     def without(evidence_id: str, temperature: float, longest: float) -> Iterator[tuple[Any, ...]]:
         yield open_passage(evidence_id)  # under an answer the button does not need it to be open

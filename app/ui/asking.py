@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
-from app.errors import InputError
+from app.errors import InputError, NotFoundError
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Message, Part, Reading, Removal
 from app.settings import ROOT
@@ -242,6 +242,15 @@ def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) ->
         )
     except Exception as error:
         return viewer.message(format.failure(error))
+
+
+def turned(chat: "DocumentChat", target: str) -> str:
+    """HTML of the viewer at another part; `target`: data-id of the button that turns."""
+    try:
+        evidence, index = viewer.target(target)
+    except NotFoundError as error:
+        return viewer.message(format.failure(error))
+    return passage(chat, evidence, index)
 
 
 def scan(chat: "DocumentChat", document: str, part: Part) -> bytes | None:

@@ -77,7 +77,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with chats_at_side:
                 listed = sidebar.build(chat, asking.chat_id, asking.kept)
             with gr.Tab("Library", id="library") as library:
-                shelf = library_tab.build(chat, queue, line, _open_ask(asking, tabs), uploads)
+                shelf = library_tab.build(chat, queue, _open_ask(asking, tabs), uploads)
             with gr.Tab("Chats", id="chats") as chats:
                 found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header=header, uploads=uploads)
             with gr.Tab("Passkey", id="passkey") as passkeys:

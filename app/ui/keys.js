@@ -5,7 +5,11 @@
     ['↑', 'Edit the last question (in an empty box)'], ['Esc', 'Stop, or close what is open'], ['?', 'This list'],
   ];
   const tab = (name) => [...document.querySelectorAll('#tabs [role=tab]')].find((one) => one.textContent.trim() === name);
-  const focusSoon = (selector) => setTimeout(() => document.querySelector(selector)?.focus(), 150);
+  const focusSoon = (selector, tries = 30) => setTimeout(() => { // a tab may have to be drawn first
+    const field = document.querySelector(selector);
+    if (field?.checkVisibility()) field.focus();
+    else if (tries) focusSoon(selector, tries - 1);
+  }, 100);
 
   const list = () => {
     const known = document.querySelector('.lt-keys');
@@ -76,7 +80,10 @@
 
   // Focus goes where the action is: into the field of a box that opens.
   document.addEventListener('toggle', ({ target }) => {
-    if (target.matches('.lt-confirm[open]')) target.querySelector('.lt-pop :is(input, textarea)')?.focus({ preventScroll: true });
+    const field = target.matches('.lt-confirm[open]') && target.querySelector('.lt-pop :is(input, textarea)');
+    if (!field) return;
+    field.focus({ preventScroll: true });
+    if (field.matches('input')) field.select();
   }, true);
 
   // The address names the chat, so that Back, bookmarks and two windows work.

@@ -17,7 +17,6 @@ from app.ui import actions, format, search
 from app.ui.adding import Adding, add
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import closed_after
-from app.ui.reading import ReadingLine
 from app.ui.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def _buttons(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
     ask += f'<button type="button" class="lt-tool" data-do="open-part" data-id="{key}@1">Open</button>'
     begun = document.state == "reading" or (document.state == "new" and document.detail)  # says how far it came
     word = "Go on reading" if begun else {"new": "Read", "failed": "Try again"}.get(document.state)
-    do = "library-read"
+    do = "reading-add"
     if word and document.id in queue:
         do, word = ("reading-first", "Read this first") if queue[0] != document.id else ("reading-cancel", "Cancel")
     read = f'<button type="button" class="lt-tool" data-do="{do}" data-id="{key}">{word}</button>'
@@ -223,12 +222,11 @@ class LibraryTab:
 
 
 def build(
-    chat: "DocumentChat", reading: BackgroundReading, line: ReadingLine, open_ask: Reaction, uploads: Uploads
+    chat: "DocumentChat", reading: BackgroundReading, open_ask: Reaction, uploads: Uploads
 ) -> LibraryTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:
-        line: shows the queue that documents are put into.
         open_ask: takes a document id; opens the Ask tab over that document.
     """
     drop = gr.File(
@@ -267,13 +265,8 @@ def build(
                 yield *values, gr.skip(), gr.skip(), stopping
         yield gr.skip(), gr.skip(), None, "", gr.skip()
 
-    def read(key: str) -> tuple[Any, ...]:
-        reading.add(key)
-        return line.look()
-
     drop.upload(adding, [drop, password, scans], [opening, shelf, drop, password, stop], **PRIVATE)
     actions.on("library-decode", decoding, outputs=[opening, shelf, stop])
-    actions.on("library-read", read, outputs=line.outputs, queue=False)
     changes = {"pin": partial(pin, pinned=True), "unpin": partial(pin, pinned=False)}
     changes |= {"evict": evict, "library-delete": delete}
     for name, change in changes.items():

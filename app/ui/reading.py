@@ -146,14 +146,21 @@ def build(chat: "DocumentChat", reading: BackgroundReading) -> ReadingLine:
         return strip(queued), now, live(queued), gr.Timer(BUSY_S if queued.documents else IDLE_S)
 
     def act(work: Callable[[str], None], key: str) -> tuple[Any, ...]:
-        work(key)
+        try:
+            work(key)
+        except Exception as error:  # the document was deleted in another window, say
+            return format.failure(error), *[gr.skip()] * (len(outputs) - 1)
         return look()
+
+    def add(key: str, first: bool = False) -> None:
+        reading.add(chat.document(key).id, first=first)
 
     timer.tick(look, marked, outputs, queue=False, **PRIVATE)
     for name, work in (
         ("pause", lambda _: reading.pause()),
         ("go", lambda _: reading.go_on()),
-        ("first", lambda key: reading.add(key, first=True)),
+        ("first", lambda key: add(key, first=True)),
+        ("add", add),
         ("cancel", reading.forget),
     ):
         actions.on(f"reading-{name}", lambda key, work=work: act(work, key), outputs=outputs, queue=False)

@@ -102,8 +102,8 @@ def _contents(info: DocumentInfo, parts: Sequence[Part], now: int) -> str:
 
 def find_in(chat: "DocumentChat", target: str, words: str) -> str:
     """HTML of the document at the first place that holds the words, with a list of the others."""
-    key, _ = viewer.target(target)
     try:
+        key, _ = viewer.target(target)
         found = chat.search_parts(words, SHOWN, key) if words.strip() else []
     except Exception as error:
         return format.failure(error)

@@ -121,7 +121,7 @@ def test_rows_tell_the_queue(chat: FakeDocumentChat, book: Path, tmp_path: Path,
     assert f'data-do="reading-cancel" data-id="{first}"' in html
     assert f'data-do="reading-first" data-id="{second}"' in html
     reading.forget(first)
-    assert f'data-do="library-read" data-id="{first}"' in library_tab.table(chat, reading)
+    assert f'data-do="reading-add" data-id="{first}"' in library_tab.table(chat, reading)
 
 
 def test_a_deleted_document_is_not_read(chat: FakeDocumentChat, book: Path, reading: BackgroundReading) -> None:

@@ -85,3 +85,16 @@ def test_a_run_under_another_policy(chat: FakeDocumentChat) -> None:
     list(passkey_tab.test(chat, [2048], 10, 5, fake_passkey_run, "h2o"))
     (kept,) = chat.store.passkey_runs()
     assert chat.policies == ["h2o"] and kept["policy"] == "h2o"
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ([5, 5], "Yes, in texts of up to 6,100 words at least: 10 of 10 right."),
+        ([4, 3], "In texts of up to about 1,500 words; in longer ones not reliably: 7 of 10 right."),
+        ([3, 5], "No: what stands in the middle of a long text it mostly does not find; 8 of 10 right."),
+    ],
+)
+def test_the_result_is_told_in_everyday_words(right: list[int], said: str) -> None:
+    cells = [{"tokens": n, "depth": 0.5, "right": r, "trials": 5} for n, r in zip((2048, 8192), right, strict=True)]
+    assert passkey_tab.verdict(cells) == said
