@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable
 
 
+GIVE_WAY_S = 60.0  # a segment takes a second or two
+
+
 class Turns:
     """A lock with two sorts of holders.
 
@@ -39,7 +42,7 @@ class Turns:
         try:
             if self._behind:
                 give_way()
-                self._changed.wait_for(lambda: not self._behind)
+                self._changed.wait_for(lambda: not self._behind, max(wait_s, GIVE_WAY_S))
             return self._changed.wait_for(lambda: self._behind is None, wait_s)
         finally:
             self.wanted -= 1
