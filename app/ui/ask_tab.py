@@ -388,18 +388,27 @@ def _wire_adding(
 ) -> None:
     """Files that are dropped, pasted or chosen here are asked about at once."""
 
-    def adding(files: list[str] | None, chat_id: str | None, picked: list[str], policy: str) -> Iterator[Any]:
-        unchanged, added, status = [gr.skip()] * len(library), (), ""
+    fresh = gr.State([])  # ids of what was added last
+
+    def adding(files: list[str] | None) -> Iterator[tuple[Any, ...]]:
+        added, status = (), ""
         with closed_after(add(chat, reading, files or [], uploads)) as steps:
             for step in steps:
                 added, status = step.added, step.status
-                yield *unchanged, status, gr.skip()
-        picked = list(dict.fromkeys([*(picked or []), *added]))
-        yield *refresh(picked, policy), status + asking.attach(chat, chat_id, picked), None
+                yield status, gr.skip(), gr.skip()
+        yield status, list(added), None
 
-    about = [parts.chat_id, parts.picker, parts.policy]
+    def pick(
+        chat_id: str | None, picked: list[str], policy: str, added: list[str], status: str
+    ) -> tuple[Any, ...]:
+        """What is picked may have changed since the files came."""
+        picked = list(dict.fromkeys([*(picked or []), *added]))
+        return *refresh(picked, policy), (status or "") + asking.attach(chat, chat_id, picked)
+
+    about = [parts.chat_id, parts.picker, parts.policy, fresh, parts.status]
     for button in parts.adders:
-        button.upload(adding, [button, *about], [*library, parts.status, button], **PRIVATE)
+        added = button.upload(adding, button, [parts.status, fresh, button], **PRIVATE)
+        added.then(pick, about, [*library, parts.status], queue=False, **PRIVATE)
 
 
 def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
