@@ -108,6 +108,11 @@ def test_keys_do_what_their_list_says(visit: Visit) -> None:
     expect(page.locator(".lt-confirm[open]")).to_have_count(0)
 
 
+def test_the_mark_of_the_model_opens_the_models(visit: Visit) -> None:
+    visit.page.get_by_role("button", name="Choose another model").click()
+    expect(visit.page.get_by_role("tab", name="Models", exact=True)).to_have_attribute("aria-selected", "true")
+
+
 def test_the_theme_that_was_chosen_stays(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="Light or dark").click()

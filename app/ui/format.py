@@ -148,7 +148,8 @@ def model(state: ModelState) -> str:
     note = "demonstration model, " if state.demonstration else ""
     return (
         f'<div class="lt-model lt-{state.state}" role="status" title="{escape(facts)}"><span class="lt-dot"></span>'
-        f"<span>{escape(state.name or 'Model')}</span><span class=lt-model-state>{note}{word}</span></div>"
+        f"<span>{escape(state.name or 'Model')}</span><span class=lt-model-state>{note}{word}</span>"
+        '<button type="button" class="lt-cover" data-here="models" aria-label="Choose another model"></button></div>'
     )
 
 

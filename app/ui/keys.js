@@ -42,6 +42,7 @@
       localStorage.setItem(STORED, dark() ? 'light' : 'dark');
       wear(localStorage.getItem(STORED));
     },
+    models: () => tab('Models')?.click(),
     search: () => { tab('Chats')?.click(); focusSoon('#search :is(input, textarea)'); },
     fresh: () => { tab('Ask')?.click(); document.querySelector('#new-chat')?.click(); focusSoon('#question textarea'); },
     ask: () => { tab('Ask')?.click(); focusSoon('#question textarea'); },
