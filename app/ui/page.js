@@ -35,7 +35,7 @@
   });
   // Escape closes such a box, or stops the model, or when it is idle closes the passage.
   document.addEventListener('keydown', (event) => {
-    if (event.key !== 'Escape' || event.defaultPrevented) return;
+    if (event.key !== 'Escape' || event.defaultPrevented || document.querySelector('dialog[open]')) return;
     const box = document.querySelector('.lt-confirm[open]');
     if (box) {
       box.open = false;
