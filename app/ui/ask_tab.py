@@ -43,6 +43,7 @@ class AskTab:
         view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
         policy: the list of policies, set by `show`.
         library: components that depend on the library; `refresh` gives their values for picked documents and policy.
+        news: values of `library` when something was read; what is picked stays.
         kept: what the browser keeps of the chat for a reload; see `asking.reopened`.
         streams: events that write into the conversation; showing another one has to cancel them.
         remark: what is said about the model, beside the question box.
@@ -57,6 +58,7 @@ class AskTab:
     show: Callable[[str | None], tuple[Any, ...]]
     library: list[Any]
     refresh: Callable[..., tuple[Any, ...]]
+    news: Callable[..., tuple[Any, ...]]
     kept: gr.HTML
     streams: list[Any]
     remark: gr.HTML
@@ -264,6 +266,12 @@ def build(
         buttons += [gr.update(visible=False)] * (examples.SHOWN - len(asked))
         return picker, asking.welcome(chat, picked), sample, shown, *buttons
 
+    def news(picked: list[str], policy: str = "") -> tuple[Any, ...]:
+        if not picked:  # perhaps something is by now: this must not undo it
+            return gr.update(choices=asking.choices(chat, policy)), *[gr.skip()] * (len(library) - 1)
+        picker, _welcome, _sample, *asked = refresh(picked, policy)
+        return picker, gr.skip(), gr.skip(), *asked
+
     streams = _wire_asking(chat, reading, parts, view, stream)
     for event in streams:  # asking may have read a document
         event.then(refresh, [parts.picker, parts.policy], library, queue=False, **PRIVATE)
@@ -272,8 +280,8 @@ def build(
     _wire_evidence(chat, parts)
     switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
-        parts.chat_id, parts.picker, parts.policy, view, show, library, refresh, parts.kept, streams, parts.remark,
-        parts.side, parts.other,
+        parts.chat_id, parts.picker, parts.policy, view, show, library, refresh, news, parts.kept, streams,
+        parts.remark, parts.side, parts.other,
     )  # fmt: skip
 
 

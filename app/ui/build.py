@@ -107,7 +107,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             look_at_model(tab.select)  # another browser tab may have loaded another model
             model.change(look, given, shown, queue=False, **PRIVATE)
         for look, given, shown in (
-            (asking.refresh, [asking.picker, asking.policy], asking.library),
+            (asking.news, [asking.picker, asking.policy], asking.library),
             (lambda: library_tab.table(chat, queue), None, shelf.table),
         ):
             line.mark.change(look, given, shown, queue=False, **PRIVATE)
