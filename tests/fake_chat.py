@@ -43,7 +43,7 @@ from app.settings import POLICIES, Settings
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
-SLOW, SLOW_S = "Slow", 0.5  # begins the title of a document that takes forty times so long to read
+ENDLESS, ENDLESS_S = "Endless", 0.05  # begins the title of a document that is read to 60% and no further
 UNSAID, REPEATS = "unsaid", "again and again"  # in a question: it is refused, or its answer repeats itself
 NO_ANSWER = "The text does not say."
 CREATED = "2026-01-02 03:04:05"
@@ -391,12 +391,13 @@ class FakeDocumentChat:
             yield self._reading(info, document, info.tokens, info.tokens)
             return
         reused = done = self._done_tokens.get(document_id, 0)
+        endless = info.title.startswith(ENDLESS)
         try:
             while done < info.tokens:
-                time.sleep(SLOW_S if info.title.startswith(SLOW) else self.pace_s)
+                time.sleep(ENDLESS_S if endless else self.pace_s)
                 if self._stop.is_set():
                     raise CancelledError(f"reading {info.title}: stopped; what was read is kept")
-                done = min(info.tokens, done + max(1, info.tokens // 40))
+                done = min(6 * info.tokens // 10 if endless else info.tokens, done + max(1, info.tokens // 40))
                 self._done_tokens[document_id] = done
                 self._set_state(document_id, "reading")
                 yield self._reading(info, document, done, reused)

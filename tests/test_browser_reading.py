@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.browser import ROOT, Server, Visit, find_chromium, visiting
-from tests.fake_chat import SLOW
+from tests.fake_chat import ENDLESS
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 
@@ -39,33 +39,33 @@ def test_reading_goes_on_over_a_reload_and_shows_in_every_tab(
     visit: Visit, browser: Browser, fake: Server, tmp_path: Path
 ) -> None:
     page, line = visit.page, visit.page.locator("#reading .lt-queue")
-    put(visit, tmp_path, f"{SLOW} reload")
-    expect(line).to_contain_text(f"Reading {SLOW} reload")
+    put(visit, tmp_path, f"{ENDLESS} reload")
+    expect(line).to_contain_text(f"Reading {ENDLESS} reload")
     visit.tab("Chats")
     expect(line).to_contain_text(re.compile(r"\d+%"))
     page.reload()
     expect(line).to_contain_text(re.compile(r"\d+%"))
     with visiting(browser, fake.url) as other:
         second = other.page.locator("#reading")
-        expect(second.locator(".lt-queue")).to_contain_text(f"{SLOW} reload")
+        expect(second.locator(".lt-queue")).to_contain_text(f"{ENDLESS} reload")
         opened(other)
-        second.get_by_role("button", name=f"Do not read {SLOW} reload now").click()
+        second.get_by_role("button", name=f"Do not read {ENDLESS} reload now").click()
         expect(second.locator(".lt-queue")).to_have_count(0)
     expect(line).to_have_count(0)
     visit.tab("Library")
-    expect(visit.row(f"{SLOW} reload")).to_contain_text("Go on reading")
+    expect(visit.row(f"{ENDLESS} reload")).to_contain_text("Go on reading")
     visit.errors.clear()  # of the reload
 
 
 def test_the_queue_has_an_order_and_what_is_read_says_so_at_once(visit: Visit, tmp_path: Path) -> None:
     page, line = visit.page, visit.page.locator("#reading .lt-queue")
-    put(visit, tmp_path, f"{SLOW} one", f"{SLOW} two", "Quick")
-    expect(line).to_contain_text(f"Reading 1 of 3: {SLOW} one")
+    put(visit, tmp_path, f"{ENDLESS} one", f"{ENDLESS} two", "Quick")
+    expect(line).to_contain_text(f"Reading 1 of 3: {ENDLESS} one")
     opened(visit)
     page.get_by_role("button", name="Read Quick first").click()
-    expect(line).to_contain_text(f"Reading 2 of 3: {SLOW} one")
+    expect(line).to_contain_text(f"Reading 2 of 3: {ENDLESS} one")
     expect(visit.row("Quick").locator(".lt-read")).to_have_text("read")
-    expect(visit.row(f"{SLOW} two")).to_contain_text("waits")
+    expect(visit.row(f"{ENDLESS} two")).to_contain_text("waits")
     page.get_by_role("button", name="Pause").click()
     expect(line).to_contain_text("Reading is paused")
     page.reload()
@@ -77,7 +77,7 @@ def test_the_queue_has_an_order_and_what_is_read_says_so_at_once(visit: Visit, t
 
 def test_a_document_is_asked_while_it_is_read(visit: Visit, tmp_path: Path) -> None:
     page, line = visit.page, visit.page.locator("#reading .lt-queue")
-    title = f"{SLOW} meanwhile"
+    title = f"{ENDLESS} meanwhile"
     put(visit, tmp_path, title)
     expect(line).to_contain_text(re.compile(r"[1-9]\d*%"))
     visit.row(title).get_by_role("button", name="Ask").click()
