@@ -203,3 +203,14 @@ def test_a_cache_deleted_while_it_is_open_is_begun_anew(tmp_path: Path) -> None:
     _, keys = read_document(store, "Other", list(range(50, 82)))
     assert stored(store, keys) == keys and len(store.notes) == 1
     store.close()
+
+
+def test_a_library_of_chats_alone_is_copied_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    wait(store)
+    chat = store.create_chat([], "m")
+    store.save_turn(chat, "Who?", "Nobody.", {}, [], None)
+    wait(store)
+    copy = copies.look(tmp_path / copies.NAMES[0])
+    assert copy is not None and (copy.documents, copy.chats) == (0, 1)
+    store.close()
