@@ -25,7 +25,9 @@ def open_chat(tmp_path: Path) -> Iterator[Open]:
         for chat in opened:
             chat.close()
         settings = Settings(home=tmp_path / home, disk_budget_gb=disk_budget_gb)
-        opened.append(DocumentChat.open(settings, engine=tiny.engine(**changes)))
+        engine = tiny.engine(**changes)
+        engine.segment_tokens = engine.most_segment_tokens = 16 * engine.shape.attention.group_tokens
+        opened.append(DocumentChat.open(settings, engine=engine))
         return opened[-1]
 
     yield start
@@ -33,7 +35,7 @@ def open_chat(tmp_path: Path) -> Iterator[Open]:
         chat.close()
 
 
-def write(folder: Path, name: str = "book.txt", words: int = 200) -> Path:
+def write(folder: Path, name: str = "book.txt", words: int = 100) -> Path:
     """A text of its own for every name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

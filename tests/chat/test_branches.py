@@ -1,5 +1,6 @@
 """Forks and edited questions: nothing is read for them, nothing is lost by them."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -8,23 +9,38 @@ import pytest
 from app.chat import DocumentChat
 from app.errors import InputError, LecternError, NotFoundError
 from app.memory.config import GenerationConfig
+from app.settings import Settings
+from tests import tiny
 from tests.chat.opened import SHORT, Open, finish, open_chat, write
 
 __all__ = ["open_chat"]
 
 
-def begun(chat: DocumentChat, folder: Path, words: int = 200) -> str:
-    """A chat of three turns over a book."""
-    document = chat.add_document(write(folder, words=words))
+@pytest.fixture(scope="module")
+def three_turns(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A data folder and its chat of three turns over a book, made once: tests begin with copies of it."""
+    folder = tmp_path_factory.mktemp("begun")
+    engine = tiny.engine()
+    engine.segment_tokens = engine.most_segment_tokens = 1024  # a long book in a moment
+    chat = DocumentChat.open(Settings(home=folder / "home"), engine=engine)
+    document = chat.add_document(write(folder, words=1_500))
     id = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
     for question in ("and what then?", "why?"):
         finish(chat.ask(question, chat=id, generation=SHORT))
+    chat.close()
+    return folder / "home", id
+
+
+@pytest.fixture
+def first(three_turns: tuple[Path, str], tmp_path: Path) -> str:
+    """The chat of three turns, in the data folder that `open_chat` opens."""
+    home, id = three_turns
+    shutil.copytree(home, tmp_path / "home")
     return id
 
 
-def test_a_fork_goes_on_as_the_chat_would_have(open_chat: Open, tmp_path: Path) -> None:
+def test_a_fork_goes_on_as_the_chat_would_have(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     for turn in (1, 2, 3):
         expected = finish(chat.ask("next?", chat=first, generation=SHORT)) if turn == 3 else None
         fork = chat.fork(first, turn)
@@ -36,9 +52,8 @@ def test_a_fork_goes_on_as_the_chat_would_have(open_chat: Open, tmp_path: Path) 
     assert texts[:2] == [m.content for m in chat.messages(first)][:2]
 
 
-def test_a_fork_at_an_early_turn_answers_as_that_turn_did(open_chat: Open, tmp_path: Path) -> None:
+def test_a_fork_at_an_early_turn_answers_as_that_turn_did(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     chat = open_chat()  # from the store, not from RAM
     fork = chat.fork(first, 1)
     done = finish(chat.ask("and what then?", chat=fork, generation=SHORT))
@@ -46,9 +61,7 @@ def test_a_fork_at_an_early_turn_answers_as_that_turn_did(open_chat: Open, tmp_p
     assert done.stats.tokens_read < 40 and done.stats.note == ""
 
 
-def test_ten_forks_cost_under_a_hundredth(open_chat: Open, tmp_path: Path) -> None:
-    chat = open_chat()
-    first = begun(chat, tmp_path, words=1_500)
+def test_ten_forks_cost_under_a_hundredth(open_chat: Open, first: str, tmp_path: Path) -> None:
     chat = open_chat()
     chat.store.collect_garbage()
     blocks = chat.store.stats()["blocks"]
@@ -67,9 +80,8 @@ def _bytes(home: Path) -> int:
     return sum((home / name).stat().st_size for name in ("library.db", "kv.db"))
 
 
-def test_deleting_the_parent_leaves_the_child_whole(open_chat: Open, tmp_path: Path) -> None:
+def test_deleting_the_parent_leaves_the_child_whole(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     fork, twin = chat.fork(first), chat.fork(first)
     expected = finish(chat.ask("next?", chat=twin, generation=SHORT))
     chat.delete_chat(first)
@@ -81,27 +93,24 @@ def test_deleting_the_parent_leaves_the_child_whole(open_chat: Open, tmp_path: P
     assert done.stats.tokens_read == expected.stats.tokens_read < 40
 
 
-def test_a_fork_from_just_read_reads_nothing(open_chat: Open, tmp_path: Path) -> None:
+def test_a_fork_from_just_read_reads_nothing(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     fork = chat.fork(first, 0)
     done = finish(chat.ask("who is it?", chat=fork, generation=SHORT))
     assert done.answer == chat.messages(first)[1].content and done.stats.tokens_read < 40
     assert chat.chat(fork).title == "who is it?"
 
 
-def test_a_fork_that_cannot_be_is_refused_by_value(open_chat: Open, tmp_path: Path) -> None:
+def test_a_fork_that_cannot_be_is_refused_by_value(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     with pytest.raises(InputError, match="turn -1"):
         chat.fork(first, -1)
     with pytest.raises(NotFoundError, match="turn 9"):
         chat.fork(first, 9)
 
 
-def test_an_early_question_is_edited_without_reading_the_documents(open_chat: Open, tmp_path: Path) -> None:
+def test_an_early_question_is_edited_without_reading_the_documents(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     fresh = finish(chat.ask("where?", chat=chat.fork(first, 1), generation=SHORT))
     chat = open_chat()
     done = finish(chat.edit(first, 2, " where? ", generation=SHORT))
@@ -114,9 +123,8 @@ def test_an_early_question_is_edited_without_reading_the_documents(open_chat: Op
     assert edited.stats.tokens_read < 40 and len(chat.messages(first)) == 2
 
 
-def test_turns_stay_until_the_edited_one_is_answered(open_chat: Open, tmp_path: Path) -> None:
+def test_turns_stay_until_the_edited_one_is_answered(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     before = chat.messages(first)
     events = chat.edit(first, 1, "a long question " * 20, generation=GenerationConfig(max_new_tokens=50))
     next(events)
@@ -130,9 +138,8 @@ def test_turns_stay_until_the_edited_one_is_answered(open_chat: Open, tmp_path: 
         list(chat.edit(first, 7, "x"))
 
 
-def test_a_retry_that_is_stopped_or_left_keeps_the_old_answer(open_chat: Open, tmp_path: Path) -> None:
+def test_a_retry_that_is_stopped_or_left_keeps_the_old_answer(open_chat: Open, first: str) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     before = chat.messages(first)
     for leave in (False, True):
         events = chat.retry(first, generation=GenerationConfig(max_new_tokens=50, temperature=1.0, seed=3))
@@ -147,9 +154,8 @@ def test_a_retry_that_is_stopped_or_left_keeps_the_old_answer(open_chat: Open, t
     assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
 
 
-def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, tmp_path: Path, monkeypatch) -> None:
+def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, first: str, monkeypatch) -> None:
     chat = open_chat()
-    first = begun(chat, tmp_path)
     before = chat.messages(first)
     with monkeypatch.context() as broken:
         broken.setattr(chat.store, "save_turn", lambda *_, **__: _raise(LecternError("no")))
