@@ -54,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.nodeid.removeprefix("tests/")
         if place.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if place.startswith("benchmarks/") and {"quick", "flags"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.bench)
         browser = place.startswith("test_browser")
         item.add_marker(pytest.mark.xdist_group("browser" if browser else place.partition("::")[0]))
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_browser", "tests/test_launch")))

@@ -169,9 +169,10 @@ class TestBeforeSetup:
         assert not bare.target.venv.exists()
 
     def test_the_whole_suite_runs_in_two_processes(self):
-        parallel = ["-n", "2", "--dist", "loadgroup"]
-        assert commands.test_arguments([]) == parallel
-        assert commands.test_arguments(["--quick", "-x"]) == [*parallel, "-m", "not slow", "-x"]
+        parallel = ["-n", "2", "--dist", "loadgroup", "-m"]
+        assert commands.test_arguments([]) == [*parallel, "not bench"]
+        assert commands.test_arguments(["--quick", "-x"]) == [*parallel, "not bench and not slow", "-x"]
+        assert commands.test_arguments(["tests/store", "--quick"]) == ["-m", "not slow", "tests/store"]
         assert commands.test_arguments(["tests/store", "-k", "key"]) == ["tests/store", "-k", "key"]
 
     @pytest.mark.parametrize("arguments", [["--torch", "gpu"], ["--torch"], ["setup", "now"], ["setup", "--home", "x"]])

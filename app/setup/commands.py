@@ -85,12 +85,14 @@ class Request:
 def test_arguments(rest: Sequence[str]) -> list[str]:
     """What pytest gets for `test`: two processes for the whole suite, one where something of it is named.
 
-    `--quick` leaves out what is marked slow, for a look after each change.
+    Whole runs of benchmark scripts are left out unless something is named: they test the scripts, not what is promised.
+    `--quick` leaves out what is marked slow too, for a look after each change.
     """
     words = [word for word in rest if word != "--quick"]
-    quick = ["-m", "not slow"] if len(words) < len(rest) else []
     named = any(not word.startswith("-") for word in words)
-    return [*([] if named else ["-n", "2", "--dist", "loadgroup"]), *quick, *words]
+    without = [*(["bench"] if not named else []), *(["slow"] if len(words) < len(rest) else [])]
+    chosen = ["-m", " and ".join(f"not {mark}" for mark in without)] if without else []
+    return [*([] if named else ["-n", "2", "--dist", "loadgroup"]), *chosen, *words]
 
 
 def split(argv: Sequence[str]) -> Request:

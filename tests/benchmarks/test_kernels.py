@@ -24,6 +24,7 @@ def undecided(monkeypatch) -> Iterator[None]:
     backend.cache_clear()
 
 
+@pytest.mark.bench
 @pytest.mark.skipif(torch.cuda.is_available(), reason="triton is there compiled")
 def test_the_table_of_errors(tmp_path: Path, monkeypatch):
     names = ("selected prefill", "decode budget, int8", "H2O sums", "pack int4", "unpack int8", "region scores, int8")

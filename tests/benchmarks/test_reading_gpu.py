@@ -12,6 +12,7 @@ from benchmarks import reading_gpu
 CPU = torch.device("cpu")
 
 
+@pytest.mark.bench
 def test_its_tiny_twin_runs_whole(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     assert reading_gpu.main(["--tiny", "--output", str(output)]) == 0
@@ -23,6 +24,7 @@ def test_its_tiny_twin_runs_whole(tmp_path: Path) -> None:
     assert values["settings"]["codec"] == "int8" and values["settings"]["tiny"]
 
 
+@pytest.mark.bench
 def test_reading_stops_when_the_minutes_are_over(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     arguments = ["--tiny", "--tokens", "20000", "--decode-at", "--minutes", "0", "--output", str(output)]
@@ -39,6 +41,7 @@ def test_a_wrong_model_is_not_measured(monkeypatch, capsys) -> None:
     assert "off those of transformers: nothing is measured" in capsys.readouterr().err
 
 
+@pytest.mark.bench
 def test_few_slots_must_not_change_the_answer(monkeypatch) -> None:
     """A hot slot that is used before its keys have come would say something else."""
 

@@ -95,6 +95,7 @@ def test_steps_of_one_token_are_those_of_a_dense_reading_while_all_fits() -> Non
     assert alone.tolist() == pytest.approx(engine.log_probs(ids, counted_from=40).tolist(), abs=1e-4)
 
 
+@pytest.mark.bench
 def test_a_made_document_repeats_what_stood_far_back() -> None:
     engine = tiny.engine()
     ids, repeated = perplexity.make(engine, texts.lines_of(BOOK), 12_000, seed=1)
@@ -186,6 +187,7 @@ def kept_by(rule: h2o.Rule, budget: float, tokens: list[int], prompt: int) -> li
     return [alive[1].clone() for alive in keys.alive]
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("name", sorted(h2o.RULES))
 def test_h2o_keeps_its_budget_and_does_not_look_ahead(name: str) -> None:
     rule, tokens = h2o.RULES[name], tiny.token_ids(180)
@@ -221,12 +223,14 @@ def test_the_random_control_attends_to_as_much_as_ours_but_not_the_same(quick: l
     assert bool((longer[:63] == a[:63]).all()) and not math.isnan(float(longer.sum()))
 
 
+@pytest.mark.bench
 def test_every_estimate(tiny_folder: Path, capsys: pytest.CaptureFixture) -> None:
     for script in (passkey, table, perplexity, attached, evidence, h2o):
         assert script.main(["--estimate", "--model", str(tiny_folder), "--file", str(BOOK)]) == 0
         assert capsys.readouterr().out.splitlines()[-1].startswith("all")
 
 
+@pytest.mark.bench
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codecs and policies that drop tokens take less than raw keys and values; what is written comes back."""
     monkeypatch.setattr(store, "POLICIES", ("keep-all", "h2o"))

@@ -90,6 +90,7 @@ def tiny(tmp_path: Path, *more: str) -> dict:
     return json.loads(output.read_text(encoding="utf-8"))
 
 
+@pytest.mark.bench
 def test_every_arm_trains_under_its_cap(tmp_path: Path) -> None:
     values = tiny(tmp_path, "--cap-gb", "0.1")
     assert values["met"] and max(values["gradient_errors"].values()) <= 1e-4
@@ -99,6 +100,7 @@ def test_every_arm_trains_under_its_cap(tmp_path: Path) -> None:
     assert all(row["fits"] and row["loss_falls"] and 0 < row["peak_gb"] < 0.01 for row in values["rows"])
 
 
+@pytest.mark.bench
 def test_a_cap_that_is_too_small_is_told_and_the_next_one_tried(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(seven_b, "ATTENTION", ("sf",))
     monkeypatch.setattr(seven_b, "TARGETS", ("ko",))

@@ -84,6 +84,7 @@ def test_documents_repeat_their_own_phrases() -> None:
     assert len(set(one)) > 40 and 0 <= min(one) and max(one) < toy.SYMBOLS
 
 
+@pytest.mark.bench
 def test_the_base_can_be_made_and_is_kept_whole(tmp_path: Path) -> None:
     path = tmp_path / "toy" / "base.safetensors"
     assert toy.main(["--steps", "2", "--output", str(path)]) == 0
@@ -103,6 +104,7 @@ def test_the_kept_base_reads_its_own_length() -> None:
     assert losses[:, :24].mean() > 3.5 and losses[:, 128:].mean() < 2.5
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("name", tuning.TRIED)
 def test_what_was_tried_sees_no_future(name: str) -> None:
     model, attention = toy.new_model(), tuning.TRIED[name].attention()

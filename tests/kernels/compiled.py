@@ -82,9 +82,7 @@ def found(capability: int, dtype: str) -> dict[str, int]:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     bytes_of = {}
-    for capability in ARCHITECTURES:
-        for dim in (64, 128):
-            bytes_of |= {f"sm_{capability} {dim} {name}": x for name, x in listed(capability, dim, "bf16").items()}
-        for dtype in ("bf16", "fp32"):
-            bytes_of |= {f"sm_{capability} {dtype} {name}": x for name, x in found(capability, dtype).items()}
+    for capability, dtype in zip(ARCHITECTURES, ("fp32", "bf16"), strict=True):
+        bytes_of |= {f"sm_{capability} {name}": x for name, x in listed(capability, 128, "bf16").items()}
+        bytes_of |= {f"sm_{capability} {name}": x for name, x in found(capability, dtype).items()}
     print(json.dumps(bytes_of))

@@ -31,23 +31,26 @@ def types_of(kernel, dtype: str, **known: str) -> dict[str, str]:
     return types
 
 
-def decode(capability: int, dim: int, codec: str) -> dict[str, int]:
-    """Both kernels of decode, as they are launched for eight query heads of a KV head in bfloat16."""
+FLOATS = dict.fromkeys(("parts", "sums", "logits", "lse", "mass"), "*fp32")
+SHAPE = {"HEADS": 8, "REGION": 64}
+
+
+def decode(capability: int, dim: int, codec: str) -> int:
+    """Decode over regions, as it is launched for eight query heads of a KV head in bfloat16."""
     data = {"raw": "*bf16", "int8": "*i8", "int4": "*u8"}[codec]
-    floats = {name: "*fp32" for name in ("parts", "sums", "logits", "lse", "mass")}
-    shape = {"HEADS": 8, "DIM": dim, "REGION": 64}
-    constants = shape | {"PAGE": 128, "CODEC": decode_triton.CODECS[codec], "GROUP": GROUP}
+    constants = SHAPE | {"DIM": dim, "PAGE": 128, "CODEC": decode_triton.CODECS[codec], "GROUP": GROUP}
     constants |= {"BLOCK_M": 16, "BLOCK_H": max(16, dim // 2), "BLOCK_D": dim, "BLOCK_L": 64}
-    kernel, merge = decode_triton._regions_kernel, decode_triton._merge_kernel
+    kernel = decode_triton._regions_kernel
     halves = "*fp16" if codec != "raw" else "*bf16"
-    first = shared(
-        kernel, constants, "bf16", capability, 4, **types_of(kernel, "bf16", data=data, halves=halves, **floats)
-    )
-    blocks = {"BLOCK_M": 8, "BLOCK_D": dim, "BLOCK_L": 64, "BLOCK_S": 32}
-    return {
-        f"decode {codec}": first,
-        "merge": shared(merge, shape | blocks, "bf16", capability, 2, **types_of(merge, "bf16", **floats)),
-    }
+    types = types_of(kernel, "bf16", data=data, halves=halves, **FLOATS)
+    return shared(kernel, constants, "bf16", capability, 4, **types)
+
+
+def merge(capability: int, dim: int) -> int:
+    """What joins the parts of one decode."""
+    kernel = decode_triton._merge_kernel
+    constants = SHAPE | {"DIM": dim, "BLOCK_M": 8, "BLOCK_D": dim, "BLOCK_L": 64, "BLOCK_S": 32}
+    return shared(kernel, constants, "bf16", capability, 2, **types_of(kernel, "bf16", **FLOATS))
 
 
 def sums(capability: int, dtype: str) -> dict[str, int]:
@@ -91,7 +94,9 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     bytes_of = {}
     for arch in ARCHITECTURES:
-        for width, codec in ((64, "raw"), (128, "raw"), (128, "int8"), (128, "int4")):
-            bytes_of |= {f"sm_{arch} {width} {name}": x for name, x in decode(arch, width, codec).items()}
-        bytes_of |= {f"sm_{arch} {name}": x for name, x in {**sums(arch, "bf16"), **packing(arch, "bf16")}.items()}
+        for codec in ("raw", "int8", "int4"):
+            bytes_of[f"sm_{arch} decode {codec}"] = decode(arch, 128, codec)
+    old, new = ARCHITECTURES  # of what multiplies little, each for one of them
+    small = {old: {"merge": merge(old, 128), **packing(old, "bf16")}, new: sums(new, "bf16")}
+    bytes_of |= {f"sm_{arch} {name}": x for arch, made in small.items() for name, x in made.items()}
     print(json.dumps(bytes_of))

@@ -13,8 +13,8 @@ SHARED_BYTES = {"sm_80": 163 << 10, "sm_90": 227 << 10}  # of one block, at most
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module, count", [("compiled", 24), ("compiled_decode", 34)])
-def test_all_kernels_compile_for_ampere_and_hopper(module: str, count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module, count", [("compiled", 12), ("compiled_decode", 18)])
+def test_every_kernel_compiles_large_ones_for_both_gpus(module: str, count: int, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     answer = subprocess.run(

@@ -56,7 +56,7 @@ def gradients(out, inputs):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("tokens", [1, 65, 103, 200])
+@pytest.mark.parametrize("tokens", [1, 103])
 def test_equals_the_oracle_in_outputs_and_gradients(tokens, name):
     options, inputs = replace(OPTIONS, **VARIANTS[name]), batch(tokens)
     out, expected = (run(function, inputs, options) for function in (ms_attention_groups, ms_attention))
@@ -75,8 +75,9 @@ def test_equals_the_loops_of_the_paper_in_gradients():
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["default", "original positions", "own only"])
-@pytest.mark.parametrize("tokens", [63, 100, 130])
+@pytest.mark.parametrize(
+    "name, tokens", [("default", 63), ("default", 130), ("original positions", 100), ("own only", 100)]
+)
 def test_kernels_equal_the_oracle_in_outputs_and_gradients(tokens, name, request):
     options = replace(OPTIONS, **VARIANTS[name])
     oracle = batch(tokens, 1, torch.float64, 2, 1)

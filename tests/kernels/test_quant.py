@@ -95,8 +95,10 @@ def test_a_row_of_huge_numbers_stays_numbers(value):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("tokens, dim", [(1, 8), (63, 17), (100, 33), (128, 64)])
+@pytest.mark.parametrize(
+    "tokens, dim, dtype",
+    [(1, 8, torch.float32), (63, 17, torch.float16), (100, 33, torch.float32), (128, 64, torch.float32)],
+)
 def test_kernels_give_the_same_bytes_and_numbers(codec, dtype, tokens, dim, device, poisoned):
     from app.kernels.quant_triton import pack, unpack
 

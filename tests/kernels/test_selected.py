@@ -53,8 +53,10 @@ def test_reference_is_the_definition():
         torch.testing.assert_close(out[0, head, g * s.rows + row], logits.softmax(0) @ torch.stack(values))
 
 
-@pytest.mark.parametrize("dtype", WORST)
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name, dtype",
+    [*((name, torch.float32) for name in SIZES), ("odd everything", torch.float16), ("short blocks", torch.float16)],
+)
 def test_kernels(name, dtype, device, poisoned):
     from app.kernels.selected_grad_triton import SelectedAttention
 
@@ -66,8 +68,10 @@ def test_kernels(name, dtype, device, poisoned):
         assert relative(mine, theirs) <= WORST[dtype]
 
 
-@pytest.mark.parametrize("dtype", WORST)
-@pytest.mark.parametrize("name, last", [("grouped heads", 8), ("odd everything", 3), ("one query", 1)])
+@pytest.mark.parametrize(
+    "name, last, dtype",
+    [("grouped heads", 8, torch.float32), ("odd everything", 3, torch.float16), ("one query", 1, torch.float32)],
+)
 def test_mass_kernel(name, last, dtype, device, poisoned):
     from app.kernels.selected_triton import mass
 

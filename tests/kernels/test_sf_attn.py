@@ -66,7 +66,7 @@ def dense(q, k, v, pattern, scale):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("tokens", [1, 2, 5, 16, 63, 100])
+@pytest.mark.parametrize("tokens", [1, 16, 63])
 def test_outputs_and_gradients_equal_a_dense_masked_reference(tokens, name):
     given = inputs(tokens)
     weight = torch.randn(1, 4, tokens, DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -232,7 +232,7 @@ def varlen(q, k, v, ends, key_ends, longest, longest_key, *, softmax_scale, caus
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("tokens", [1, 13, 63, 100])
+@pytest.mark.parametrize("tokens", [13, 63])
 def test_flash_attn_is_told_the_same_groups(tokens, name, monkeypatch):
     given = inputs(tokens, batch=2)
     expected = sf_attention(*given, scale=0.3, pattern=ALL[name])

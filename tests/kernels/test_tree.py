@@ -73,7 +73,7 @@ def test_no_fine_mean_lies_farther_than_the_radius(nodes):
 
 
 @pytest.mark.parametrize("beam", [64, 10_000])
-@pytest.mark.parametrize("count", [1, 100, 1023, 1024, 1025, 5000, 40_000])
+@pytest.mark.parametrize("count", [1, 1023, 1025, 40_000])
 def test_a_search_scores_each_fine_mean_once(count, beam):
     """A beam of everything finds all fine means, any other the unsealed end."""
     fine, queries = random(2, 50_000, DIM), random(2, 5, DIM, seed=1)
