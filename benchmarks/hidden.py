@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from app.errors import LecternError
 from app.eval import qa, texts
-from app.eval.lookup import WordIndex
+from app.eval.texts import WordIndex
 from app.eval.qa import Answered, QaConfig, Question
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values

@@ -31,7 +31,7 @@ from app.eval import report, texts
 from app.records import Done
 from app.settings import Settings
 from app.store.store import Store
-from app.store.words import question_query
+from app.store.text import question_query
 from benchmarks import harness
 from benchmarks.harness import Benchmark, Part, Values
 

@@ -108,7 +108,7 @@ def _stock(model: str, adapter: str | None, questions: list[Question]) -> Iterab
     from transformers import AutoTokenizer
 
     from app.models.turns import Turns
-    from app.train.tune.base import read_base
+    from app.train.tune.output import read_base
     from benchmarks.reader_curve import Reader
 
     torch.set_num_threads(1)

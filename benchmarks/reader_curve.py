@@ -25,7 +25,7 @@ from app.eval.qa import Question
 from app.models.turns import Turns
 from app.eval.questions import MixConfig, Source, mix
 from app.train.pretrain import corpus
-from app.train.tune.base import read_base
+from app.train.tune.output import read_base
 from app.train.pretrain.corpus import NO_ANSWER
 from app.train.tune.lora import add_adapter
 from app.train.readings.chat import ChatPieces

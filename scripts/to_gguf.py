@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from app.errors import LecternError, ModelError  # noqa: E402
 from app.models.adapter import EMBEDDINGS, HEAD  # noqa: E402
-from app.models.folder import expected_shapes, heads_of, read_config, read_json, stored_weights, weight_files  # noqa: E402
+from app.models.files import expected_shapes, heads_of, read_json  # noqa: E402
+from app.models.folder import read_config, stored_weights, weight_files  # noqa: E402
 from app.models.merging import read_tensors  # noqa: E402
 from app.models.rope import stated_rope  # noqa: E402
 from app.train.pretrain.tokenizer import SPLIT  # noqa: E402

@@ -16,7 +16,7 @@ import pytest
 from app.models.checkpoint import read_recipe
 from app.runtime import policies
 from app.settings import POLICIES, Settings
-from app.train.tune.base import Base
+from app.train.tune.output import Base
 from app.train.tune.output import lectern_json
 from app.train.tune.recipe import read_tuning
 from tests import tiny

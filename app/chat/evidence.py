@@ -7,7 +7,7 @@ from typing import Protocol
 
 from app.ingest import spans
 from app.records import DocumentInfo, Evidence, Look, MemoryText, Part
-from app.store.words import STOP_WORDS
+from app.store.text import STOP_WORDS
 
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it

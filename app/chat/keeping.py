@@ -160,7 +160,7 @@ class Keeping:
 
     def export_json(self, chat: str) -> str:
         """The chat as JSON, passages and costs included; `import_chat` takes it."""
-        from app.store.chat_json import to_json
+        from app.store.transfer import to_json
 
         return to_json(self.store, self.chat(chat).id)
 
@@ -179,7 +179,7 @@ class Keeping:
         Raises:
             InputError: not such a file, damaged, or its memory does not fit this model: which part differs.
         """
-        from app.store.chat_json import from_json, is_json
+        from app.store.transfer import from_json, is_json
         from app.store.transfer import import_chat
 
         def fit(policy: str) -> "Fit":

@@ -7,7 +7,7 @@ from app.chat.evidence import Attached
 from app.ingest import spans
 from app.records import Message, Part
 from app.store.passages import Found
-from app.store.words import question_query
+from app.store.text import question_query
 
 TURNS_BACK = 2  # earlier turns whose names a question may refer to
 MOST_PASSAGES = 400  # looked at to find enough in what may be seen

@@ -239,7 +239,7 @@ def _memories(folder: Path, budget_bytes: int) -> Iterator[Finding]:
     if not path.exists() or path.stat().st_size > QUICK_CHECK_BYTES:
         return
     try:
-        from app.store.glance import look
+        from app.store.block_rows import look
 
         found = look(path)
     except (ImportError, sqlite3.Error):  # before the set-up; a broken file is a finding of its own

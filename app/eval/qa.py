@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.errors import ConfigError, InputError
 from app.eval import report, texts
-from app.eval.lookup import word_index
+from app.eval.texts import word_index
 from app.tasks.scoring import exact, f1, holds, is_refusal, passage_of
 from app.wellformed import parse_json
 

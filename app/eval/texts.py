@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import CancelledError, ConfigError, InputError
+from app.store.passages import PassageIndex
+from app.store.text import question_query
 from app.tasks.needles import REPEAT_FILLER
 
 if TYPE_CHECKING:
-    from app.eval.lookup import WordIndex
     from app.memory.memory import RegionMemory
     from app.runtime.engine import Engine
 
@@ -268,3 +269,38 @@ def _find(ids: Sequence[int], wanted: Sequence[int]) -> int | None:
             return None
         if ids[place : place + len(wanted)] == wanted:
             return place
+
+
+PASSAGE_TOKENS = 300
+
+
+class WordIndex:
+    """The passages of some memories, whole regions each, found by the words of a question."""
+
+    def __init__(self, engine: "Engine", memories: Sequence["RegionMemory"]) -> None:
+        size = engine.shape.attention.region_tokens
+        each = max(1, round(PASSAGE_TOKENS / size))
+        self._runs: list[range] = []
+        self._passages: list[str] = []
+        offset = 0
+        for memory in memories:
+            for first in range(0, memory.regions, each):
+                last = min(first + each, memory.regions)
+                self._runs.append(range(offset + first, offset + last))
+                self._passages.append(engine.decode(memory.token_ids[first * size : last * size]))
+            offset += memory.regions
+        self._index = PassageIndex(self._passages)
+
+    def offered(self, question: str, before: Sequence[str] = (), count: int = 64) -> list[int]:
+        """Regions, best passage first, at most `count`; `before` are the messages before the question, last first."""
+        found = self._index.best(question_query(question, before), count)
+        return [region for place in found for region in self._runs[place]][:count]
+
+    def passages(self, question: str, count: int) -> list[str]:
+        """The texts of the passages that fit best, best first."""
+        return [self._passages[place] for place in self._index.best(question_query(question), count)]
+
+
+def word_index(engine: "Engine", memories: Sequence["RegionMemory"]) -> WordIndex | None:
+    """An index where the engine looks up by words; None where attention looks alone."""
+    return None if engine.lookup == "attention" else WordIndex(engine, memories)

@@ -10,7 +10,8 @@ import torch
 from app.errors import ConfigError, ModelError
 from app.memory.config import AttentionConfig, DecodeConfig
 from app.models.adapter import read_adapter
-from app.models.folder import first_line, read_json, stored_weights
+from app.models.files import first_line, read_json
+from app.models.folder import stored_weights
 from app.models.merging import load_stock, merge_into
 from app.models.rope import MOST_POSITIONS, applied, range_tokens, refusal
 from app.settings import Settings

@@ -17,7 +17,7 @@ import numpy as np
 
 from app.errors import InputError, ModelError
 from app.models import gguf_tokenizer
-from app.models.folder import GGUF_LIST, Stored, expected_shapes, whole_folder
+from app.models.files import GGUF_LIST, Stored, expected_shapes, whole_folder
 from app.models.gguf_header import SPLIT_NAME, Header, parts_of, read_header
 
 # llama.cpp's names of architectures -> model types of transformers. Mistral's files say "llama".

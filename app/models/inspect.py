@@ -18,18 +18,8 @@ from app.models.adapter import (
     find_base,
     read_adapter,
 )
-from app.models.folder import (
-    ARCHITECTURES,
-    Stored,
-    expected_shapes,
-    heads_of,
-    highest_id,
-    is_gguf,
-    read_config,
-    read_json,
-    stored_weights,
-    weight_files,
-)
+from app.models.files import Stored, expected_shapes, heads_of, is_gguf, read_json
+from app.models.folder import ARCHITECTURES, highest_id, read_config, stored_weights, weight_files
 from app.models.rope import applied, stated_rope
 from app.settings import Settings
 from app.system import size_text

@@ -21,17 +21,8 @@ from app import __version__
 from app.errors import ConfigError, InputError, ModelError
 from app.models.adapter import EMBEDDINGS, HEAD, Adapter, check_base, check_fit, find_base, read_adapter
 from app.models.checkpoint import read_recipe
-from app.models.folder import (
-    Stored,
-    fingerprint,
-    heads_of,
-    highest_id,
-    read_config,
-    read_json,
-    stored_weights,
-    weight_files,
-    whole_folder,
-)
+from app.models.files import Stored, heads_of, read_json, whole_folder
+from app.models.folder import fingerprint, highest_id, read_config, stored_weights, weight_files
 from app.models.inspect import inspect
 from app.models.merge_check import Check, compare
 from app.models.merging import AdapterWeights, base_tensors

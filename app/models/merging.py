@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from app.errors import ModelError
 from app.models.adapter import EMBEDDINGS, HEAD, TOKEN_ROWS, TRAINABLE_FILE, Adapter, base_name, part_of
-from app.models.folder import GGUF_LIST, first_line, weight_files
+from app.models.files import GGUF_LIST, first_line
+from app.models.folder import weight_files
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, ModelError, StoreError
-from app.models.other_apps import LM_STUDIO, OLLAMA, gguf_files, lm_studio, ollama
+from app.models.gguf_header import SPLIT_NAME
 from app.settings import ROOT, Settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ class Choice:
         Raises:
             ModelError: they are not there.
         """
-        from app.models.folder import adapter_files, find_folder, is_gguf, model_files
+        from app.models.files import is_gguf
+        from app.models.folder import adapter_files, find_folder, model_files
         from app.models.gguf_header import parts_of
 
         path = Path(self.model).expanduser()
@@ -274,7 +275,7 @@ def _places(settings: Settings, known: KnownModels) -> Iterator[tuple[str, ...]]
     for name in dict.fromkeys(name for pair in pairs for name in pair if name):
         if Path(name).expanduser().exists():
             yield Path(place_of(name)), name, BEFORE
-    from app.models.hub import cached
+    from app.models.folder import cached
 
     for name, path in cached():
         if (path / "config.json").exists():
@@ -340,3 +341,41 @@ def _weight_bytes(path: Path) -> int:
         return sum(file.stat().st_size for file in files)
     except (OSError, ModelError):
         return 0
+
+
+LM_STUDIO, OLLAMA = "in LM Studio's folder", "in Ollama's folder"
+OLLAMA_MODEL = "application/vnd.ollama.image.model"
+MOST_FILES = 500
+
+
+def gguf_files(folder: Path) -> list[Path]:
+    """GGUF files of a folder, of split ones the first part."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
+    except OSError:
+        return []
+    parts = ((path, SPLIT_NAME.fullmatch(path.name)) for path in found)
+    return [path for path, part in parts if part is None or int(part[2]) == 1][:MOST_FILES]
+
+
+def lm_studio() -> Iterator[Path]:
+    """Every GGUF file that LM Studio keeps: publisher/model/file."""
+    for room in (Path.home() / ".lmstudio" / "models", Path.home() / ".cache" / "lm-studio" / "models"):
+        for folder in sorted(room.glob("*/*")):
+            yield from gguf_files(folder)
+
+
+def ollama() -> Iterator[tuple[str, Path]]:
+    """(name:tag, file) of every model that Ollama keeps."""
+    stated = os.environ.get("OLLAMA_MODELS")
+    rooms = [Path(stated)] if stated else [Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models")]
+    for room in rooms:
+        for manifest in sorted(room.glob("manifests/*/*/*/*"))[:MOST_FILES]:
+            try:
+                layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+                digest = next(layer["digest"] for layer in layers if layer["mediaType"] == OLLAMA_MODEL)
+            except (OSError, ValueError, KeyError, TypeError, StopIteration):
+                continue
+            file = room / "blobs" / digest.replace(":", "-")
+            if file.is_file():
+                yield f"{manifest.parent.name}:{manifest.name}", file

@@ -219,7 +219,7 @@ def _fetched(package: Package, work: Path, say: Say) -> Path:
 
 def _make(package: Package, gguf: Path, place: Path, say: Say) -> None:
     """Merge, or take the base as it is while there is no adapter; the checkpoint takes its name when it is whole."""
-    from app.models.folder import whole_folder
+    from app.models.files import whole_folder
     from app.models.gguf import open_gguf, write_checkpoint
 
     try:

@@ -17,17 +17,17 @@ from app.memory.pools import Tiers
 from app.models import checkpoint, shipped
 from app.models.adapter import check_adapter, check_base, read_adapter
 from app.models.checkpoint import Recipe
-from app.models.weights import settle as keep_weights
+from app.models.files import first_line
 from app.models.folder import (
     adapter_files,
     find_folder,
     fingerprint,
-    first_line,
     model_files,
     read_config,
     tokenizer_files,
     weight_files,
 )
+from app.models.weights import settle as keep_weights
 from app.runtime import policies
 from app.runtime.engine import Engine
 from app.settings import Settings

@@ -21,7 +21,7 @@ from app.store.block_rows import KEY_LISTED, StoredBlock, text
 from app.store.cache_file import CacheFile
 from app.store.migrations import BLOCKS
 from app.store.room import Room
-from app.store.tokens import pack
+from app.store.text import pack
 from app.store.writer import BATCH_BYTES
 
 log = logging.getLogger(__name__)

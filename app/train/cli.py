@@ -152,7 +152,7 @@ def _tune(args: argparse.Namespace) -> Path:
     import torch
     from transformers import AutoTokenizer
 
-    from app.train.tune.base import read_base
+    from app.train.tune.output import read_base
     from app.train.tune.tuner import tune
 
     base = read_base(recipe.tune.base)

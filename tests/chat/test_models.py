@@ -13,7 +13,7 @@ import pytest
 import app.runtime.load
 from app.chat import DocumentChat
 from app.errors import InputError, LecternError, ModelError, NotFoundError
-from app.models import hub
+from app.models.folder import cached
 from app.models.shelf import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
 from app.runtime.load import first_try
 from app.settings import Settings
@@ -127,7 +127,7 @@ def test_models_of_the_hub_cache_are_listed_under_their_id(made: Path, tmp_path:
     refs.mkdir()
     (refs / "main").write_text("abc")
     (tmp_path / "hub" / "models--half--fetched").mkdir()
-    assert list(hub.cached()) == [("some/model-1", snapshot)]
+    assert list(cached()) == [("some/model-1", snapshot)]
     (model,) = [model for model in local_models(Settings(home=tmp_path / "home")) if model.name == "some/model-1"]
     assert model.choices[0].model == "some/model-1" and model.usable
 

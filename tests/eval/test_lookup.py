@@ -1,7 +1,7 @@
 """Looking up by words in memories that are in no library."""
 
 from app.eval import qa
-from app.eval.lookup import WordIndex, word_index
+from app.eval.texts import WordIndex, word_index
 from app.eval.qa import Question
 from tests import tiny
 

@@ -16,7 +16,7 @@ from app.models.inspect import inspect
 from app.models.merging import load_stock
 from app.runtime.load import load_engine
 from app.settings import Settings
-from app.train.tune.base import read_base
+from app.train.tune.output import read_base
 from tests.models import gguf_maker
 
 IDS = torch.tensor([[5, 9, 77, 200, 3, 4, 8, 260, 299, 17]])

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from app.errors import ModelError
 from app.models.adapter import read_adapter
-from app.models.adapter_options import ACCEPTED, REFUSED
+from app.models.adapter import ACCEPTED, REFUSED
 from app.models.merging import AdapterWeights, merge_into
 from tests import tiny
 from tests.checkpoints import SIZES, adapter, longlora, rewrite, save

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from app.errors import InputError, ModelError
 from app.models.turns import Turns
 from app.runtime.chat_text import ChatText
-from app.train.tune.encoding import Encoder
+from app.train.tune.packing import Encoder
 from app.train.tune.instructions import Entry
 from tests import tiny
 

@@ -12,7 +12,7 @@ import pytest
 from app.errors import InputError
 from app.records import Document, Evidence, Part, Tail
 from app.store import bundle
-from app.store.chat_json import from_json, to_json
+from app.store.transfer import from_json, to_json
 from app.store.documents import IMPORTED
 from app.store.store import Store
 from app.store.transfer import Fit, export_chat, import_chat

@@ -8,7 +8,7 @@ import pytest
 from app.records import Document, Part
 from app.store.passages import PASSAGE_CHARS, cut
 from app.store.store import Store
-from app.store.words import question_query
+from app.store.text import question_query
 
 FILLER = "The rain fell on the roofs and nobody came to the door all day. " * 60
 

@@ -5,7 +5,7 @@ import torch
 
 from app.train.attention import TrainingAttention, install
 from app.train.tune.lora import add_adapter, causal_model
-from app.train.tune.merged_lora import merged_lora
+from app.train.tune.lora import merged_lora
 from app.train.tune.passes import TuningModel
 from app.train.reading_attention import ReadingAttention
 from app.train.reading_layout import Piece, Reading, as_row

@@ -4,6 +4,7 @@
 import csv
 import hashlib
 import lzma
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -13,8 +14,32 @@ from typing import Any, Literal
 
 from app.errors import InputError
 from app.tasks.scoring import passage_of
-from app.train.pretrain.overlap import Seen
 from app.wellformed import parse_json
+
+RUN_WORDS = 12
+_WORD = re.compile(r"\w+")
+
+
+def runs(text: str) -> Iterator[int]:
+    """A hash of each run of 12 words, case and punctuation aside; of the whole text when it is shorter."""
+    words = _WORD.findall(text.lower())
+    for start in range(max(1, len(words) - RUN_WORDS + 1)):
+        yield hash(tuple(words[start : start + RUN_WORDS]))
+
+
+class Seen:
+    """Runs of words seen so far."""
+
+    def __init__(self) -> None:
+        self._runs: set[int] = set()
+
+    def add(self, text: str) -> None:
+        self._runs.update(runs(text))
+
+    def shares(self, text: str) -> bool:
+        """Whether any run of the text was seen."""
+        return not self._runs.isdisjoint(runs(text))
+
 
 # Sets whose licence lets a model trained on them be given away (the data folder's MANIFEST has the details).
 FREE_QA = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from app.tasks.scoring import f1
 from app.train.pretrain import corpus
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
-from app.train.pretrain.overlap import Seen
+from app.train.pretrain.corpus import Seen
 
 READER_QA = (*corpus.FREE_QA, "pubmedqa_train")
 PROSE_BOOKS = 72

@@ -10,7 +10,7 @@ import torch
 from app.errors import TrainError
 from app.models.folder import stored_weights
 from app.train.loss import CHUNK_ROWS
-from app.train.tune.base import Base
+from app.train.tune.output import Base
 from app.train.tune.lora import EMBEDDINGS, NORMS
 from app.train.tune.recipe import LoraRecipe, Recipe
 

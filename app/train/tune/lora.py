@@ -5,14 +5,19 @@ LoRA alone does not carry a model to long texts; LoRA with embeddings and norms 
 """
 
 import warnings
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from app.errors import ConfigError, InputError
 from app.train.tune.recipe import LoraRecipe
@@ -111,3 +116,57 @@ def causal_model(model: nn.Module) -> nn.Module:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """What learns, by name; tied weights once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class _Merged(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        merged = torch.addmm(weight, b, a, alpha=scale)
+        ctx.save_for_backward(x, merged, a, b)
+        ctx.scale = scale
+        return F.linear(x, merged)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, merged, a, b = ctx.saved_tensors
+        rows, grads = x.flatten(0, -2), grad.flatten(0, -2)
+        through = (grads @ merged).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_b = ctx.scale * ((rows @ a.t()).t() @ grads).t()
+        grad_a = ctx.scale * ((grads @ b).t() @ rows)
+        return through, None, grad_a, grad_b, None
+
+
+def _forward(layer: LoraLinear) -> Any:
+    (name,) = layer.active_adapters
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+        return _Merged.apply(x, layer.base_layer.weight, a, b, layer.scaling[name])
+
+    return forward
+
+
+def _mergeable(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, LoraLinear)
+        and type(layer.base_layer) is nn.Linear
+        and layer.base_layer.bias is None
+        and len(layer.active_adapters) == 1
+        and isinstance(layer.lora_dropout[layer.active_adapters[0]], nn.Identity)
+        and layer.base_layer.weight.dtype == layer.lora_A[layer.active_adapters[0]].weight.dtype
+    )
+
+
+@contextmanager
+def merged_lora(model: nn.Module) -> Iterator[int]:
+    """Let the LoRA layers of a model run as one product each; yields how many do. Those with dropout, biases or weights
+    of another dtype stay as peft runs them."""
+    layers = [layer for layer in model.modules() if _mergeable(layer)]
+    for layer in layers:
+        layer.forward = _forward(layer)
+    try:
+        yield len(layers)
+    finally:
+        for layer in layers:
+            del layer.forward

@@ -3,7 +3,7 @@
 import json
 import shutil
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,63 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from app import __version__
-from app.errors import InputError
-from app.models.folder import tokenizer_files, whole_folder
+from app.errors import InputError, ModelError
+from app.models import checkpoint
+from app.models.files import whole_folder
+from app.models.folder import find_folder, fingerprint, read_config, tokenizer_files, weight_files
 from app.models.rope import applied, rope_entry, stated_rope
-from app.train.tune.base import Base
+from app.settings import Settings
 from app.train.tune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint folder, looked at but not loaded.
+
+    Attributes:
+        config: config.json.
+        recipe: lectern.json; {} without one.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    recipe: dict[str, Any]
+
+    @property
+    def trained_tokens(self) -> int:
+        return self.recipe.get("trained_tokens") or self.config.get("max_position_embeddings", 2048)
+
+    @property
+    def told_before(self) -> dict[str, Any]:
+        """What chats and documents begin with, as the app reads the base."""
+        return checkpoint.told_before(self.recipe)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the files of weights: what an adapter belongs to."""
+        return fingerprint(weight_files(self.folder), {})
+
+    def load(self, dtype: torch.dtype) -> nn.Module:
+        """The model on the CPU.
+
+        Raises:
+            ModelError: weights do not belong to the config.
+        """
+        return checkpoint.load_model(self.folder, Settings(model=str(self.folder)), torch.device("cpu"), dtype)
+
+
+def read_base(base: str) -> Base:
+    """Look at the checkpoint that a recipe names.
+
+    Raises:
+        ModelError: it is missing, incomplete or not supported.
+    """
+    try:
+        folder = find_folder(base, download=False)
+    except ModelError as error:
+        raise ModelError(str(error).replace("--model", "[tune] base =", 1)) from error
+    config, path = read_config(folder), folder / "lectern.json"
+    return Base(folder, config, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+
 
 BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 

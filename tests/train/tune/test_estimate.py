@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from app.errors import TrainError
 from app.train.attention import TrainingAttention
 from app.train.tune import estimate
-from app.train.tune.base import read_base
+from app.train.tune.output import read_base
 from app.train.tune.estimate import check_room, learning_weights
 from app.train.tune.lora import add_adapter, trained_parameters
 from app.train.tune.passes import TuningModel

@@ -9,11 +9,10 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from app.errors import InputError
-from app.models.folder import whole_folder
+from app.models.files import whole_folder
 from app.models.rope import PositionConfig
-from app.train.tune.base import read_base
 from app.train.tune.lora import add_adapter, trained_parameters
-from app.train.tune.output import is_finished, write_output
+from app.train.tune.output import is_finished, read_base, write_output
 from app.train.tune.recipe import LoraRecipe
 from tests import tiny
 from tests.train.tune.tuning import recipe

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from app.models.rope import PositionConfig
 from app.train.tune.recipe import LoraRecipe
 from app.train.tune.tuner import tune
-from app.train.tune.validation import validate
+from app.train.tune.passes import validate
 from tests import tiny
 from tests.train.tune.tuning import batches, recipe
 
