@@ -28,7 +28,7 @@ from app.train.pretrain import corpus
 from app.train.tune.output import read_base
 from app.train.pretrain.corpus import NO_ANSWER
 from app.train.tune.lora import add_adapter
-from app.train.readings.chat import ChatPieces
+from app.train.reading_layout import ChatPieces
 from app.train.tune.recipe import LoraRecipe
 
 ANSWER_TOKENS = 24

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.chat.branches import Branches
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
 from app.chat.loaded_model import Loading
-from app.chat.policies import Policies
 from app.chat.turns import Turns
 from app.errors import CancelledError, InputError, InUseError, LecternError, StoreError
 from app.ingest.stream import Step, Watch, in_steps
@@ -43,7 +41,7 @@ CLOSE_WAIT_S = 5
 T = TypeVar("T")
 
 
-class DocumentChat(Branches, Keeping, Loading, Policies):
+class DocumentChat(Keeping, Loading):
     """Documents, chats and the model of one data folder. One reading or answer runs at a time.
 
     Attributes:

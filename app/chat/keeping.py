@@ -1,16 +1,19 @@
-"""What is kept and for how long: sizes, pins, eviction, and chats that leave the library or come into it as files."""
+"""What is kept and for how long: sizes, pins, eviction, forks and edits of chats, and chats as files."""
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app import markdown
+from app.chat.focus import Sight
 from app.errors import InputError, NotFoundError
 from app.ingest.stream import Step
-from app.records import ChatInfo, DocumentInfo, Message
+from app.memory.config import GenerationConfig
+from app.records import ChatInfo, Delta, DocumentInfo, Done, Message, Reading
 from app.tasks.scoring import ending, only_refuses
+from app.wellformed import whole
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
@@ -54,9 +57,11 @@ class Keeping:
             self, path: Path, *, name: str | None = None, encoding: str | None = None
         ) -> Generator[Step, None, DocumentInfo]: ...
         def delete_document(self, id: str) -> None: ...
-        def claim(self, what: str) -> AbstractContextManager["Job"]: ...
+        def messages(self, chat: str) -> list[Message]: ...
+        def claim(self, what: str, since: int | None = None) -> AbstractContextManager["Job"]: ...
         def engine(self) -> "Engine": ...
         def _sessions_under(self, policy: str) -> "Sessions": ...
+        def _sessions_of(self, chat: str) -> "Sessions": ...
         def policy_of(self, chat: str | None = None) -> str: ...
         def _recipe_under(self, policy: str) -> str: ...
 
@@ -104,6 +109,73 @@ class Keeping:
             self.store.evict(info.id)
         self.store.catch_up()
         return info
+
+    # --- branches: turns are counted from 1; after turn 0 a chat holds its documents, just read
+
+    def fork(self, chat: str, turn: int | None = None) -> str:
+        """A new chat that begins as this one stood after a turn; all its memory is shared, nothing is read.
+
+        Args:
+            turn: the last turn to take over; None takes all.
+
+        Returns:
+            the new chat's id.
+
+        Raises:
+            NotFoundError: there is no such turn.
+        """
+        id = self.chat(chat).id
+        if turn is None:
+            turn = len(questions(self.store.messages(id)))
+        if turn < 0:
+            raise InputError(f"turn {turn}: turns are counted from 1; 0 stands for the documents, just read")
+        return self.store.fork(id, turn)
+
+    def _question(self, chat: str, turn: int | None = None) -> tuple[str, int]:
+        """A question and the number of turns before it.
+
+        Args:
+            turn: which one; None is the last.
+
+        Raises:
+            NotFoundError: there is no such turn.
+        """
+        asked = questions(self.messages(chat))
+        number = len(asked) if turn is None else turn
+        if not 1 <= number <= len(asked):
+            raise NotFoundError(f"chat {chat!r}: has {len(asked)} questions; question {number} is not there")
+        return asked[number - 1].content, number - 1
+
+    def edit(
+        self,
+        chat: str,
+        turn: int,
+        question: str,
+        *,
+        generation: GenerationConfig = GenerationConfig(),
+        focus: Sequence[str] = (),
+        mute: Sequence[str] = (),
+        so_far: Collection[str] = (),
+    ) -> Iterator[Reading | Delta | Done]:
+        """Ask another question in the place of an earlier one. Only the new turn is run; no document is read again.
+
+        The turns from there on stay until the new answer is saved in their place; fork first to keep them.
+
+        Raises:
+            NotFoundError: there is no such turn.
+        """
+        question = whole(question).strip()
+        if not question:
+            raise InputError("the question is empty; type one")
+        since = self.stops
+        self.engine()
+        with self.claim("answering", since) as job:
+            id = self.chat(chat).id
+            sessions = self._sessions_of(id)
+            _, after = self._question(id, turn)
+            session = yield from sessions.open(id, job, so_far)
+            sessions.see(session, Sight(tuple(focus), tuple(mute)))
+            yield from sessions.answer(session, question, generation, job, after=after)
 
     # --- files
 
@@ -179,8 +251,7 @@ class Keeping:
         Raises:
             InputError: not such a file, damaged, or its memory does not fit this model: which part differs.
         """
-        from app.store.transfer import from_json, is_json
-        from app.store.transfer import import_chat
+        from app.store.transfer import from_json, import_chat, is_json
 
         def fit(policy: str) -> "Fit":
             return self._sessions_under(policy or self.policy_of()).reader.fit()
@@ -206,3 +277,8 @@ def _markdown(message: Message) -> list[str]:
         passage = f"{item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}"
         lines += [f"> {markdown.plain(passage)}", ""]
     return lines
+
+
+def questions(messages: list[Message]) -> list[Message]:
+    """The questions among a chat's messages, one per turn."""
+    return [message for message in messages if message.role == "user"]

@@ -9,7 +9,7 @@ import torch
 from app.errors import ConfigError
 from app.models.turns import Turns
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
-from app.train.readings.chat import LONG_ANSWER, ChatPieces
+from app.train.reading_layout import LONG_ANSWER, ChatPieces
 from app.train.readings.material import agreed, material, windows
 from app.train.readings.mixture import KINDS, Limits, Mixture
 from app.train.readings.rows import rows_of

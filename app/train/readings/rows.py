@@ -10,7 +10,7 @@ from torch import Tensor
 
 from app.errors import ConfigError, InputError
 from app.models.turns import Turns
-from app.train.readings.chat import ChatPieces
+from app.train.reading_layout import ChatPieces
 from app.train.reading_layout import as_row
 from app.train.readings.material import Material, material
 from app.train.readings.mixture import KINDS, Limits, Mixture
