@@ -433,7 +433,12 @@ def tiny_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     import app.runtime.load
     from tests import tiny
 
-    monkeypatch.setattr(app.runtime.load, "load_engine", lambda settings: tiny.engine(policy=settings.policy))
+    def load(settings: Settings):
+        engine = tiny.engine(policy=settings.policy)
+        engine.segment_tokens = engine.most_segment_tokens = 1024  # a long text in few steps
+        return engine
+
+    monkeypatch.setattr(app.runtime.load, "load_engine", load)
 
 
 RUN = {"model", "policy", "budget_tokens", "trained_tokens", "seconds", "peak_bytes"}

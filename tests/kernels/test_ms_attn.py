@@ -52,8 +52,7 @@ def choose(q, k, group, options=OPTIONS):
     return select_group(q, representatives, group, cos, sin, options)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (4, 1), (2, 2)])
-@pytest.mark.parametrize("tokens", [1, 63, 100, 200])
+@pytest.mark.parametrize(("tokens", "heads", "kv_heads"), [(1, 4, 2), (63, 2, 2), (100, 4, 1), (200, 4, 2)])
 def test_equals_a_loop(tokens, heads, kv_heads):
     q, k, v = text(tokens, heads, kv_heads)
     torch.testing.assert_close(run(q, k, v).double(), naive_msa.attend(q, k, v, OPTIONS), atol=1e-5, rtol=1e-5)
@@ -193,7 +192,7 @@ def test_with_the_choice_held_appended_tokens_move_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize("positions", ["compact", "one_distance"])
-@pytest.mark.parametrize("tokens", [100, 500, 2000])
+@pytest.mark.parametrize("tokens", [100, 2000])
 def test_what_is_gathered_stays_within_the_budget(tokens, positions, monkeypatch):
     """Invariants (f) and (g): neither the tokens gathered nor the largest position grows with the text."""
     sizes, used = [], []

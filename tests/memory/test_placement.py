@@ -64,10 +64,16 @@ def sized(engine, share_bytes):
     return engine
 
 
+def in_few_steps(engine):
+    """For long texts: reading them in segments of four groups takes seconds."""
+    engine.segment_tokens = engine.most_segment_tokens = 1024
+    return engine
+
+
 @pytest.mark.parametrize("tokens", [100, 4200])
 def test_bytes_by_part_are_those_held(tokens):
     """Tokens that fill a span of 1,024 means have a tree."""
-    memory = tiny.engine().read(tiny.token_ids(tokens))
+    memory = in_few_steps(tiny.engine()).read(tiny.token_ids(tokens))
     tensors = [t for layers in memory.index.means.values() for t in layers]
     tensors += [t for levels in memory.index.levels for level in levels for t in level.tensors()]
     parts = memory.index.parts(memory.capacity)
@@ -86,7 +92,7 @@ def test_codes_take_no_more_than_is_counted():
 @pytest.mark.parametrize("left", [0, 1 << 14])
 def test_choices_do_not_depend_on_where_the_index_lies(left):
     ids = tiny.token_ids(4200)
-    free, short = tiny.engine(), sized(tiny.engine(), left)
+    free, short = in_few_steps(tiny.engine()), in_few_steps(sized(tiny.engine(), left))
     torch.testing.assert_close(short.log_probs(ids), free.log_probs(ids), atol=0, rtol=0)
     memories = [engine.read(ids) for engine in (free, short)]
     assert not memories[0].index.on_host and {"fine"} <= memories[1].index.on_host

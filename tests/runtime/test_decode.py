@@ -51,8 +51,7 @@ def same(one, two):
     assert looks[0] == looks[1]
 
 
-@pytest.mark.parametrize("every", [2, 5, 100])
-@pytest.mark.parametrize("texts", [0, 1])
+@pytest.mark.parametrize(("every", "texts"), [(2, 1), (5, 0), (100, 1)])
 def test_where_all_is_attended_nothing_changes(every, texts):
     config = GenerationConfig(max_new_tokens=30)
     plain, kept = (answer(tiny.engine(), n, 16, texts=texts, config=config) for n in (1, every))
@@ -72,8 +71,7 @@ def choose_by_region(monkeypatch):
     monkeypatch.setattr(attention, "select_one", chosen)
 
 
-@pytest.mark.parametrize("positions", ["compact", "original", "one_distance"])
-@pytest.mark.parametrize("texts", [1, 2])
+@pytest.mark.parametrize(("positions", "texts"), [("compact", 1), ("compact", 2), ("original", 2), ("one_distance", 1)])
 def test_it_attends_to_what_was_chosen(positions, texts, monkeypatch):
     """With choices that stand for whole regions of the tail, keeping one for a while is the same as making it again."""
     choose_by_region(monkeypatch)

@@ -111,8 +111,7 @@ def test_no_step_exceeds_what_is_allowed(name, monkeypatch):
         assert max(size for _, size in held) <= CAP_BYTES
 
 
-@pytest.mark.parametrize("name", ["h2o", "bounded"])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize(("name", "score"), [*(("h2o", score) for score in SCORES), ("bounded", "mean")])
 def test_what_is_kept_does_not_depend_on_later_tokens(name, score):
     options = replace(HEAVY, score=score)
     made = tiny.engine(policy=H2O(options) if name == "h2o" else Small(CAP_BYTES, options))

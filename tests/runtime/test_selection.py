@@ -38,8 +38,9 @@ def both(attention, tokens, **options):
     return torch.cat(parts), oracle
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("tokens", [63, 300])
+@pytest.mark.parametrize(
+    ("name", "tokens"), [*((name, 300) for name in VARIANTS), ("one distance", 63), ("long query regions", 63)]
+)
 def test_every_option_equals_the_oracle(name, tokens):
     fast, oracle = both(replace(tiny.SMALL, **VARIANTS[name]), tokens)
     torch.testing.assert_close(fast, oracle, atol=2e-5, rtol=1e-5)
@@ -123,8 +124,9 @@ def test_a_beam_of_everything_is_exact(rows):
     )
 
 
-@pytest.mark.parametrize("rows", [1, 16])
-@pytest.mark.parametrize("place", [900, 5_000, 9_999, 20_000, 24_000])
+@pytest.mark.parametrize(
+    ("rows", "place"), [(1, 900), (16, 5_000), (1, 9_999), (16, 20_000), (1, 24_000), (16, 24_000)]
+)
 def test_the_tree_finds_the_key_that_answers(rows, place, monkeypatch):
     """Among random keys, at a narrow beam, in every part of the text: sealed spans, the unsealed end, the newest."""
     narrow = replace(TREE, tree_beam=8, candidates=16)
@@ -144,9 +146,10 @@ def test_the_tree_finds_the_key_that_answers(rows, place, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tree_beam": 10_000, "candidates": TOKENS}, {"tree": "none", "candidates": TOKENS}]
+    ("options", "tokens"),
+    [({}, 200), ({}, TOKENS), ({"tree_beam": 10_000, "candidates": TOKENS}, TOKENS)]
+    + [({"tree": "none", "candidates": TOKENS}, tokens) for tokens in (1000, TOKENS)],
 )
-@pytest.mark.parametrize("tokens", [200, 1000, TOKENS])
 def test_a_single_query_chooses_as_a_group_of_one(options, tokens):
     """Over two memories and a tail; exactly so when every region is scored, or a beam looks everywhere."""
     attention, exact = replace(TREE, **options), replace(TREE, decode_tree_from_tokens=1 << 40, candidates=TOKENS)

@@ -11,7 +11,7 @@ from app.errors import InputError
 from app.train.pretrain import corpus
 from app.train.pretrain.data import TASKS, BookTokens
 
-LENGTHS = [64, 128, 256, 512, 2048]
+LENGTHS = [64, 256, 2048]
 SEEDS = range(10)
 
 
