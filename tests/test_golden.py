@@ -16,8 +16,7 @@ import pytest
 from app.models.checkpoint import read_recipe
 from app.runtime import policies
 from app.settings import POLICIES, Settings
-from app.train.tune.output import Base
-from app.train.tune.output import lectern_json
+from app.train.tune.output import Base, lectern_json
 from app.train.tune.recipe import read_tuning
 from tests import tiny
 from tests.chat.opened import SHORT, Open, finish, open_chat, write

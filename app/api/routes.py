@@ -15,11 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.errors import ApiError, told
 from app.api.files import FileRoutes
-from app.api.messages import FilePart, Talk, read_messages, texts
+from app.api.messages import FilePart, Talk, add_files, place, read_messages, split_model, texts
 from app.api.reading import BackgroundReading
 from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
 from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
-from app.api.messages import add_files, place, split_model
 from app.errors import InUseError
 from app.records import Delta, Done
 from app.wellformed import parse_json

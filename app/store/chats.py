@@ -13,8 +13,7 @@ from app.errors import NotFoundError
 from app.records import ChatInfo, Evidence, Message, Role, Tail
 from app.store.database import SqliteFile
 from app.store.documents import find
-from app.store.text import match, now
-from app.store.text import pack, unpack
+from app.store.text import match, now, pack, unpack
 from app.wellformed import one_line, whole
 
 _INFO = """

@@ -10,8 +10,7 @@ from sqlite_utils import Database
 from app.errors import CancelledError, NotFoundError, StoreError
 from app.records import Box, Document, DocumentInfo, DocumentState, MemoryText, Part, Skipped, Span
 from app.store.database import SqliteFile
-from app.store.text import match, now
-from app.store.text import pack, unpack
+from app.store.text import match, now, pack, unpack
 from app.wellformed import one_line, whole
 
 ID_DIGITS = 12

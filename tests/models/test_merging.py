@@ -9,8 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from app.errors import ModelError
-from app.models.adapter import read_adapter
-from app.models.adapter import ACCEPTED, REFUSED
+from app.models.adapter import ACCEPTED, REFUSED, read_adapter
 from app.models.merging import AdapterWeights, merge_into
 from tests import tiny
 from tests.checkpoints import SIZES, adapter, longlora, rewrite, save

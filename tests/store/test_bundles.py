@@ -12,10 +12,9 @@ import pytest
 from app.errors import InputError
 from app.records import Document, Evidence, Part, Tail
 from app.store import bundle
-from app.store.transfer import from_json, to_json
 from app.store.documents import IMPORTED
 from app.store.store import Store
-from app.store.transfer import Fit, export_chat, import_chat
+from app.store.transfer import Fit, export_chat, from_json, import_chat, to_json
 from tests.store.test_store import GROUP, RECIPE, open_store, put, read_document
 
 TOKENS = list(range(20))

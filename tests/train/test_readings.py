@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from app.train.attention import TrainingAttention, install
-from app.train.tune.lora import add_adapter, causal_model
-from app.train.tune.lora import merged_lora
-from app.train.tune.passes import TuningModel
+from app.train.pretrain.region_loss import RegionProbe
 from app.train.reading_attention import ReadingAttention
 from app.train.reading_layout import Piece, Reading, as_row
+from app.train.tune.lora import add_adapter, causal_model, merged_lora
+from app.train.tune.passes import TuningModel
 from app.train.tune.recipe import LoraRecipe
-from app.train.pretrain.region_loss import RegionProbe
 from tests import tiny
 
 HEADS = 2  # of the tiny model's KV heads

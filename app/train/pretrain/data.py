@@ -15,8 +15,7 @@ from app.errors import InputError
 from app.tasks import needles
 from app.tasks import questions as text_questions
 from app.train.pretrain import corpus
-from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
-from app.train.pretrain.corpus import Seen
+from app.train.pretrain.corpus import NO_ANSWER, Passage, Question, Seen
 from app.train.pretrain.quoting import inverse_cloze
 from app.train.pretrain.tokenizer import ASSISTANT, BOS, END, MARKERS, PAD, USER
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from app.tasks.scoring import f1
 from app.train.pretrain import corpus
-from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
-from app.train.pretrain.corpus import Seen
+from app.train.pretrain.corpus import NO_ANSWER, Passage, Question, Seen
 
 READER_QA = (*corpus.FREE_QA, "pubmedqa_train")
 PROSE_BOOKS = 72

@@ -10,8 +10,7 @@ from app.tasks import needles
 from app.tasks import questions as text_questions
 from app.train.pretrain.corpus import NO_ANSWER, Passage, Question
 from app.train.pretrain.quoting import asked_words, sentence_places
-from app.train.reading_layout import ChatPieces
-from app.train.reading_layout import Piece, Reading
+from app.train.reading_layout import ChatPieces, Piece, Reading
 from app.train.readings.material import Material, answered, pick_set
 
 REGION = 64

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from app.errors import ConfigError, InputError
 from app.models.turns import Turns
-from app.train.reading_layout import ChatPieces
-from app.train.reading_layout import as_row
+from app.train.reading_layout import ChatPieces, as_row
 from app.train.readings.material import Material, material
 from app.train.readings.mixture import KINDS, Limits, Mixture
 from app.train.tune.recipe import Recipe

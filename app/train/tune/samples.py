@@ -15,8 +15,7 @@ from typing import Any
 from app.errors import InputError
 from app.tasks.questions import KINDS as ASKED_KINDS
 from app.tasks.questions import TextQuestion, flat, questions
-from app.train.pretrain.corpus import NO_ANSWER
-from app.train.pretrain.corpus import Seen
+from app.train.pretrain.corpus import NO_ANSWER, Seen
 from app.train.tune.contexts import Book, Shelf
 from app.train.tune.packing import Encoder
 from app.train.tune.sample_file import KINDS, Made, Sample, SampleConfig, laid_out

@@ -9,8 +9,8 @@ import logging
 import math
 import os
 import time
-from contextlib import nullcontext
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,12 @@ from app.system import peak_bytes
 from app.train.attention import TrainingAttention, install, uninstall
 from app.train.loss import target_weights
 from app.train.pretrain.region_loss import RegionProbe
-from app.train.tune.output import Base, read_base
 from app.train.tune.estimate import check_room
-from app.train.tune.lora import add_adapter, causal_model, start_from, trained_parameters
-from app.train.tune.lora import merged_lora
-from app.train.tune.output import tuning_facts, write_output
-from app.train.tune.passes import Batches, Passes, TuningModel
+from app.train.tune.lora import add_adapter, causal_model, merged_lora, start_from, trained_parameters
+from app.train.tune.output import Base, read_base, tuning_facts, write_output
+from app.train.tune.passes import Batches, InOrder, Passes, TuningModel, Validation, validate
 from app.train.tune.positions import PositionSampler
 from app.train.tune.recipe import SCHEDULES, Recipe
-from app.train.tune.passes import InOrder, Validation, validate
 
 log = logging.getLogger(__name__)
 TELL_S = 10.0

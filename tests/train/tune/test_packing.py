@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from app.errors import ConfigError, InputError
-from app.train.tune.packing import Encoder
 from app.train.tune.instructions import Entry
-from app.train.tune.packing import Counts, PackedRows
+from app.train.tune.packing import Counts, Encoder, PackedRows
 from app.train.tune.sources import Source, read_sources
 from tests import tiny
 

@@ -11,11 +11,10 @@ import pytest
 from app.errors import ConfigError, InputError
 from app.ingest.codebase import load_codebase
 from app.tasks.questions import CODE_KINDS, PROSE_KINDS, flat
-from app.train.pretrain.corpus import NO_ANSWER
-from app.train.pretrain.corpus import Seen, runs
+from app.train.pretrain.corpus import NO_ANSWER, Seen, runs
 from app.train.tune.contexts import Book, Shelf
-from app.train.tune.packing import Encoder
 from app.train.tune.instructions import parse
+from app.train.tune.packing import Encoder
 from app.train.tune.sample_file import CHAT_OPENING, KINDS, LAYOUTS, SampleConfig, laid_out, write
 from app.train.tune.samples import is_absent, make, read_books
 
