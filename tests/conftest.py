@@ -30,11 +30,26 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# What `--quick` leaves out beside single tests marked slow: browsers, set-ups, trainings, Triton's interpreter.
+# What `--quick` leaves out beside single tests marked slow: browsers, set-ups, trainings, Triton's interpreter, and
+# what reads long texts or loads models again and again.
 SLOW = (
+    "api/test_routes.py",
     "benchmarks/",
+    "chat/test_branches.py",
+    "chat/test_lazy.py",
+    "chat/test_memory_files.py",
+    "chat/test_models.py",
+    "chat/test_policies.py",
+    "chat/test_transfer.py",
     "kernels/",
+    "memory/test_placement.py",
+    "models/test_inspect.py",
     "models/test_merge.py",
+    "models/test_merging.py",
+    "runtime/test_families.py",
+    "runtime/test_policies.py",
+    "runtime/test_selection.py",
+    "store/test_crash.py",
     "store/test_endurance.py",
     "store/test_kill.py",
     "test_browser",
