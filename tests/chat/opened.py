@@ -36,7 +36,7 @@ def open_chat(tmp_path: Path) -> Iterator[Open]:
         chat.close()
 
 
-def write(folder: Path, name: str = "book.txt", words: int = 100) -> Path:
+def write(folder: Path, name: str = "book.txt", words: int = 200) -> Path:
     """A text of its own for every name."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
