@@ -76,7 +76,7 @@ def _compare(gguf: Path, trained_on: Path | None) -> None:
 
 
 def _write(path: Path, values: dict) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
