@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,12 @@ SHOWN = 3  # passages that count
 PASTED = 8  # passages that an app without a memory puts into its prompt
 WINDOW, LEFT = 8192, 256  # tokens of a window, and of it for question and answer
 READ_S, ANSWERED_S = 1 / 300, 8.0  # seconds a token and an answer, 135 M parameters on one core
+SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+NUMBERS = {word: n for n, word in enumerate(SMALL)} | {word: 10 * n for n, word in enumerate(TENS, start=2)}
 OURS, RIVALS = ("both", "attention", "words-only"), ("pasted", "cut")
 WAYS = ("words", *OURS, *RIVALS)
 
@@ -233,10 +240,22 @@ def _read(chat: "DocumentChat", name: str, text: str) -> str:
 
 
 def right(answer: str, answers: Sequence[str]) -> bool:
-    """Whether an answer has the words of a right one in it, side by side."""
-    said = f" {' '.join(re.findall(r'[a-z0-9]+', answer.lower().replace(',', '')))} "
-    wanted = (" ".join(re.findall(r"[a-z0-9]+", gold.lower().replace(",", ""))) for gold in answers)
-    return any(f" {gold} " in said for gold in wanted)
+    """Whether an answer has the words of a right one in it, side by side; numbers in words or digits."""
+    said = f" {_words(answer)} "
+    return any(f" {_words(gold)} " in said for gold in answers)
+
+
+def _words(text: str) -> str:
+    words = re.findall(r"[a-z0-9]+", text.lower().replace(",", ""))
+    tens, found = 0, []
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
+        number = NUMBERS.get(word)
+        if number is not None and number >= 20 and 0 < NUMBERS.get(after, 0) < 10:
+            tens = number
+            continue
+        found.append(word if number is None else str(tens + number))
+        tens = 0
+    return " ".join(found)
 
 
 def _scored(question: Question, answer: str) -> Values:

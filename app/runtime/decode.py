@@ -122,6 +122,7 @@ def _holds(text: Sequence[int], tokens: Sequence[int]) -> bool:
 
 Cancelled = Callable[[], bool] | None
 WORDS_SHARE = 3  # a third of the budget each for what words and attention found, where both look
+KEPT_BY_WORDS = 5  # regions of a passage
 KEPT_SHARE = 4  # of it a quarter for what is left of both: a short text, as most of those that models are tuned on
 DRAFT_TOKENS = 16  # where the recipe says nothing, and attention has to look beside words
 
@@ -164,8 +165,8 @@ def look_up(
     Attention finds it by a draft: where a text has thousands of regions, each head chooses by itself and chooses a
     little wrong; what all heads and tokens of a draft looked at is surer. Words find it by themselves: `offered`. Where
     both look, each has a third of the budget; then the question is run again among what they found, as if that were
-    the whole text, and what a draft looks at there is what the answer sees (docs/algorithm.md, "A second look"). All is
-    seen where it fits the budget, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM,
+    the whole text, and what a draft looks at there is what the answer sees (docs/algorithm.md, "A second look"), and
+    always the passage that words found first. All is seen where it fits the budget, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM,
     InfLLM).
 
     Args:
@@ -176,7 +177,8 @@ def look_up(
         CancelledError: `cancelled` said so; the cache's tail has to be truncated.
     """
     before, last, room = cache.tail.tokens, token_ids[-1], _room(engine, cache, len(token_ids) - 1)
-    words = _by_words(engine, cache, offered, room)
+    ranked = _by_words(engine, cache, offered, room)
+    words = torch.tensor(sorted(ranked), dtype=torch.int64)
 
     def ask() -> None:
         cache.tail.truncate(before)
@@ -199,7 +201,8 @@ def look_up(
         ask()
         kept = _by_draft(engine, cache, last, engine.spec.attention.budget_regions // KEPT_SHARE, cancelled)
         if len(kept):
-            cache.narrow(replace(chosen, kept=torch.cat([torch.arange(_sinks(engine)), kept])))
+            kept = torch.tensor(sorted({*range(_sinks(engine)), *kept.tolist(), *ranked[:KEPT_BY_WORDS]}))
+            cache.narrow(replace(chosen, kept=kept))
             ask()
 
 
@@ -219,15 +222,15 @@ def _sinks(engine: "Engine") -> int:
     return a.sink_regions if a.forced == "all" else 0
 
 
-def _by_words(engine: "Engine", cache: RegionCache, offered: Sequence[int], room: int) -> Tensor:
-    """Those of the regions offered that may be seen, as many as words have room for; ascending."""
+def _by_words(engine: "Engine", cache: RegionCache, offered: Sequence[int], room: int) -> list[int]:
+    """Those of the regions offered that may be seen, as many as words have room for; best first."""
     if engine.lookup == "attention" or not room:
-        return torch.zeros(0, dtype=torch.int64)
+        return []
     if engine.lookup == "both":
         room = min(room, engine.spec.attention.budget_regions // WORDS_SHARE)
     sinks, allowed = _sinks(engine), cache.allowed
     seen = [r for r in dict.fromkeys(offered) if r >= sinks and (allowed is None or bool(allowed[r]))]
-    return torch.tensor(sorted(seen[:room]), dtype=torch.int64)
+    return seen[:room]
 
 
 def _by_draft(engine: "Engine", cache: RegionCache, last: int, room: int, cancelled: Cancelled) -> Tensor:

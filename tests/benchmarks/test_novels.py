@@ -24,6 +24,8 @@ def test_an_answer_is_right_when_it_has_the_words_side_by_side() -> None:
     assert novels.right("It was 110,000 men.", ["110,000"])
     assert novels.right("In Thirty-sixth street.", ["Thirty-sixth Street"])
     assert not novels.right("It was 1110,000.", ["110,000"])
+    assert novels.right("30 pounds", ["thirty pounds"]) and novels.right("He was twenty-five.", ["25"])
+    assert not novels.right("twenty", ["twenty-five"]) and not novels.right("thirty", ["three"])
     assert not novels.right("Street thirty-sixth", ["Thirty-sixth Street"])
 
 
