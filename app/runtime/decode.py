@@ -166,8 +166,8 @@ def look_up(
     little wrong; what all heads and tokens of a draft looked at is surer. Words find it by themselves: `offered`. Where
     both look, each has a third of the budget; then the question is run again among what they found, as if that were
     the whole text, and what a draft looks at there is what the answer sees (docs/algorithm.md, "A second look"), and
-    always the passage that words found first. All is seen where it fits the budget, where tokens were dropped, or where regions are chosen otherwise (StreamingLLM,
-    InfLLM).
+    always the passage that words found first. All is seen where it fits the budget, where tokens were dropped, or where
+    regions are chosen otherwise (StreamingLLM, InfLLM).
 
     Args:
         token_ids: the turn; its last token is left to the answer.
