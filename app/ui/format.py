@@ -60,7 +60,7 @@ def place(label: str, kind: DocumentKind | None) -> str:
 def missed(document: DocumentInfo) -> str:
     """What could not be read of a document, where it is more than half: "21 of 23 pages hold images"; else ""."""
     for note in document.notes:
-        found = re.match(r"(\d+) of (\d+) pages [^(;]*", note)
+        found = re.match(r"(\d+) of (\d+) pages (?!were read)[^(;]*", note)
         if found and 2 * int(found[1]) > int(found[2]):
             return found[0].strip()
     return ""

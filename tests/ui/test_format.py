@@ -6,7 +6,7 @@ import time
 import pytest
 
 from app.errors import CancelledError, InputError
-from app.records import MemoryLine, Reading
+from app.records import DocumentInfo, MemoryLine, Reading
 from app.ui import format
 from tests.fake_chat import model_state
 
@@ -126,3 +126,16 @@ def test_memory_line() -> None:
     ):
         assert fact in line
     assert format.memory(MemoryLine(0, 0, 0, 0, 0, "keep-all", "compact", "reference")) == ""
+
+
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ("3 of 3 pages were read by OCR, mean confidence 99% (page 1, 2, 3)", ""),
+        ("3 of 4 pages hold only images (page 1, 2, 3); install OCR", "3 of 4 pages hold only images"),
+        ("1 of 4 pages hold only images (page 1); install OCR", ""),
+    ],
+)
+def test_what_is_mostly_missed_is_told_and_a_scan_that_was_read_is_read(note: str, told: str) -> None:
+    info = DocumentInfo("id", "Scan", "pdf", 4, 900, "read", "", "2026-11-30", notes=(note,))
+    assert format.missed(info) == told
