@@ -63,6 +63,7 @@ SLOW = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what is slow; tests of one file stay in one process, those of browsers all, and the longest begin."""
     for item in items:

@@ -276,7 +276,7 @@ def build(
         with closed_after(add(chat, reading, files or [], uploads, secret, by_ocr)) as steps:
             for *values, stopping in shown(steps):
                 yield *values, gr.skip(), gr.skip(), stopping
-        yield gr.skip(), gr.skip(), None, "", gr.skip()
+        yield gr.skip(), gr.skip(), None, "", gr.update(visible=False)
 
     drop.upload(adding, [drop, password, scans], [opening, shelf, drop, password, stop], **PRIVATE)
     actions.on("library-decode", decoding, outputs=[opening, shelf, stop])
