@@ -63,17 +63,14 @@ SLOW = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow; tests of one file stay in one process, those of browsers all, and the longest begin."""
+    """Mark what is slow; the longest files begin."""
     for item in items:
         place = item.nodeid.removeprefix("tests/")
         if place.startswith(SLOW):
             item.add_marker(pytest.mark.slow)
         if place.startswith("benchmarks/") and {"quick", "flags"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.bench)
-        browser = place.startswith("test_browser")
-        item.add_marker(pytest.mark.xdist_group("browser" if browser else place.partition("::")[0]))
     items.sort(key=lambda item: not item.nodeid.startswith(("tests/test_browser", "tests/test_launch")))
 
 

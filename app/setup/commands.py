@@ -92,7 +92,7 @@ def test_arguments(rest: Sequence[str]) -> list[str]:
     named = any(not word.startswith("-") for word in words)
     without = [*(["bench"] if not named else []), *(["slow"] if len(words) < len(rest) else [])]
     chosen = ["-m", " and ".join(f"not {mark}" for mark in without)] if without else []
-    return [*([] if named else ["-n", "2", "--dist", "loadgroup"]), *chosen, *words]
+    return [*([] if named else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]), *chosen, *words]
 
 
 def split(argv: Sequence[str]) -> Request:
