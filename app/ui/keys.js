@@ -1,5 +1,6 @@
 // Shortcuts and their list, the theme, and the address of a chat. What they do is done by the page's own buttons.
 (() => {
+  if (window.lectern) return; // Gradio puts the head's scripts in a second time
   const KEYS = [
     ['Ctrl K', 'Search the chats'], ['Ctrl Shift O', 'New chat'], ['/', 'To the question'],
     ['↑', 'Edit the last question (in an empty box)'], ['Esc', 'Stop, or close what is open'], ['?', 'This list'],
@@ -27,14 +28,16 @@
   const STORED = 'lectern-theme';
   const dark = () => document.body.classList.contains('dark');
   const wear = (theme) => { if (theme) document.body.classList.toggle('dark', theme === 'dark'); };
-  addEventListener('DOMContentLoaded', () => {
+  const keepTheme = () => {
     wear(localStorage.getItem(STORED));
     // Gradio follows the system at its start, which must not undo the choice.
     new MutationObserver(() => {
       const theme = localStorage.getItem(STORED);
       if (theme && dark() !== (theme === 'dark')) wear(theme);
     }).observe(document.body, { attributes: true, attributeFilter: ['class'] });
-  });
+  };
+  if (document.body) keepTheme();
+  else addEventListener('DOMContentLoaded', keepTheme);
 
   const DO = {
     keys: () => list().showModal(),
