@@ -125,7 +125,8 @@ def test_merging_in_half_precision_leaves_the_positions_exact(llama, tmp_path, m
 def test_the_recipe_follows_the_weights_and_the_reading(llama):
     first, known = load(llama), {}
     assert loading.load_engine(Settings(model=str(llama), device="cpu"), known).recipe == first.recipe
-    assert len(known) == len([*model_files(llama, None), *tokenizer_files(llama)])
+    files = [key for key in known if not key.startswith("weights-in:")]  # beside them the form that was timed
+    assert len(files) == len([*model_files(llama, None), *tokenizer_files(llama)])
     assert load(llama, budget_tokens=384).recipe != first.recipe
     assert load(llama, policy="streaming").recipe != first.recipe
     weights = load_file(llama / "model.safetensors")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from app.memory.config import GenerationConfig
+from app.runtime.decode import KEPT_BY_WORDS
 from app.runtime.cache import SINK_TOKENS
 from app.runtime.evidence import MOST_PER_TOKEN, AnswerEvidence
 from tests import tiny
@@ -235,7 +236,8 @@ def test_an_answer_sees_what_words_found_beside_what_its_draft_looked_at():
     chosen = cache.evidence.chosen
     assert chosen.words.tolist() == [7, 12, 30, 31] and len(chosen.attention) <= 6  # a third of 16 each, and the sinks
     assert chosen.found_by()[7] in ("words", "both") and chosen.found_by()[0] == "attention"
-    assert 1 < len(chosen.regions) <= 5 and set(chosen.regions.tolist()) <= set(chosen.found_by())
+    assert set(chosen.regions.tolist()) <= set(chosen.found_by()) and len(chosen.regions) <= 5 + KEPT_BY_WORDS
+    assert {7, 12, 30, 31} <= set(chosen.regions.tolist())  # what words found first stays, whatever the draft looked at
     among = engine.open_chat([engine.read(text)])
     among.allow([region in chosen.regions for region in range(among.base_regions)])
     engine.draft_tokens, engine.lookup = 0, "attention"
