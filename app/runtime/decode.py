@@ -122,8 +122,8 @@ def _holds(text: Sequence[int], tokens: Sequence[int]) -> bool:
 
 Cancelled = Callable[[], bool] | None
 WORDS_SHARE = 3  # a third of the budget each for what words and attention found, where both look
-KEPT_BY_WORDS = 5  # regions of a passage
 KEPT_SHARE = 4  # of it a quarter for what is left of both: a short text, as most of those that models are tuned on
+KEPT_BY_WORDS = 5  # regions beside these, of the passage that words found first
 DRAFT_TOKENS = 16  # where the recipe says nothing, and attention has to look beside words
 
 
