@@ -247,8 +247,6 @@ class SqliteFile:
                 if self.narrow:
                     db.execute("PRAGMA locking_mode = EXCLUSIVE").fetchone()
                 self._prepare(db)
-                if self.narrow and self._schema.may_write_in_place:
-                    db.execute("PRAGMA journal_mode = MEMORY").fetchone()
                 if self.narrow:
                     db.conn.text_factory = self._text_factory
             except BaseException:
@@ -277,7 +275,9 @@ class SqliteFile:
         if not tables:  # these hold from the first table on; later they would be written again
             db.execute(f"PRAGMA page_size = {schema.page_size}")
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL").fetchone()
+        # The file keeps its mode: one left in MEMORY by a start on a full disk has no room to change back either.
+        mode = "MEMORY" if self.narrow and schema.may_write_in_place else "WAL"
+        db.execute(f"PRAGMA journal_mode = {mode}").fetchone()
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint = {WAL_BYTES // schema.page_size}").fetchone()
         db.execute(f"PRAGMA journal_size_limit = {2 * WAL_BYTES}").fetchone()

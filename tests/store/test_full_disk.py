@@ -130,3 +130,26 @@ def test_nothing_is_lost_when_a_document_does_not_fit(disk: Path) -> None:
     (disk / "other").unlink()
     assert [info.title for info in store.documents(RECIPE)] == ["First"] and store.verify().damaged == []
     store.close()
+
+
+def test_a_disk_that_stays_full_opens_at_every_start(disk: Path) -> None:
+    store = open_store(disk)
+    keys = read(store, "First", 30)
+    wait(store)
+    store.close()
+    (disk / "home" / RESERVE_NAME).unlink(missing_ok=True)
+    fill(disk)
+    for _ in range(3):
+        store = open_store(disk)
+        assert stored(store, keys) == keys and [info.title for info in store.documents(RECIPE)] == ["First"]
+        store.close()
+    store = open_store(disk)
+    store.delete_document(store.document("First", RECIPE).id)
+    wait(store)
+    store.finish()
+    assert stored(store, keys) == [] and store.verify().damaged == []
+    store.close()
+    (disk / "other").unlink()
+    store = open_store(disk)
+    assert read(store, "Second", 4) and store.verify().damaged == []
+    store.close()
