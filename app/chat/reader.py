@@ -4,6 +4,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from app.chat.evidence import Attached
@@ -14,6 +15,7 @@ from app.ingest.files import Cancelled, Progress, never, no_progress
 from app.memory.memory import RegionMemory
 from app.records import DocumentInfo, MemoryText, Part, Reading
 from app.runtime.engine import Engine
+from app.store.database import FullDisk
 from app.store.store import Store
 from app.store.transfer import Fit
 
@@ -150,7 +152,8 @@ class Reader:
             told = str(error) if isinstance(error, LecternError) else f"{type(error).__name__}: {error}"
             store.set_state(info.id, engine.recipe, "failed", told)
             raise
-        store.set_state(info.id, engine.recipe, "read")
+        with suppress(FullDisk):  # what was read is there; an answer needs no word of it on the disk
+            store.set_state(info.id, engine.recipe, "read")
         yield progress.at(len(texts) - 1, 0)
         read = ReadDocument(
             store.document(info.id, engine.recipe), texts, memories, total - progress.reused, progress.reused, root

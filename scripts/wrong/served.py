@@ -64,7 +64,10 @@ def serving(chat: DocumentChat) -> Iterator[Served]:
     app = server.create_app(chat, blocks, KEY, PROGRAMS)
     with TestClient(app, base_url=HERE, raise_server_exceptions=False) as client:
         client.cookies.set("lectern-7860", KEY, domain="127.0.0.1")
-        yield Served(client, blocks, chat)
+        try:
+            yield Served(client, blocks, chat)
+        finally:
+            blocks.reading.close()  # it would go on in a data folder that is being put back
 
 
 # --- events

@@ -13,6 +13,7 @@ from app.errors import BusyError, CancelledError, InputError, LecternError, Mode
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Reading
 from app.settings import Settings
+from app.store.database import FullDisk
 from tests import tiny
 
 NO_ANSWER = "The text does not say."
@@ -575,6 +576,21 @@ def test_when_the_library_is_full_the_chat_goes_on_without_the_turn(open_chat, t
     second, _ = finish(chat.ask("what?", chat=first.chat, generation=SHORT))
     unbroken, _ = finish(chat.ask("what?", chat=twin.chat, generation=SHORT))
     assert second.answer == unbroken.answer and second.stats.tokens_read == unbroken.stats.tokens_read
+
+
+def test_a_read_document_answers_when_not_a_word_can_be_written(open_chat, tmp_path, monkeypatch):
+    chat = open_chat()
+    first, _ = finish(chat.ask("who?", documents=[chat.add_document(write(tmp_path)).id], generation=SHORT))
+    chat.close()
+
+    def full(*_, **__):
+        raise FullDisk("library.db: the disk is full")
+
+    chat = open_chat()
+    for name in ("save_turn", "set_state"):
+        monkeypatch.setattr(chat.store, name, full)
+    done, _ = finish(chat.ask("why?", chat=first.chat, generation=SHORT))
+    assert done.answer and done.stats.note == "library.db: the disk is full. This answer is not kept."
 
 
 class Panic(BaseException):
