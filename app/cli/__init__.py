@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
         args = _whole(parser().parse_args(with_default(words)))
         settings = fill(Settings, flags=settings_flags(args))
         system.keep_private(download=settings.download)
+        system.keep_freed_memory()
         return _run(args, Session(settings, out, open_chat))
     except SystemExit as end:  # argparse printed its help
         return int(end.code or 0)

@@ -16,7 +16,8 @@ from app.errors import ConfigError
 
 LEAST_BYTES = 64_000_000  # float32 weights that fit into a CPU's caches stay as they are
 MANY_ROWS = 128
-TRIES = 5
+STREAMED_BYTES = 96_000_000  # of weights that are timed, one after the other
+TRIES = 3
 GAIN = 0.95  # another kind has to take less than this part of float32's time
 MOST_ERROR = 2e-3  # of a product, against float32, relative to the largest of its elements
 
@@ -185,33 +186,43 @@ def fastest(model: Any, known: MutableMapping[str, str] | None = None, key: str 
 
 
 def _timed(model: Any) -> str:
-    layers = [layer for layer in model.model.layers[0].modules() if type(layer) is nn.Linear]
     size = sum(p.numel() * p.itemsize for p in model.parameters())
+    layers = list(_streamed(model))
     if model.dtype != torch.float32 or size < LEAST_BYTES or not layers or not offered():
         return "float32"
-    taken = [_compared(layer, rows) for layer in _largest(layers) for rows in (1, MANY_ROWS)]
+    taken = [_compared(layers, rows) for rows in (1, MANY_ROWS)]
     return "float16" if sum(taken) < GAIN * len(taken) else "float32"
 
 
-def _largest(layers: Sequence[nn.Linear]) -> list[nn.Linear]:
-    return sorted(layers, key=lambda layer: layer.weight.numel())[-2:]
+def _streamed(model: Any) -> Iterator[nn.Linear]:
+    """The largest linear layer of each block, until they are more than a CPU's caches hold, as they never do in use."""
+    taken = 0
+    for block in model.model.layers:
+        layers = [layer for layer in block.modules() if type(layer) is nn.Linear]
+        if layers and taken < STREAMED_BYTES:
+            largest = max(layers, key=lambda layer: layer.weight.numel())
+            taken += largest.weight.numel() * largest.weight.itemsize
+            yield largest
 
 
-def _compared(layer: nn.Linear, rows: int) -> float:
-    """Time of float16 weights as a share of float32's; infinite where the product differs too much."""
-    half, x = HalfLinear([layer]), torch.randn(rows, layer.in_features, generator=torch.Generator().manual_seed(0))
-    exact = layer(x)
-    if (half(x) - exact).abs().amax() > MOST_ERROR * exact.abs().amax():
-        return float("inf")
-    return _time_s(lambda: half(x)) / _time_s(lambda: layer(x))
+def _compared(layers: Sequence[nn.Linear], rows: int) -> float:
+    """Time of float16 weights as a share of float32's, one layer after the other; infinite where products differ."""
+    generator = torch.Generator().manual_seed(0)
+    halves = [HalfLinear([layer]) for layer in layers]
+    inputs = [torch.randn(rows, layer.in_features, generator=generator) for layer in layers]
+    for half, layer, x in zip(halves, layers, inputs, strict=True):
+        exact = layer(x)
+        if (half(x) - exact).abs().amax() > MOST_ERROR * exact.abs().amax():
+            return float("inf")
+    return _time_s(halves, inputs) / _time_s(layers, inputs)
 
 
-def _time_s(work: Callable[[], Any]) -> float:
-    """The fastest of a few tries, in seconds of this process."""
-    work()
+def _time_s(layers: Sequence[nn.Module], inputs: Sequence[Tensor]) -> float:
+    """The fastest of a few rounds, in seconds of this process."""
     times = []
     for _ in range(TRIES):
         began = time.process_time()
-        work()
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
         times.append(time.process_time() - began)
     return max(min(times), 1e-7)

@@ -31,7 +31,7 @@ from app.models.weights import settle as keep_weights
 from app.runtime import policies
 from app.runtime.engine import Engine
 from app.settings import Settings
-from app.system import cpu_name, memory_bytes
+from app.system import cpu_name, keep_freed_memory, memory_bytes
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ def load_engine(
         ModelError, ConfigError: what is wrong and what to do, before anything big is allocated.
     """
     say = on_step or (lambda step: None)
+    keep_freed_memory()
     device = checkpoint.pick_device(settings.device)
     dtype = checkpoint.pick_dtype(device)
     say("looking at its files")

@@ -49,11 +49,14 @@ def _silu() -> tuple[type, ...]:
 
 
 class _Norm:
+    """RMSNorm of one row, in half as many operations as PyTorch's own makes of it."""
+
     def __init__(self, norm: Any) -> None:
-        self.weight, self.eps, self.shape = norm.weight, norm.variance_epsilon, norm.weight.shape
+        width = norm.weight.numel()
+        self.weight, self.least = norm.weight * width**0.5, torch.tensor((norm.variance_epsilon * width) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.shape, self.weight, self.eps)
+        return x / torch.hypot(torch.linalg.vector_norm(x), self.least) * self.weight
 
 
 class _Block:

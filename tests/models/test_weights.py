@@ -44,7 +44,7 @@ def test_float32_is_left_as_it_is():
 @pytest.mark.parametrize("taken, kind", [(0.5, "float16"), (0.99, "float32"), (float("inf"), "float32")])
 def test_it_is_taken_where_it_is_faster_and_near_enough(taken, kind, monkeypatch):
     monkeypatch.setattr(weights, "offered", lambda: True)
-    monkeypatch.setattr(weights, "_compared", lambda layer, rows: taken)
+    monkeypatch.setattr(weights, "_compared", lambda layers, rows: taken)
     known = {}
     assert weights.fastest(tiny.model(), known, "here") == "float32" and known == {"here": "float32"}  # small
     monkeypatch.setattr(weights, "LEAST_BYTES", 0)
