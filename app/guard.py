@@ -31,7 +31,7 @@ CALL_BYTES = 16 << 20  # a pasted text is the longest thing that the page sends 
 # What the page itself asks for. Of what Gradio serves beside it nothing is reached, events by their name included.
 ROUTES = re.compile(
     r"/|/config|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:assets|static|svelte)/.+"
-    r"|/chats/[^/]+/export\.\w+"
+    r"|/chats/[^/]+/export\.\w+|/documents/\w+/pages/\d{1,6}\.jpg"
     r"|/gradio_api/(?:app_id|startup-events|queue/join|queue/data|run/predict|cancel|reset|heartbeat/\w+|upload"
     r"|upload_progress)/?"
 )

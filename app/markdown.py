@@ -19,6 +19,9 @@ from app.mathml import mathml
 
 _LINKS = re.compile(r"(?:https?|mailto):", re.IGNORECASE)
 _INLINE = re.compile(r"([\\`*_\[\]<>&~|$])")
+_BEGIN, _END = "\ue0f0", "\ue0f1"  # stand for the ends of a mark while Markdown is made HTML
+_AT_LINE = re.compile(r"[\s>#*+-]*(?:\d+[.)]\s+)?")  # what begins a line and is no word of it
+_MARKED_UP = re.compile(r"^(?:#{1,6} \S|```|~~~|\|[ :-]*-{3})|\[[^\]\n]+\]\(\S+\)|\*\*\w[^*\n]*\*\*", re.MULTILINE)
 _AT_START = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list
 
 
@@ -26,6 +29,36 @@ _AT_START = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a lis
 def html(text: str) -> str:
     """HTML of an answer; tags and pictures in it are shown as they were written."""
     return f'<div class="lt-md">{_page_parser().render(text)}</div>'
+
+
+def marked_html(text: str, start: int, end: int) -> str:
+    """HTML of Markdown with characters [start, end) marked, block by block.
+
+    Where the marks would change what the Markdown means, they are left out.
+    """
+    if start >= end:
+        return html(text)
+    start += len(_AT_LINE.match(text, start)[0]) if not text[:start].rpartition("\n")[2].strip() else 0
+    made = html(f"{text[:start]}{_BEGIN}{text[start:end]}{_END}{text[end:]}")
+    if made.count(_BEGIN) != 1 or made.count(_END) != 1 or start >= end:
+        return html(text)
+    before, _, rest = made.partition(_BEGIN)
+    inside, _, after = rest.partition(_END)
+    return f"{before}{_with_marks(inside)}{after}"
+
+
+def _with_marks(made: str) -> str:
+    """HTML of our parser with its words marked; formulas stay as they are, for nothing but formulas may be in them."""
+    marked = ""
+    for piece in re.split(r"(<math.*?</math>|<[^>]*>)", made, flags=re.DOTALL):  # tags of the text are escaped
+        tag = piece.startswith("<") or not piece.strip()
+        marked += piece if tag else f'<mark class="lt-mark">{piece}</mark>'
+    return marked
+
+
+def looks_marked_up(text: str) -> bool:
+    """Whether a text is Markdown rather than prose."""
+    return bool(_MARKED_UP.search(text))
 
 
 def plain_html(text: str) -> str:

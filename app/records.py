@@ -77,7 +77,7 @@ class Document:
         sha256: hex digest of the source bytes (for a folder: of its sorted paths and digests).
         skipped: pages or files left out.
         notes: facts the user should see ("12 pages hold images only").
-        keep_file: more of its file is needed than its text: to show pages that OCR read, or to choose another encoding.
+        keep_file: more of its file is needed than its text: to show the pages of a PDF, or to choose another encoding.
     """
 
     title: str
@@ -352,9 +352,9 @@ def _change(fall: float) -> str:
 
 @dataclass(frozen=True)
 class ModelState:
-    """Where the model stands; `detail` says why it failed."""
+    """Where the model stands; `detail` says why it failed. One that is `unloaded` is loaded again when it is needed."""
 
-    state: Literal["loading", "ready", "failed"]
+    state: Literal["loading", "ready", "failed", "unloaded"]
     detail: str = ""
     name: str = ""
     trained_tokens: int = 0

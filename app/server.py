@@ -80,6 +80,19 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
         except LecternError as error:
             return PlainTextResponse(str(error), status_code=404)
 
+    @app.get("/documents/{document}/pages/{number}.jpg")
+    def page(document: str, number: int) -> Response:
+        """A page of a PDF; it stays the same as long as the document is here."""
+        try:
+            if chat.document(document).id != document:  # the first letters will do on the command line only
+                raise LecternError("there is no such document")
+            image = chat.page_image(document, number)
+        except LecternError as error:
+            return PlainTextResponse(str(error), status_code=404)
+        if image is None:
+            return PlainTextResponse("there is no such page", status_code=404)
+        return Response(image, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
     @app.exception_handler(Exception)
     def unexpected(_request: Any, error: Exception) -> JSONResponse:
         log.error("request failed", exc_info=error)

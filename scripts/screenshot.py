@@ -1,7 +1,7 @@
 """Take the pictures of README and docs: `python scripts/screenshot.py`. Needs Chromium and the test packages.
 
 The real app on the shipped model reads the sample book in a data folder that is thrown away; the pictures go to
-docs/images.
+docs/images: every tab and the viewer, at 1280 and 390 pixels, light and dark.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from playwright.sync_api import expect  # noqa: E402
 
 from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
 
+PDF, WORDS = ROOT / "tests" / "data" / "crazyones.pdf", "misfits"
 QUESTION = "What did the boy see at the window?"
 MINUTES_MS = 20 * 60_000
 
@@ -51,6 +52,29 @@ def open_last_chat(visit: Visit) -> None:
     expect(visit.page.locator(".lt-foot")).to_be_visible()
 
 
+def tour(visit: Visit, ending: str) -> None:
+    """A picture of every tab, and of the viewer on a page of a PDF."""
+    page = visit.page
+    open_last_chat(visit)
+    if not ending.startswith("-phone"):
+        open_first_passage(visit)
+    picture(visit, f"ask{ending}")
+    visit.tab("Library")
+    expect(page.locator(".lt-table")).to_be_visible()
+    picture(visit, f"library{ending}")
+    visit.row(PDF.stem).get_by_role("button", name="Open").click()
+    find = page.locator("#found-page").get_by_label("Find in this document")
+    find.fill(WORDS)
+    find.press("Enter")
+    expect(page.locator("#found-page .lt-where").first).to_be_visible(timeout=MINUTES_MS)
+    page.locator("#found-page").scroll_into_view_if_needed()
+    picture(visit, f"viewer{ending}")
+    for name, ready in (("Chats", ".lt-chat"), ("Passkey", ".lt-run"), ("Models", "#model-offers .lt-card")):
+        visit.tab(name)
+        expect(page.locator(ready).first).to_be_visible()
+        picture(visit, f"{name.lower()}{ending}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="checkpoint to show; the shipped one when left out")
@@ -65,21 +89,15 @@ def main() -> None:
         with serving(command, Path(folder)) as server:
             with visiting(browser, server.url) as visit:
                 read_and_ask(visit, args.question)
-                picture(visit, "ask")
-                visit.tab("Library")
-                expect(visit.page.locator(".lt-table")).to_be_visible()
-                picture(visit, "library")
+                visit.add(PDF)
                 visit.tab("Passkey")
                 visit.page.click("#passkey-run")
                 expect(visit.page.locator(".lt-run").first).to_be_visible(timeout=MINUTES_MS)
-                picture(visit, "passkey")
-            with visiting(browser, server.url, scheme="dark") as visit:
-                open_last_chat(visit)
-                open_first_passage(visit)
-                picture(visit, "ask-dark")
-            with visiting(browser, server.url, width=390, height=844) as visit:
-                open_last_chat(visit)
-                picture(visit, "ask-phone")
+            for scheme in ("light", "dark"):
+                for width, height in ((1280, 860), (390, 844)):
+                    ending = ("-phone" if width < 500 else "") + ("-dark" if scheme == "dark" else "")
+                    with visiting(browser, server.url, width=width, height=height, scheme=scheme) as visit:
+                        tour(visit, ending)
 
 
 if __name__ == "__main__":

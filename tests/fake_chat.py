@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -12,14 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from app.chat.fetching import Fetching, Offer
 from app.chat.focus import Sight, choices
 from app.chat.keeping import DiskSpace
 from app.chat.suggestions import candidates
 from app.chat.turns import Turns
 from app.errors import CancelledError, ConfigError, InputError, InUseError, ModelError, NotFoundError, PasswordError
+from app.ingest.pdf import load_pdf
+from app.ingest.page_image import Located, Pages
 from app.ingest.spans import label
 from app.ingest.stream import Step
 from app.memory.config import GenerationConfig
+from app.models.hub import Fetched
 from app.models.shelf import SHIPS, Choice, LocalModel
 from app.records import (
     AnswerStats,
@@ -131,6 +136,8 @@ def _document(path: Path, name: str, password: str | None) -> Document:
     data = path.read_bytes()
     if "locked" in name and password != PASSWORD:
         raise PasswordError(f"{name}: encrypted; {'give its password' if password is None else 'wrong password'}")
+    if data.startswith(b"%PDF-"):
+        return load_pdf(path, name)
     text = data.decode("utf-8", errors="replace")
     if not text.strip():
         raise InputError(f"{name}: empty; there is nothing to read")
@@ -161,12 +168,15 @@ class FakeDocumentChat:
         self.store = FakeStore()
         self.pace_s = pace_s
         self.model = model or model_state()
+        self.fetching = Fetching(self._fetched, offline=lambda: self.offline)
+        self.offline = ""  # why nothing can be fetched
         self.asked: list[dict[str, Any]] = []
         self.told: list[str] = []
         self.pinned: set[str] = set()
         self._adding_stops = self.stops = 0
         self.encodings: list[str | None] = []  # asked for
-        self.pages: dict[str, bytes] = {}  # pictures of scans
+        self.files: dict[str, Path] = {}  # of PDFs, by document
+        self.drawer = Pages()
         self.undecoded: set[str] = set()  # texts that can be decoded anew
         self.answer_note = ""
         self._documents = self.store.texts
@@ -228,6 +238,19 @@ class FakeDocumentChat:
             replace(model, loaded=any(self._is(choice) for choice in model.choices)) for model in self._models
         ]
 
+    def unload_model(self) -> None:
+        self.model = replace(self.model, state="unloaded")
+
+    def offers(self) -> list[Offer]:
+        return self.fetching.offers(8 * 10**9, 4, [(10**9, 100.0)])
+
+    def _fetched(self, name: str, stopped: Callable[[], bool]) -> Iterator[Fetched]:
+        for done in (0, 400_000_000, 988_000_000):
+            self._pause()
+            if stopped():
+                raise CancelledError(f"fetching {name} was stopped; what came is kept")
+            yield Fetched(done, 988_000_000)
+
     def other_model(self, chat_id: str) -> OtherModel | None:
         return self.other_models().get(chat_id)
 
@@ -258,12 +281,15 @@ class FakeDocumentChat:
         chat.info = replace(chat.info, policy=policy)
 
     def engine(self) -> object:
+        if self.model.state == "unloaded":
+            self.model = replace(self.model, state="ready")
         if self.model.state == "failed":
             raise ModelError(self.model.detail)
         return object()
 
     def close(self) -> None:
         self.stop()
+        self.drawer.close()
 
     def stop(self) -> None:
         self.stops += 1
@@ -306,6 +332,8 @@ class FakeDocumentChat:
             tokens = sum(len(part.text.split()) for part in document.parts)
             info = DocumentInfo(key, document.title, document.kind, len(document.parts), tokens, "new", "", CREATED)
             self._documents[key] = (info, document)
+            if document.keep_file:
+                self.files[key] = Path(shutil.copy(path, self.settings.folder / f"{key}.pdf"))
         return self._documents[key][0]
 
     def adding(
@@ -354,7 +382,15 @@ class FakeDocumentChat:
             self._done_tokens.pop(document_id, None)
 
     def page_image(self, document: str, part: int) -> bytes | None:
-        return self.pages.get(document)
+        return self.drawer.draw(self.files[document], part - 1) if document in self.files else None
+
+    def locate(self, document: str, part: Part, start: int, end: int) -> Located | None:
+        if document not in self.files:
+            return None
+        return self.drawer.locate(self.files[document], part.index - 1, part.text, start, end)
+
+    def outline(self, document: str) -> list[tuple[int, str, str | None]]:
+        return [(part.index, part.label, part.chapter) for part in self._found(document)[1].parts]
 
     def choosable(self) -> set[str]:
         return self.undecoded & self._documents.keys()

@@ -132,14 +132,3 @@ def test_a_cut_answer_can_be_longer(visit: Visit) -> None:
     expect(page.locator(".lt-remark")).to_contain_text("16 tokens")
     page.get_by_role("button", name="Longer answer").click()
     expect(page.locator(".lt-remark")).to_contain_text("32 tokens")
-
-
-def test_every_button_has_a_name(visit: Visit) -> None:
-    page = visit.page
-    visit.ask("What about names?")
-    unnamed = """[...document.querySelectorAll('button, [role=button], summary')]
-      .filter((one) => one.checkVisibility() && !(one.ariaLabel || one.textContent.trim() || one.title))
-      .map((one) => one.outerHTML.slice(0, 200))"""
-    for name in ("Ask", "Library", "Chats", "Passkey", "Models"):
-        visit.tab(name)
-        assert page.evaluate(unnamed) == []

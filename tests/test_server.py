@@ -14,6 +14,7 @@ from app.errors import ConfigError
 from app.records import Delta
 from app.ui.build import build
 from tests.fake_chat import FakeDocumentChat, fake_passkey_run, model_state
+from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
 HERE = "http://127.0.0.1:7860"
 
@@ -96,6 +97,18 @@ def test_page_is_private(client: TestClient) -> None:
 
 def test_upload_has_a_limit(client: TestClient) -> None:
     assert client.get("/config").json()["max_file_size"] == 512 * 1024 * 1024
+
+
+def test_a_page_of_a_pdf_is_a_picture(client: TestClient, chat: FakeDocumentChat, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(page_objects([drawn("The harbour bell rings at noon.")])))
+    (tmp_path / "a.txt").write_text("plain")
+    book, plain = (chat.add_document(tmp_path / name).id for name in ("a.pdf", "a.txt"))
+    answer = client.get(f"/documents/{book}/pages/1.jpg")
+    assert answer.headers["content-type"] == "image/jpeg" and answer.content.startswith(b"\xff\xd8")
+    assert "private" in answer.headers["cache-control"]
+    for wrong in (f"{book}/pages/2.jpg", f"{plain}/pages/1.jpg", "nobody/pages/1.jpg"):
+        assert client.get(f"/documents/{wrong}").status_code == 404
+    chat.drawer.close()
 
 
 def test_chat_is_exported(client: TestClient, chat: FakeDocumentChat) -> None:

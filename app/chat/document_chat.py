@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.chat.fetching import Fetching
 from app.chat.focus import Sight, choices
 from app.chat.keeping import Keeping
 from app.chat.loaded_model import Loading
 from app.chat.turns import Turns
 from app.errors import CancelledError, InputError, InUseError, LecternError, StoreError
+from app.ingest.page_image import Pages
 from app.ingest.stream import Step, Watch, in_steps
 from app.memory.config import GenerationConfig
 from app.records import (
@@ -61,6 +63,8 @@ class DocumentChat(Keeping, Loading):
         self.stops = 0  # how often `stop` was called
         self._adding_stops = 0
         self._closed = False
+        self._pages = Pages()
+        self.fetching = Fetching()
 
     @classmethod
     def open(cls, settings: Settings, *, load: bool = True, engine: "Engine | None" = None) -> "DocumentChat":
@@ -97,7 +101,9 @@ class DocumentChat(Keeping, Loading):
         self._closed = True
         self.stop()
         self.stop_adding()
+        self.fetching.stop()
         self._one.take(wait_s=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
+        self._pages.close()
         self.store.close()
         self.lock.release()
         gc.unfreeze()  # what `swap.settle` set aside
@@ -223,6 +229,10 @@ class DocumentChat(Keeping, Loading):
 
     def part(self, document: str, index: int) -> Part:
         return self.store.part(document, index)
+
+    def outline(self, document: str) -> list[tuple[int, str, str | None]]:
+        """(index, label, chapter) of every part of a document."""
+        return self.store.outline(document)
 
     def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
         return self.store.search_parts(query, limit, document)

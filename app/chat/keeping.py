@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ from app.chat.focus import Sight
 from app.errors import InputError, NotFoundError
 from app.ingest.stream import Step
 from app.memory.config import GenerationConfig
-from app.records import ChatInfo, Delta, DocumentInfo, Done, Message, Reading
+from app.records import ChatInfo, Delta, DocumentInfo, Done, Message, Part, Reading
 from app.tasks.scoring import ending, only_refuses
 from app.wellformed import whole
 
 if TYPE_CHECKING:
     from app.chat.sessions import Job, Sessions
+    from app.ingest.page_image import Located, Pages
     from app.runtime.engine import Engine
     from app.store.store import Store
     from app.store.transfer import Fit
@@ -47,6 +48,7 @@ class Keeping:
     store: "Store"
     _engine: "Engine | None"
     _ready: "Sessions | None"
+    _pages: "Pages"
 
     if TYPE_CHECKING:
 
@@ -182,15 +184,28 @@ class Keeping:
     def page_image(self, document: str, part: int) -> bytes | None:
         """The page that a part of a PDF was read from, as JPEG; None where its file is not kept.
 
-        Files are kept of PDFs that OCR read; `Part.boxes_of` says where a passage stands on the picture.
-
         Raises:
             InputError: it cannot be drawn.
         """
-        from app.ingest.page_image import draw
+        source = self._pdf(document)
+        return self._pages.draw(source, part - 1) if source else None
 
+    def locate(self, document: str, part: Part, start: int, end: int) -> "Located | None":
+        """Where characters [start, end) of a part stand on its page; None where there is no page to show.
+
+        Raises:
+            InputError: the page cannot be looked at.
+        """
+        source = self._pdf(document)
+        if source is None:
+            return None
+        found = self._pages.locate(source, part.index - 1, part.text, start, 0 if part.boxes else end)
+        read = tuple(tuple(box[2:6]) for box in part.boxes_of(start, end)) if part.boxes else found.boxes
+        return replace(found, boxes=read)
+
+    def _pdf(self, document: str) -> Path | None:
         source = self.store.source(self.document(document).id)
-        return draw(source, part - 1) if source and source.suffix == ".pdf" else None
+        return source if source and source.suffix == ".pdf" else None
 
     def choosable(self) -> set[str]:
         """Ids of the documents whose encoding can be chosen with `decode_again`."""

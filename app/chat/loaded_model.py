@@ -5,12 +5,13 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from app.chat.fetching import Fetching, Offer
 from app.errors import ConfigError, LecternError, ModelError, NotFoundError, StoreError
 from app.models.shelf import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
 from app.records import ChatInfo, DocumentInfo, LoadStep, ModelState, OtherModel
@@ -37,6 +38,10 @@ class Loading:
     _twins: "dict[str, Engine]"  # the model under policies other than the one at the start
     _failure: LecternError | None
     _load: threading.Lock
+    _unloaded = False
+    _speeds: Sequence[tuple[int, float]] = ()  # of models that were loaded here, and of the computer
+    _measured: tuple[int, float] | None = None  # this computer, see `app.models.fits.measured`
+    fetching: Fetching
 
     if TYPE_CHECKING:
 
@@ -50,6 +55,7 @@ class Loading:
         with self._load:
             if self._engine or self._failure:
                 return
+            self._unloaded = False
             try:
                 self._use(self._loaded(self.settings))
             except LecternError as error:
@@ -111,7 +117,17 @@ class Loading:
             return ModelState("ready", **{k: v for k, v in facts.items() if k in ModelState.__annotations__})
         if failure:
             return ModelState("failed", str(failure), self.settings.model_name)
-        return ModelState("loading", name=self.settings.model_name)
+        return ModelState("unloaded" if self._unloaded else "loading", name=self.settings.model_name)
+
+    def unload_model(self) -> None:
+        """Free the memory that the model takes; the next question or reading loads it again.
+
+        Raises:
+            InUseError: it is at work.
+        """
+        with self.claim(f"unloading {self.settings.model_name}"), self._load:
+            self._let_go()
+            self._unloaded = True
 
     @property
     def _recipe(self) -> str:
@@ -134,7 +150,47 @@ class Loading:
             its = [weights[choice.id] for choice in model.choices if choice.id in weights]
             read, kept = (sum(counts[made] for made in its) for counts in (documents, chats))
             found.append(replace(model, documents=read, chats=kept))
-        return found
+        return self._with_fits(found, weights)
+
+    def _with_fits(self, models: list[LocalModel], weights: Mapping[str, str]) -> list[LocalModel]:
+        """The models with what can be said of memory and speed; nothing before the first one was loaded.
+
+        Args:
+            weights: fingerprint of the weights of each choice, where it is known.
+        """
+        if self._engine is None:
+            return models
+        from app.models import fits
+
+        loaded, free, size = KnownModels(self.settings.folder).loaded, fits.free_memory(), fits.weight_itemsize()
+        speeds = []
+        for model in models:
+            for made in (weights[choice.id] for choice in model.choices if choice.id in weights):
+                speeds.append((model.parameters, loaded[made]["tokens_per_s"]))
+        self._speeds = [*speeds, self._computer()]
+        return [
+            replace(m, fit=fits.fit(m.parameters, m.parameters * size, free, self._speeds))
+            if m.usable and not m.loaded and m.kind == "checkpoint" and m.parameters
+            else m
+            for m in models
+        ]
+
+    def _computer(self) -> tuple[int, float]:
+        from app.models import fits
+
+        self._measured = self._measured or fits.measured()
+        return self._measured
+
+    def offers(self) -> list[Offer]:
+        """Models that can be fetched by name; none before a model was loaded, for nothing can be said of them."""
+        if self._engine is None:
+            return []
+        from app.models import fits
+        from app.models.folder import cached
+
+        have = [name for name, folder in cached() if (folder / "config.json").exists()]
+        speeds = self._speeds or [self._computer()]
+        return self.fetching.offers(fits.free_memory(), fits.weight_itemsize(), speeds, have)
 
     def loaded_choice(self) -> str:
         """Id of the Choice that is loaded; "" while none is."""

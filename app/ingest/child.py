@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ def events(
     Raises:
         CancelledError: `cancelled` said so.
     """
-    worker = _start()
+    worker = start(COMMAND)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    reader = threading.Thread(target=_pump, args=(worker.stdout, lines), daemon=True)
+    reader = threading.Thread(target=pump, args=(worker.stdout, lines), daemon=True)
     reader.start()
     try:
         worker.stdin.write(json.dumps({"memory_bytes": MEMORY_BYTES, **request}) + "\n")
@@ -66,10 +66,11 @@ def events(
         worker.stdout.close()
 
 
-def _start() -> subprocess.Popen:
+def start(command: Sequence[str]) -> subprocess.Popen:
+    """A child of ours, to be written to and heard line by line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        COMMAND,
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -80,7 +81,8 @@ def _start() -> subprocess.Popen:
     )
 
 
-def _pump(stream: Any, lines: "queue.SimpleQueue[str]") -> None:
+def pump(stream: Any, lines: "queue.SimpleQueue[str]") -> None:
+    """Hear a child until it ends; an empty line says that it did."""
     for line in stream:
         lines.put(line)
     lines.put("")

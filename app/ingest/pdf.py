@@ -116,7 +116,7 @@ def load_pdf(
     ]
     if ocr_folder is not None:
         (ocr_folder / f"{digest}.jsonl").unlink(missing_ok=True)
-    keep = bool(found.pages) and not password  # which is not kept, so that its pages could not be drawn
+    keep = not password  # which is not kept, so that its pages could not be drawn
     return Document(Path(name).stem, "pdf", digest, tuple(parts), tuple(skipped), tuple(notes), keep_file=keep)
 
 

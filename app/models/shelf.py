@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import InputError, ModelError, StoreError
+from app.models.fits import Fit
 from app.models.gguf_header import SPLIT_NAME
 from app.settings import ROOT, Settings
 
@@ -86,6 +87,7 @@ class LocalModel:
         choices: the ways to load it: one for a checkpoint, one for each base that an adapter fits.
         loaded: one of its choices is loaded now.
         documents, chats: how many of them it read, and are kept.
+        fit: whether it fits this computer; None where nothing is known of it, or where it is loaded.
     """
 
     name: str
@@ -100,6 +102,13 @@ class LocalModel:
     loaded: bool = False
     documents: int = 0
     chats: int = 0
+    fit: Fit | None = None
+
+    @property
+    def parameters(self) -> int:
+        """How many; 0 where it is not known."""
+        text = self.facts.get("parameters", "").replace(",", "")
+        return int(text) if text.isdecimal() else 0
 
 
 class KnownModels:

@@ -121,6 +121,13 @@ class Documents:
             raise NotFoundError(f"document {id}: has no part {index}")
         return _part(row)
 
+    def outline(self, id: str) -> list[tuple[int, str, str | None]]:
+        """(index, label, chapter) of every part, in reading order."""
+        with self._library.read() as db:
+            _require(db, id)
+            rows = db.execute("SELECT number, label, chapter FROM part WHERE document = ? ORDER BY number", [id])
+            return [(number, label, chapter) for number, label, chapter in rows]
+
     def parts_beside(self, id: str) -> dict[str, frozenset[int]]:
         """Indices of the parts that are front matter or licence, by kind; those are muted unless asked for."""
         found: dict[str, set[int]] = {}

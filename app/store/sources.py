@@ -1,4 +1,4 @@
-"""Files that documents were made of, kept where more than their text is needed: scans to show, texts to decode anew."""
+"""Files that documents were made of, kept where more than their text is needed: PDFs to show, texts to decode anew."""
 
 import logging
 import os

@@ -11,12 +11,13 @@ from app import markdown
 from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
-from app.ui import actions, asking, branching, examples, format, policies, switching
+from app.ui import actions, asking, branching, examples, format, leafing, policies, switching
 from app.ui.actions import GPU, PRIVATE
 from app.ui.adding import add
 from app.ui.asking import View, closed_after
 from app.ui.reading import ReadingLine
 from app.ui.uploads import Uploads
+from app.ui.viewer import ASK
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -96,16 +97,10 @@ class _Parts:
     compare: gr.HTML
 
 
-# Brings the marked text to the middle of the pane when a passage is shown. The viewer is made when the first passage
-# is opened, so that one is there already when the script begins.
-_TO_MARK = """
-const show = () => requestAnimationFrame(() => {
-  const pane = element.querySelector('.lt-text'), mark = element.querySelector('.lt-mark');
-  if (pane) pane.scrollTop = mark ? mark.offsetTop - pane.clientHeight / 3 : 0;
-  element.querySelector('.lt-page')?.focus({ preventScroll: true });
-});
-watch('value', show);
-show();
+# The viewer is made when the first passage is opened, so that one is there already when the script begins.
+TO_MARK = """
+watch('value', () => window.lecternViewer.shows(element));
+window.lecternViewer.shows(element);
 """
 
 
@@ -184,7 +179,7 @@ def _layout(start_policy: str) -> _Parts:
                     elem_id="policy",
                 )
         with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
-            page = gr.HTML(elem_id="page", js_on_load=_TO_MARK)
+            page = gr.HTML(elem_id="page", js_on_load=TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, [begin, more], example_row, buttons, remark, talk, other,
@@ -421,10 +416,13 @@ def _wire_adding(
 
 def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
     def open_passage(evidence_id: str) -> tuple[Any, ...]:
-        return gr.update(visible=True), asking.passage(chat, evidence_id), ""
+        return gr.update(visible=True), leafing.passage(chat, evidence_id), ""
 
-    def turn(target: str) -> str:
-        return asking.turned(chat, target)
+    def go(target: str, typed: str) -> str:
+        return leafing.passage(chat, leafing.go(target, typed))
+
+    def find(target: str, words: str) -> str:
+        return leafing.passage(chat, target, words)
 
     def without(evidence_id: str, temperature: float, longest: float) -> Iterator[tuple[Any, ...]]:
         yield open_passage(evidence_id)  # under an answer the button does not need it to be open
@@ -433,6 +431,8 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
 
     side = [parts.side, parts.page, parts.compare]
     actions.on("passage", open_passage, outputs=side, queue=False)
-    actions.on("turn", turn, outputs=parts.page, queue=False)
+    actions.on(ASK.turn, lambda target: leafing.passage(chat, target), outputs=parts.page, queue=False)
+    actions.on(ASK.go, go, form=True, outputs=parts.page, queue=False)
+    actions.on(ASK.find, find, form=True, outputs=parts.page, queue=False)
     actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)
     actions.on("without", without, inputs=[parts.temperature, parts.longest], outputs=side, **GPU)

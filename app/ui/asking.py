@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
-from app.errors import InputError, NotFoundError
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Message, Part, Reading, Removal
+from app.records import Delta, Done, Message, Reading, Removal
 from app.settings import ROOT
 from app.ui import foot, format, viewer
 
@@ -228,38 +227,6 @@ def _unattached(chat: "DocumentChat", chat_id: str) -> str:
         "No document is attached, so this was answered from the question alone. Pick a document above, or add one in "
         "Library."
     )
-
-
-def passage(chat: "DocumentChat", evidence_id: str, index: int | None = None) -> str:
-    """HTML of the viewer at a passage, or at another part of its document."""
-    try:
-        evidence, key, answer = chat.store.evidence(evidence_id)
-        document = chat.document(evidence.document)
-        part = chat.part(evidence.document, index or evidence.part)
-        siblings = [item.id for message in chat.messages(key) if message.id == answer for item in message.evidence]
-        return viewer.page(
-            evidence, part, document.parts, document.kind, siblings=siblings, image=scan(chat, document.id, part)
-        )
-    except Exception as error:
-        return viewer.message(format.failure(error))
-
-
-def turned(chat: "DocumentChat", target: str) -> str:
-    """HTML of the viewer at another part; `target`: data-id of the button that turns."""
-    try:
-        evidence, index = viewer.target(target)
-    except NotFoundError as error:
-        return viewer.message(format.failure(error))
-    return passage(chat, evidence, index)
-
-
-def scan(chat: "DocumentChat", document: str, part: Part) -> bytes | None:
-    """The picture of a page that OCR read, where its file is kept and can be drawn."""
-    try:
-        return chat.page_image(document, part.index) if part.boxes else None
-    except InputError as error:
-        log.warning("%s", error)
-        return None
 
 
 def without(

@@ -101,7 +101,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             (ask, asking.refresh, [asking.picker, asking.policy], asking.library),
             (library, lambda: library_tab.table(chat, queue), None, shelf.table),
             (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
-            (models, lambda: models_tab.shown(chat), None, [shelves.list, shelves.folders]),
+            (models, lambda: models_tab.shown(chat), None, shelves.outputs),
         ):
             tab.select(look, given, shown, queue=False, **PRIVATE)
             look_at_model(tab.select)  # another browser tab may have loaded another model
@@ -130,7 +130,7 @@ def _watch(chat: "DocumentChat", header: switching.Header, marks: list[Any]) -> 
 
     def state() -> tuple[Any, ...]:
         now = chat.model_state()
-        again = gr.Timer(active=now.state == "loading")
+        again = gr.Timer(active=now.state in ("loading", "unloaded"))  # a question loads it again
         return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
 
     def at(event: Callable[..., Any]) -> Any:

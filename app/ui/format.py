@@ -10,6 +10,7 @@ from typing import Literal
 from app.errors import CancelledError, LecternError, NotFoundError, refusal
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
 from app.system import duration, size_text
+from app.ui.plainly import plainly
 from app.wellformed import whole
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def words(error: Exception) -> str:
     if kind := _gone(error):
         return f"This {kind} is not here any more; it was deleted, perhaps in another window."
     if isinstance(error, LecternError):
-        return str(error)
+        return plainly(str(error))
     if told := refusal(error):
         return told
     log.error("unexpected error in the page", exc_info=error)
@@ -143,7 +144,7 @@ def memory(line: MemoryLine) -> str:
 
 def model(state: ModelState) -> str:
     """The mark in the header: name and state of the model."""
-    word = {"loading": "loading", "ready": "ready", "failed": "not loaded"}[state.state]
+    word = {"loading": "loading", "ready": "ready", "failed": "not loaded", "unloaded": "not loaded"}[state.state]
     facts = " · ".join(fact for fact in (state.device, state.dtype, state.policy) if fact)
     note = "demonstration model, " if state.demonstration else ""
     return (
@@ -155,17 +156,17 @@ def model(state: ModelState) -> str:
 
 def problem(state: ModelState) -> str:
     """Why the model could not be loaded, for the line under the header."""
-    return notice(state.detail or "The model could not be loaded.", "bad") if state.state == "failed" else ""
+    return notice(plainly(state.detail) or "The model could not be loaded.", "bad") if state.state == "failed" else ""
 
 
 def notes(lines: Sequence[str]) -> str:
     """What happened to the data folder, for the line under the header."""
-    return "".join(notice(line) for line in lines)
+    return "".join(notice(plainly(line)) for line in lines)
 
 
 def demonstration(state: ModelState) -> str:
     """What a small shipped model owes its user to say, as long as it is loaded."""
-    if not state.demonstration or state.state == "failed":
+    if not state.demonstration or state.state in ("failed", "unloaded"):
         return ""
     return (
         '<p class="lt-demo"><b>Demonstration model.</b> It finds keys, numbers and facts in the forms it was '

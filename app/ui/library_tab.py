@@ -17,6 +17,7 @@ from app.ui import actions, format, search
 from app.ui.adding import Adding, add
 from app.ui.ask_tab import PRIVATE, Reaction
 from app.ui.asking import closed_after
+from app.ui.plainly import plainly
 from app.ui.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ UNITS = {"pdf": "page", "code": "file", "slides": "slide", "notebook": "cell"}  
 def _state(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
     """The state cell of a document's row; `queue`: ids of those that wait to be read, in order."""
     words = {"new": document.detail or "not read yet", "reading": "not read to its end", "read": "read"}
-    text = words.get(document.state) or f"failed: {document.detail or 'unknown'}"
+    text = words.get(document.state) or f"failed: {plainly(document.detail) or 'unknown'}"
     state, live = document.state, ""
     if state == "read" and document.mostly_unread:
         state, text = "partly", "partly read: see the remarks"
@@ -67,8 +68,8 @@ def _state(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
 
 def _remarks(document: DocumentInfo) -> str:
     """What ingestion left out or noticed, folded away."""
-    lines = [escape(note) for note in document.notes]
-    lines += [f"{escape(skipped.name)}: {escape(skipped.reason)}" for skipped in document.skipped[:50]]
+    lines = [escape(plainly(note)) for note in document.notes]
+    lines += [f"{escape(skipped.name)}: {escape(plainly(skipped.reason))}" for skipped in document.skipped[:50]]
     if len(document.skipped) > 50:
         lines.append(f"and {len(document.skipped) - 50:,} more")
     if not lines:

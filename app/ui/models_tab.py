@@ -1,16 +1,20 @@
 """The Models tab: the checkpoints and adapters on this computer, what they are, and which one is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.chat.fetching import Offer
+from app.models.fits import Fit
 from app.models.shelf import LocalModel
 from app.system import size_text
 from app.ui import actions, format, switching
 from app.ui.actions import PRIVATE
+from app.ui.asking import closed_after
+from app.ui.plainly import plainly
 from app.wellformed import whole
 
 if TYPE_CHECKING:
@@ -76,7 +80,70 @@ def _buttons(model: LocalModel, loaded: str) -> str:
 def _details(model: LocalModel) -> str:
     rows = {"folder": whole(str(model.path)), **model.facts}
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows.items())
-    return f'<details class="lt-more"><summary>Details</summary><dl>{items}</dl></details>'
+    named = f'aria-label="Details of {escape(whole(model.name))}"'
+    return f'<details class="lt-more"><summary {named}>Details</summary><dl>{items}</dl></details>'
+
+
+def _fit(fit: Fit | None) -> tuple[str, ...]:
+    return (f"{fit.words}.",) if fit else ()
+
+
+def offers(chat: "DocumentChat") -> str:
+    """HTML of the models that can be fetched by name; "" where nothing can be said of them yet."""
+    try:
+        found = chat.offers()
+    except Exception as error:
+        return format.failure(error)
+    if not found:
+        return ""
+    cards = "".join(_offer(offer, chat.fetching.running) for offer in found)
+    return (
+        '<h3 class="lt-group">To download</h3><p class="lt-space">From the Hugging Face hub, only when you ask for '
+        f'one; nothing else leaves this computer.</p><ul class="lt-cards">{cards}</ul>'
+    )
+
+
+def _offer(offer: Offer, running: str) -> str:
+    model = offer.model
+    why_not = offer.why_not or ("" if offer.fit.fits else f"{offer.fit.words}.")
+    off = " disabled" if why_not or running else ""
+    word = "Go on downloading" if offer.begun_bytes else "Download"
+    begun = f" · {size_text(offer.begun_bytes)} of it are here" if offer.begun_bytes else ""
+    facts = f"{parameters(str(model.parameters))} parameters · {size_text(model.size_bytes)} · {model.licence}{begun}"
+    told = (f"{model.told} {facts}", why_not or f"{offer.fit.words}.")
+    lines = "".join(f"<p>{escape(line)}</p>" for line in told)
+    return (
+        f'<li class="lt-card{" lt-card-off" if off else ""}"><div class="lt-card-head"><h4>{escape(model.name)}</h4>'
+        f'<span class=lt-card-buttons><button type="button" class="lt-button" data-do="model-fetch" '
+        f'data-id="{escape(model.id)}" aria-label="{word} {escape(model.name)}"{off}>{word}</button></span></div>'
+        f"{lines}</li>"
+    )
+
+
+def fetch(chat: "DocumentChat", name: str) -> Iterator[str]:
+    """Fetch a model by name; status HTML with a bar."""
+    short = escape(name.rpartition("/")[2])
+    yield format.waiting(f"Asking the hub for {name}")
+    try:
+        with closed_after(chat.fetching.fetch(name)) as steps:
+            for done, total in steps:
+                facts = f"{size_text(done)} of {size_text(total)}" if total else "asking"
+                yield format.progress(
+                    f"<span>Downloading <i>{short}</i></span><span>{facts}</span>", format.share(done, total or 1)
+                )
+        yield format.notice(f"{name} is here; load it below.")
+    except Exception as error:
+        yield format.failure(error)
+
+
+def unload(chat: "DocumentChat") -> str:
+    """Free the memory of the loaded model; status HTML."""
+    name = chat.model_state().name
+    try:
+        chat.unload_model()
+    except Exception as error:
+        return format.failure(error)
+    return format.notice(f"{name} is unloaded; the next question loads it again.")
 
 
 def card(model: LocalModel, loaded: str) -> str:
@@ -86,11 +153,17 @@ def card(model: LocalModel, loaded: str) -> str:
         loaded: id of the choice that is loaded.
     """
     mark = '<span class="lt-badge lt-ready"><span class="lt-dot"></span>loaded</span>' if model.loaded else ""
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in model.reasons)
+    unload = (
+        '<button type="button" class="lt-button" data-do="model-unload" '
+        f'aria-label="Unload {escape(whole(model.name))}" '
+        'title="Frees its memory; the next question loads it again">Unload</button>'
+    )
+    reasons = "".join(f"<li>{escape(plainly(reason))}</li>" for reason in model.reasons)
     return (
         f'<li class="lt-card{" lt-card-loaded" if model.loaded else ""}"><div class="lt-card-head">'
-        f"<h4>{escape(whole(model.name))}</h4>{mark}<span class=lt-card-buttons>{_buttons(model, loaded)}</span></div>"
-        + "".join(f"<p>{escape(line)}</p>" for line in (summary(model), whereabouts(model)))
+        f"<h4>{escape(whole(model.name))}</h4>{mark}<span class=lt-card-buttons>"
+        f"{unload if model.loaded else ''}{_buttons(model, loaded)}</span></div>"
+        + "".join(f"<p>{escape(line)}</p>" for line in (summary(model), *_fit(model.fit), whereabouts(model)))
         + (f'<ul class="lt-reasons">{reasons}</ul>' if reasons else "")
         + f"{_details(model)}</li>"
     )
@@ -127,13 +200,13 @@ def folders(chat: "DocumentChat") -> str:
     return f'<ul class="lt-folders">{rows}</ul>' if rows else ""
 
 
-def shown(chat: "DocumentChat") -> tuple[str, str]:
-    """(list HTML, folders HTML)."""
-    return listing(chat), folders(chat)
+def shown(chat: "DocumentChat") -> tuple[str, str, str]:
+    """(list HTML, offers HTML, folders HTML)."""
+    return listing(chat), offers(chat), folders(chat)
 
 
-def add(chat: "DocumentChat", folder: str) -> tuple[str, str, str]:
-    """Look for models in another folder; (status HTML, list HTML, folders HTML)."""
+def add(chat: "DocumentChat", folder: str) -> tuple[str, ...]:
+    """Look for models in another folder; status HTML, then what `shown` gives."""
     try:
         names = chat.add_model_folder(folder)
         status = format.notice(f"Found there: {', '.join(names)}.")
@@ -142,8 +215,8 @@ def add(chat: "DocumentChat", folder: str) -> tuple[str, str, str]:
     return status, *shown(chat)
 
 
-def forget(chat: "DocumentChat", folder: str) -> tuple[str, str, str]:
-    """Look no more in a folder; (status HTML, list HTML, folders HTML)."""
+def forget(chat: "DocumentChat", folder: str) -> tuple[str, ...]:
+    """Look no more in a folder; status HTML, then what `shown` gives."""
     status = ""
     try:
         chat.remove_model_folder(folder)
@@ -154,10 +227,9 @@ def forget(chat: "DocumentChat", folder: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class ModelsTab:
-    """Parts that the page needs."""
+    """Parts that the page needs: components that `shown` gives values for."""
 
-    list: gr.HTML
-    folders: gr.HTML
+    outputs: list[gr.HTML]
 
 
 def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
@@ -167,8 +239,11 @@ def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
         "read by itself: another one reads a document anew, and nothing of the first is lost.</p>",
         elem_classes="lt-welcome",
     )
-    status = gr.HTML(elem_id="models-status", js_on_load=_TO_STATUS)
+    with gr.Row(elem_classes="lt-reading"):
+        status = gr.HTML(elem_id="models-status", js_on_load=_TO_STATUS, scale=5)
+        stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="fetch-stop")
     found = gr.HTML(elem_id="models")
+    offered = gr.HTML(elem_id="model-offers")
     gr.HTML(
         '<h3 class="lt-group">Other folders</h3><p class="lt-space">Lectern looks in its own folder '
         "<code>models</code>, in <code>models</code> of the data folder, in the hub's cache and in the folders that "
@@ -184,12 +259,24 @@ def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
     added = gr.HTML(elem_id="model-folders")
 
     def take(path: str) -> tuple[str, ...]:
-        status_html, cards, kept = add(chat, path)
-        return status_html, cards, kept, ""
+        return *add(chat, path), ""
 
-    outputs = [status, found, added]
+    lists = [found, offered, added]
+    outputs = [status, *lists]
     gr.on([folder.submit, adding.click], take, folder, [*outputs, folder], queue=False, **PRIVATE)
     actions.on("model-forget", lambda path: forget(chat, path), outputs=outputs, queue=False)
     loaded = switching.wire(chat, "model-load", status, header)
-    loaded.then(lambda: listing(chat), None, found, queue=False, **PRIVATE)
-    return ModelsTab(found, added)
+    loaded.then(lambda: shown(chat), None, lists, queue=False, **PRIVATE)
+
+    def fetching(name: str) -> Iterator[tuple[Any, ...]]:
+        for line in fetch(chat, name):
+            yield line, *[gr.skip()] * len(lists), gr.update(visible=True)
+        yield gr.skip(), *shown(chat), gr.update(visible=False)
+
+    def unloading(_id: str) -> tuple[Any, ...]:
+        return unload(chat), *shown(chat), format.model(chat.model_state()), gr.Timer(active=True)
+
+    actions.on("model-fetch", fetching, outputs=[*outputs, stop])
+    stop.click(chat.fetching.stop, None, None, queue=False, **PRIVATE)
+    actions.on("model-unload", unloading, outputs=[*outputs, header.model, header.poll], queue=False)
+    return ModelsTab(lists)

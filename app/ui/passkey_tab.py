@@ -93,8 +93,8 @@ def earlier(chat: "DocumentChat") -> str:
         return '<p class="lt-nothing">No runs yet.</p>'
     return "".join(
         f'<details class="lt-run"><summary><b>{score(run["cells"])}</b>'
-        f"<span>{escape(' · '.join((run['model'], run['policy'], format.when(run['created']))))}</span>"
-        f"</summary>{grid(run['cells'])}</details>"
+        f"<span>{escape(' · '.join((run['model'], format.when(run['created']))))}</span></summary>"
+        f'<p class="lt-space">Memory policy {escape(run["policy"])}</p>{grid(run["cells"])}</details>'
         for run in runs
     )
 
@@ -166,8 +166,7 @@ def test(
 
 def _progress(done: int, total: int) -> str:
     percent = format.share(done, total)
-    facts = f"<b>{percent}%</b> · {format.count(done)} of {format.count(total)} tokens"
-    return format.progress(f"<span>Reading and asking</span><span>{facts}</span>", percent)
+    return format.progress(f"<span>Reading and asking</span><span><b>{percent}%</b></span>", percent)
 
 
 def _settings(config: PasskeyConfig) -> dict[str, Any]:

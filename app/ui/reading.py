@@ -12,6 +12,7 @@ from app.api.reading import BackgroundReading, Queued, Waiting
 from app.system import duration
 from app.ui import actions, format
 from app.ui.actions import PRIVATE
+from app.ui.plainly import plainly
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -51,7 +52,7 @@ def far(document: Waiting) -> str:
 def strip(queued: Queued) -> str:
     """The line under the header; "" when nothing waits and nothing failed."""
     failed = "".join(
-        f'<div class="lt-notice lt-bad" role="alert"><b>{escape(title)}</b> could not be read: {escape(why)} '
+        f'<div class="lt-notice lt-bad" role="alert"><b>{escape(title)}</b> could not be read: {escape(plainly(why))} '
         f'<button type="button" class="lt-tool" data-do="reading-cancel" data-id="{escape(id)}">Close</button></div>'
         for id, title, why in queued.problems
     )

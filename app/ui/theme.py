@@ -53,7 +53,7 @@ def theme() -> Base:
         body_background_fill_dark="*neutral_950",
         body_text_color="*neutral_900",
         body_text_color_dark="#e9e4d9",
-        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued="#6b6457",  # as light as WCAG AA lets it be on every ground of ours
         body_text_color_subdued_dark="*neutral_400",
         background_fill_primary="white",
         background_fill_primary_dark="*neutral_900",
@@ -75,6 +75,8 @@ def theme() -> Base:
         input_border_color_dark="#45403a",
         input_border_color_focus="*primary_500",
         input_border_color_focus_dark="*primary_400",
+        input_placeholder_color="#6b6457",
+        input_placeholder_color_dark="*neutral_400",
         input_radius="10px",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",

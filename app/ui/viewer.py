@@ -1,122 +1,208 @@
-"""The page viewer: one part of a document with a passage marked, cut to a window when it is long."""
+"""The viewer: a page of a document with a passage marked, the way through the document, and the tests of a passage."""
 
 import re
-from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from textwrap import shorten
+from typing import TYPE_CHECKING
 
 from app.errors import NotFoundError
 from app.records import DocumentKind, Evidence, Part, Removal
-from app.ui import format
+from app.ui import format, page_text
 
-WINDOW_CHARS = 50_000  # a browser shows this at once; more makes it slow
+if TYPE_CHECKING:
+    from app.ingest.page_image import Located
+
 RESTS_NATS = 2.0  # a fall beyond this, and beyond three times the ordinary one, is plain
 MARKED_NATS = 3.0  # a token that loses so much is marked fully
-WRAPPED_LINE = re.compile(r"(?<=[^\n]{45})\n(?=[^\s\n])")
+MOST_CONTENTS = 1_000
 
 
-def window(text: str, start: int, end: int, limit: int = WINDOW_CHARS) -> tuple[int, int]:
-    """The character range to show: all of a short text, else `limit` characters around [start, end)."""
-    if len(text) <= limit:
-        return 0, len(text)
-    first = max(0, min((start + end) // 2 - limit // 2, len(text) - limit))
-    return first, first + limit
+@dataclass(frozen=True)
+class Doing:
+    """What the buttons of a viewer do: the names of its actions.
 
-
-def _prose(text: str, start: int, end: int, wrapped: bool) -> str:
-    """Flowing text; if it was `wrapped` at a margin lines are joined again, short ones (verse, titles) are kept."""
-
-    def flow(piece: str) -> str:
-        return escape(WRAPPED_LINE.sub(" ", piece) if wrapped else piece)
-
-    marked = f'<mark class="lt-mark">{flow(text[start:end])}</mark>' if end > start else ""
-    return f'<div class="lt-prose">{flow(text[:start])}{marked}{flow(text[end:])}</div>'
-
-
-def _code(text: str, start: int, end: int, first_line: int) -> str:
-    """Numbered lines; the marked range is marked line by line."""
-    rows, offset = [], 0
-    for number, line in enumerate(text.split("\n"), first_line):
-        a, b = max(start - offset, 0), min(end - offset, len(line))
-        body = escape(line)
-        if a < b:
-            body = f'{escape(line[:a])}<mark class="lt-mark">{escape(line[a:b])}</mark>{escape(line[b:])}'
-        rows.append(f'<span class="lt-number">{number if number > 0 else ""}</span><span>{body or " "}</span>')
-        offset += len(line) + 1
-    return f'<div class="lt-code">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
-
-
-def text(part: Part, start: int, end: int) -> str:
-    """HTML of the part's text with [start, end) marked; says when it shows a window only."""
-    first, last = window(part.text, start, end)
-    shown = part.text[first:last]
-    start, end = max(0, start - first), max(0, min(end, last) - first)
-    if part.first_line is None:
-        body = _prose(shown, start, end, wrapped=not part.places)
-    else:
-        body = _code(shown, start, end, part.first_line + part.text[:first].count("\n"))
-    before = '<p class="lt-cut">… the part begins earlier</p>' if first else ""
-    after = '<p class="lt-cut">the part goes on …</p>' if last < len(part.text) else ""
-    return before + body + after
-
-
-def picture(image: bytes | None, part: Part, start: int, end: int) -> str:
-    """The page as it was scanned, with boxes around characters [start, end), and its text folded under it.
-
-    Args:
-        image: JPEG; None where there is none: the text alone is shown.
+    Attributes:
+        turn: opens another part; its data-id is read by `target`.
+        go: opens the part that is typed.
+        find: looks for what is typed.
     """
-    if image is None:
-        return text(part, start, end)
-    boxes = "".join(
-        f'<span class="lt-where" style="left:{box.left:.2%};top:{box.top:.2%};width:{box.right - box.left:.2%};'
-        f'height:{box.bottom - box.top:.2%}"></span>'
-        for box in part.boxes_of(start, end)
-    )
-    source = b64encode(image).decode("ascii")
-    drawn = f'<img alt="The page as it was scanned" src="data:image/jpeg;base64,{source}">'
-    return (
-        f'<div class="lt-scan">{drawn}{boxes}</div>'
-        f'<details class="lt-fold"><summary>Its text</summary>{text(part, start, end)}</details>'
-    )
+
+    turn: str
+    go: str
+    find: str
+    close: str
 
 
-def page(
-    evidence: Evidence,
-    part: Part,
-    parts: int,
-    kind: DocumentKind | None,
-    *,
-    siblings: Sequence[str] = (),
-    image: bytes | None = None,
-) -> str:
+ASK = Doing("turn", "turn-go", "turn-find", "close")
+LIBRARY = Doing("open-part", "open-go", "find-in", "found-close")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A part of a document as the viewer shows it.
+
+    Attributes:
+        key: what the buttons name: id of a passage, or of the document.
+        document: id of the document.
+        parts: how many it has.
+        start, end: of what is marked in the part's text.
+        place: where the part stands, in words.
+        page: its page as a picture and where on it the mark stands; None: it has none.
+        contents: (first part, name) of chapters or files.
+        found: (part, its place) of those that hold `words`; None: nothing was looked for.
+    """
+
+    doing: Doing
+    key: str
+    document: str
+    title: str
+    kind: DocumentKind | None
+    part: Part
+    parts: int
+    start: int = 0
+    end: int = 0
+    place: str = ""
+    page: "Located | None" = None
+    contents: Sequence[tuple[int, str]] = ()
+    words: str = ""
+    found: Sequence[tuple[int, str]] | None = None
+
+
+def page(shown: Shown, evidence: Evidence | None = None, siblings: Sequence[str] = ()) -> str:
     """The whole viewer.
 
     Args:
-        part: the evidence's own part, or another one of the same document that the user turned to.
-        parts: number of parts of the document.
+        evidence: the passage that it was opened for.
         siblings: ids of all passages under the answer, in order.
-        image: of the page, where it is a scan.
     """
+    name = "Passage" if evidence else "Document"
+    through = f"{_contents(shown)}{_views(shown)}{_find(shown)}"
+    return (
+        f'<section class="lt-page" tabindex="-1" aria-label="{name}">'
+        f"<header><div><h3>{escape(shown.title)}</h3><p>{escape(shown.place)}"
+        f"{by_ocr(shown.part, shown.start, shown.end)}</p></div>"
+        f'<button type="button" class="lt-tool" data-do="{shown.doing.close}" aria-label="Close {name.lower()}">✕'
+        f"</button></header>{_siblings(evidence.id, siblings) if evidence else ''}"
+        f'<div class="lt-through">{through}</div>{_found(shown)}'
+        f'<div class="lt-text" tabindex="0" aria-label="Text">{body(shown)}</div>{_pager(shown)}'
+        f"{_test(evidence) if evidence else ''}</section>"
+    )
+
+
+def body(shown: Shown) -> str:
+    """What the part holds: its page, or formatted, and its text, which a switch shows."""
+    part, start, end = shown.part, shown.start, shown.end
+    plain = page_text.text(part, start, end, shown.kind)
+    other = _picture(shown) if shown.page else page_text.formatted(part, start, end, shown.kind)
+    return f'<div class="lt-as-page">{other}</div><div class="lt-as-text">{plain}</div>' if other else plain
+
+
+def _picture(shown: Shown) -> str:
+    """The page with boxes around what is marked; it is as high as it will be before the picture is there."""
+    place = shown.page
+    boxes = "".join(
+        f'<span class="lt-where" style="left:{left:.2%};top:{top:.2%};width:{right - left:.2%};'
+        f'height:{bottom - top:.2%}"></span>'
+        for left, top, right, bottom in place.boxes
+    )
+    missing = ""
+    if shown.end > shown.start and not place.boxes:
+        missing = '<p class="lt-cut">The place could not be found on the page; it is marked in the text.</p>'
+    source = f"/documents/{escape(shown.document)}/pages/{shown.part.index}.jpg"
+    return (
+        f'{missing}<div class="lt-scan" style="aspect-ratio:{max(1, place.width):.0f}/{max(1, place.height):.0f}">'
+        f'<img alt="{escape(shown.place)} as it looks" src="{source}">{boxes}</div>'
+    )
+
+
+def _views(shown: Shown) -> str:
+    """A switch between the page, or formatted text, and plain text; "" where there is one view only."""
+    if shown.page:
+        name = "Page"
+    elif page_text.formatted(shown.part, 0, 0, shown.kind):
+        name = "Formatted"
+    else:
+        return ""
+    return (
+        f'<span class="lt-views" role="group" aria-label="View"><button type="button" class="lt-tool" '
+        f'data-view="page">{name}</button><button type="button" class="lt-tool" data-view="text">Text</button></span>'
+    )
+
+
+def _contents(shown: Shown) -> str:
+    """Chapters or files, each opened by a click; "" where there is one only."""
+    if len(shown.contents) < 2:
+        return ""
+    here = max((index for index, _ in shown.contents if index <= shown.part.index), default=1)
+    rows = "".join(
+        f'<li><button type="button" class="lt-tool" data-do="{shown.doing.turn}" '
+        f'data-id="{escape(shown.key)}@{index}"{" aria-current=true" if index == here else ""}>'
+        f"{escape(name)}</button></li>"
+        for index, name in shown.contents[:MOST_CONTENTS]
+    )
+    return f'<details class="lt-contents"><summary class="lt-tool">Contents</summary><ol>{rows}</ol></details>'
+
+
+def _find(shown: Shown) -> str:
+    return (
+        f'<form data-do="{shown.doing.find}" data-id="{escape(shown.key)}@{shown.part.index}"><input name="text" '
+        f'value="{escape(shown.words)}" placeholder="Find in this document" aria-label="Find in this document"></form>'
+    )
+
+
+def _found(shown: Shown) -> str:
+    """The places that hold the words that were looked for."""
+    if shown.found is None:
+        return ""
+    words = escape(shown.words.strip())
+    if not shown.found:
+        return f'<p class="lt-nothing">Nothing here holds “{words}”.</p>'
+    rows = "".join(
+        f'<li><button type="button" class="lt-tool" data-do="{shown.doing.turn}" '
+        f'data-id="{escape(f"{shown.key}@{index}|{shown.words}")}"'
+        f'{" aria-current=true" if index == shown.part.index else ""}>{escape(place)}</button></li>'
+        for index, place in shown.found
+    )
+    return f'<ul class="lt-hits" aria-label="Places">{rows}</ul>'
+
+
+def _pager(shown: Shown) -> str:
+    """Buttons to the parts before and after, and a field for the number of another."""
+    now = shown.part.index
+
+    def turn(index: int, word: str) -> str:
+        off = "" if 1 <= index <= shown.parts else " disabled"
+        return (
+            f'<button type="button" class="lt-tool" data-do="{shown.doing.turn}" '
+            f'data-id="{escape(shown.key)}@{index}"{off}>{word}</button>'
+        )
+
+    field = f"{now} of {shown.parts}"
+    if shown.parts > 2:
+        field = (
+            f'<form data-do="{shown.doing.go}" data-id="{escape(shown.key)}@{now}"><input name="text" value="{now}" '
+            f'inputmode="numeric" aria-label="Go to page"></form> of {shown.parts:,}'
+        )
+    return f"<nav>{turn(now - 1, '‹ Previous')}<span>{field}</span>{turn(now + 1, 'Next ›')}</nav>"
+
+
+def _test(evidence: Evidence) -> str:
+    return (
+        f'<footer><button type="button" class="lt-button" data-do="without" data-id="{escape(evidence.id)}">'
+        "Answer without this</button><p>Hides this passage from the model, scores the same answer again and asks for "
+        "a new one. Nothing is saved.</p></footer>"
+    )
+
+
+def place_of(evidence: Evidence, part: Part, kind: DocumentKind | None) -> str:
+    """Where a passage stands, or another part of its document that the user turned to, after its chapter."""
     own = part.index == evidence.part
-    start, end = (evidence.char_start, evidence.char_end) if own else (0, 0)
     where = format.place(evidence.label if own else part.label, kind)
     told = where.startswith(shorten(part.chapter or "", 24, placeholder=""))  # by the place itself
     told |= own and part.label != evidence.label and (kind == "text" or bool(part.places))  # which may begin a chapter
-    chapter = f"{escape(part.chapter)} · " if part.chapter and not told else ""
-    return (
-        '<section class="lt-page" tabindex="-1" aria-label="Passage">'
-        f"<header><div><h3>{escape(evidence.title)}</h3><p>{chapter}{escape(where)}{by_ocr(part, start, end)}</p></div>"
-        '<button type="button" class="lt-tool" data-do="close" aria-label="Close the passage">✕</button></header>'
-        f"{_siblings(evidence.id, siblings)}"
-        f'<div class="lt-text" tabindex="0">{picture(image, part, start, end)}</div>'
-        f"<nav>{_turn(evidence, part.index - 1, parts, '‹ Previous')}<span>{part.index} of {parts}</span>"
-        f"{_turn(evidence, part.index + 1, parts, 'Next ›')}</nav>"
-        f'<footer><button type="button" class="lt-button" data-do="without" data-id="{escape(evidence.id)}">'
-        "Answer without this</button><p>Hides this passage from the model, scores the same answer again and asks for "
-        "a new one. Nothing is saved.</p></footer></section>"
-    )
+    return f"{part.chapter} · {where}" if part.chapter and not told else where
 
 
 def _siblings(id: str, siblings: Sequence[str]) -> str:
@@ -145,25 +231,17 @@ def by_ocr(part: Part, start: int, end: int) -> str:
     return f" · read by OCR, mean confidence {sure:.0%}"
 
 
-def _turn(evidence: Evidence, index: int, parts: int, word: str) -> str:
-    """A button that turns to another part; the data-id is read by `target`."""
-    off = "" if 1 <= index <= parts else " disabled"
-    return (
-        f'<button type="button" class="lt-tool" data-do="turn" data-id="{escape(evidence.id)}@{index}"{off}>'
-        f"{word}</button>"
-    )
-
-
-def target(name: str) -> tuple[str, int]:
-    """Take apart the data-id of a turn button: evidence id and part index.
+def target(name: str) -> tuple[str, int, str]:
+    """Take apart the data-id of a button that opens a part: passage or document, part index, words to mark.
 
     Raises:
         NotFoundError: it is none.
     """
-    evidence, _, index = name.rpartition("@")
+    place, _, words = name.partition("|")
+    key, _, index = place.rpartition("@")
     if not re.fullmatch("[0-9]{1,9}", index):
         raise NotFoundError(f"there is no part {index!r:.40}")
-    return evidence, int(index)
+    return key, int(index), words
 
 
 def message(body: str) -> str:

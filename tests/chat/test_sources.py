@@ -8,6 +8,7 @@ from PIL import Image
 from app.errors import ConfigError, InputError
 from app.ingest import ocr
 from tests.chat.opened import open_chat as open_chat
+from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
 GREEK = "Η θάλασσα είναι βαθιά και ο φάρος είναι παλιός. " * 30
 
@@ -67,8 +68,26 @@ def test_a_page_that_ocr_read_is_drawn_and_a_passage_has_its_place(chat, tmp_pat
     picture = Image.open(io.BytesIO(chat.page_image(scan.id, 1)))
     assert picture.format == "JPEG" and picture.size == (1200, 600)
     part = chat.part(scan.id, 1)
-    assert part.boxes_of(4, 8) == ((0, 8, *line),)
-    assert part.boxes_of(8, 9) == ()
+    assert chat.locate(scan.id, part, 4, 8).boxes == (line[:4],)
+    assert chat.locate(scan.id, part, 8, 9).boxes == ()
     with pytest.raises(InputError, match="page 3 cannot be drawn"):
         chat.page_image(scan.id, 3)
+    assert chat.choosable() == set()
+
+
+def test_a_passage_is_found_on_the_page_of_a_pdf(chat, tmp_path):
+    text = "The harbour was dark. A lamp\nburned in the light- \nhouse, and the harbour was dark."
+    (tmp_path / "a.pdf").write_bytes(pdf_bytes(page_objects([drawn("An empty page."), drawn(text)])))
+    book = chat.add_document(tmp_path / "a.pdf")
+    part = chat.part(book.id, 2)
+    assert "lighthouse" in part.text or "light-house" in part.text
+    lamp = part.text.index("A lamp")
+    found = chat.locate(book.id, part, lamp, part.text.index(", and"))
+    assert (found.width, found.height) == (600, 800)
+    tops = [box[1] for box in found.boxes]
+    assert len(tops) == 3 and tops == sorted(tops) and found.boxes[0][0] > found.boxes[1][0]
+    again = part.text.rindex("the harbour was dark")
+    (second,) = chat.locate(book.id, part, again + 4, len(part.text)).boxes
+    assert second[1] > tops[1], "the same words stand in the first line, too"
+    assert chat.locate(book.id, part, 0, 0).boxes == ()
     assert chat.choosable() == set()

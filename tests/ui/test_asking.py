@@ -11,7 +11,7 @@ from app.chat.focus import Sight
 from app.errors import StoreError
 from app.memory.config import GenerationConfig
 from app.records import AnswerStats, Delta, Done
-from app.ui import asking
+from app.ui import asking, leafing
 from tests.fake_chat import FakeDocumentChat, model_state
 
 
@@ -170,15 +170,15 @@ def test_retry_without_a_question(chat: FakeDocumentChat, key: str | None) -> No
 def test_passage_opens_and_turns(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
     evidence = chat.messages("c1")[1].evidence[0]
-    assert "harbour master kept a lantern" in asking.passage(chat, evidence.id).split("<mark")[1]
-    assert "<mark" not in asking.passage(chat, evidence.id, 1)
+    assert "harbour master kept a lantern" in leafing.passage(chat, evidence.id).split("<mark")[1]
+    assert "<mark" not in leafing.passage(chat, f"{evidence.id}@1")
 
 
 def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
     chat.delete_document(document)
-    assert "not here any more" in asking.passage(chat, "e2-1")
-    assert "This passage is not here any more" in asking.passage(chat, "e99-1")
+    assert "not here any more" in leafing.passage(chat, "e2-1")
+    assert "This passage is not here any more" in leafing.passage(chat, "e99-1")
 
 
 def test_an_answer_that_is_not_kept_stays_on_the_page(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The Models tab, and the notices about other models, over a fake chat."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.models.fits import fit
 from app.records import OtherModel
 from app.ui import chats_tab, models_tab, switching
 from tests.fake_chat import FakeDocumentChat
@@ -39,9 +41,48 @@ def test_every_model_has_a_card_with_what_it_is(chat: FakeDocumentChat) -> None:
     assert "weights are missing" in broken and "model-load" not in broken
 
 
-def test_names_and_facts_are_escaped(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
+def test_what_fits_and_how_fast_it_would_read(chat: FakeDocumentChat) -> None:
+    large = replace(chat.models()[1], fit=fit(1_235_814_400, 4_943_257_600, 8 * 10**9, [(10**9, 123.6)]))
+    words = "Fits: needs 5.4 GB of memory, 8.0 GB are free; reads about 100 tokens a second here."
+    assert words in models_tab.card(large, "")
+    huge = replace(large, fit=fit(70_000_000_000, 140_000_000_000, 8 * 10**9, ()))
+    assert "Too large for this computer now: needs 154 GB of memory, 8.0 GB are free." in models_tab.card(huge, "")
 
+
+def test_models_to_download_are_offered_with_size_licence_and_speed(chat: FakeDocumentChat) -> None:
+    html = models_tab.offers(chat)
+    small = html[html.index("<h4>Qwen2.5-0.5B-Instruct</h4>") :].partition("</li>")[0]
+    assert "494M parameters · 988 MB · Apache 2.0" in small and "reads about 200 tokens a second here" in small
+    assert 'data-id="Qwen/Qwen2.5-0.5B-Instruct" aria-label="Download Qwen2.5-0.5B-Instruct">' in small
+    large = html[html.index("<h4>Mistral-7B") :].partition("</li>")[0]
+    assert "Too large for this computer now" in large and " disabled>" in large
+    chat.offline = "This computer has no connection to a network."
+    html = models_tab.offers(chat)
+    assert html.count(" disabled>") == html.count("<h4>") == html.count("no connection to a network.")
+
+
+def test_a_download_tells_how_far_it_is_and_can_be_stopped(chat: FakeDocumentChat) -> None:
+    name = "Qwen/Qwen2.5-0.5B-Instruct"
+    lines = list(models_tab.fetch(chat, name))
+    assert any("400 MB of 988 MB" in line and 'aria-valuenow="40"' in line for line in lines)
+    assert f"{name} is here" in lines[-1]
+    steps = models_tab.fetch(chat, name)
+    next(steps), next(steps)
+    assert "is on its way" in list(models_tab.fetch(chat, name))[-1] and " disabled>" in models_tab.offers(chat)
+    chat.fetching.stop()
+    assert "was stopped; what came is kept" in list(steps)[-1]
+    assert "not on the list" in list(models_tab.fetch(chat, "evil/model"))[-1]
+
+
+def test_a_model_is_unloaded_until_it_is_needed(chat: FakeDocumentChat) -> None:
+    assert 'data-do="model-unload"' in card(models_tab.listing(chat), "lectern-small")
+    assert "lectern-small is unloaded" in models_tab.unload(chat)
+    assert chat.model_state().state == "unloaded"
+    chat.engine()
+    assert chat.model_state().state == "ready"
+
+
+def test_names_and_facts_are_escaped(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(chat.models()[0], name="<b>x", facts={"rope": "<script>"}, reasons=("<i>",), place="<u>")
     monkeypatch.setattr(chat, "models", lambda: [model])
     html = models_tab.listing(chat)
@@ -77,11 +118,11 @@ def test_a_model_that_cannot_be_loaded_says_why_and_the_old_one_goes_on(chat: Fa
 
 
 def test_folders_are_added_and_removed(chat: FakeDocumentChat) -> None:
-    status, _, kept = models_tab.add(chat, "/nowhere")
+    status, _, _, kept = models_tab.add(chat, "/nowhere")
     assert "no such folder" in status and kept == ""
-    status, _, kept = models_tab.add(chat, "/big/<models>")
+    status, _, _, kept = models_tab.add(chat, "/big/<models>")
     assert "Found there: harbour-1b." in status and "/big/&lt;models&gt;" in kept
-    status, _, kept = models_tab.forget(chat, "/big/<models>")
+    status, _, _, kept = models_tab.forget(chat, "/big/<models>")
     assert status == kept == ""
     assert "not among" in models_tab.forget(chat, "/big/<models>")[0]
 

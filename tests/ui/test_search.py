@@ -1,12 +1,11 @@
 """Search in the library's text, over a fake chat."""
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from app.records import Part
-from app.ui import search
+from app.ui import leafing, search
 from tests.fake_chat import FakeDocumentChat
 
 
@@ -26,25 +25,32 @@ def test_hits_name_the_place_and_escape_the_text(chat: FakeDocumentChat, book: P
 def test_a_hit_opens_its_part_with_the_word_marked(chat: FakeDocumentChat, book: Path) -> None:
     key = chat.add_document(book).id
     word = book.read_text(encoding="utf-8").split()[3]
-    html = search.page(chat, f"{key}@1", word.upper())
+    html = leafing.document(chat, f"{key}@1", words=word.upper())
     assert f'<mark class="lt-mark">{word}</mark>' in html and "A Quiet Coast" in html
-    assert "not here any more" in search.page(chat, "none@1", "x")
+    assert "not here any more" in leafing.document(chat, "none@1")
 
 
 def test_any_document_opens_and_is_gone_through(chat: FakeDocumentChat, book: Path) -> None:
     key = chat.add_document(book).id
-    first = search.page(chat, f"{key}@1", "")
+    first = leafing.document(chat, f"{key}@1")
     assert f'data-do="open-part" data-id="{key}@0" disabled' in first and f'data-id="{key}@2">Next' in first
     assert "1 of 3" in first and f'data-do="find-in" data-id="{key}@1"' in first
 
 
-def test_contents_name_the_chapters_and_where_one_is(chat: FakeDocumentChat, book: Path) -> None:
+def test_contents_are_chapters_or_files_and_never_bare_pages(chat: FakeDocumentChat, book: Path) -> None:
     info = chat.add_document(book)
-    parts = [Part(i, str(i), "text", chapter=name) for i, name in enumerate(["<One>", "<One>", "Two", None], 1)]
-    html = search._contents(info, parts, 2)
-    assert re.findall(r'@(\d)"( aria-current=true)?>(.+?)<', html) == [
-        ("1", " aria-current=true", "&lt;One&gt;"), ("3", "", "Two"), ("4", "", "part 4 of 3")]  # fmt: skip
-    assert search._contents(info, parts[:2], 1) == ""
+    outline = [(1, "1", "One"), (2, "2", "One"), (3, "3", "Two"), (4, "4", None)]
+    assert leafing.contents(outline, info) == [(1, "One"), (3, "Two"), (4, "part 4 of 3")]
+    assert leafing.contents([(1, "1", None), (2, "2", None)], info) == []
+    code = replace(info, kind="code")
+    assert leafing.contents([(1, "a.py", None), (2, "b.py", None)], code) == [(1, "a.py"), (2, "b.py")]
+
+
+def test_a_page_is_gone_to_by_its_number(chat: FakeDocumentChat, book: Path) -> None:
+    key = chat.add_document(book).id
+    assert leafing.go(f"{key}@1", " 3 ") == f"{key}@3"
+    assert leafing.go(f"{key}@2", "no number") == f"{key}@2"
+    assert "3 of 3" in leafing.document(chat, f"{key}@999").replace('"></form> of ', "3 of ")
 
 
 def test_words_are_found_in_one_document(chat: FakeDocumentChat, book: Path, tmp_path: Path) -> None:
@@ -52,11 +58,11 @@ def test_words_are_found_in_one_document(chat: FakeDocumentChat, book: Path, tmp
     other = tmp_path / "other.txt"
     other.write_text("Another harbour master.", encoding="utf-8")
     chat.add_document(other)
-    html = search.find_in(chat, f"{key}@1", "harbour")
-    assert f'data-do="found-in" data-id="{key}@2|harbour"' in html and '<mark class="lt-mark">harbour</mark>' in html
-    assert html.count("found-in") == 1 and "2 of 3" in html
-    assert '<mark class="lt-mark">harbour</mark>' in search.found_in(chat, f"{key}@2|harbour")
-    assert "Nothing here holds “&lt;krill”" in search.find_in(chat, f"{key}@1", "<krill")
+    html = leafing.document(chat, f"{key}@1", "harbour")
+    assert f'data-do="open-part" data-id="{key}@2|harbour"' in html and '<mark class="lt-mark">harbour</mark>' in html
+    assert html.count("|harbour") == 1 and 'value="2" inputmode' in html
+    assert '<mark class="lt-mark">harbour</mark>' in leafing.document(chat, f"{key}@2|harbour")
+    assert "Nothing here holds “&lt;krill”" in leafing.document(chat, f"{key}@1", "<krill")
 
 
 @pytest.mark.parametrize(
@@ -72,5 +78,5 @@ def test_words_are_found_in_one_document(chat: FakeDocumentChat, book: Path, tmp
 )
 def test_the_first_match_is_marked(query: str, found: str) -> None:
     text = "In the\nharbour lay a ship."
-    start, end = search.first_match(text, query)
+    start, end = leafing.first_match(text, query)
     assert text[start:end] == found
