@@ -60,12 +60,13 @@ class LostLibrary(StoreError):
 
     Attributes:
         home: the data folder.
+        found: what is there, in words.
         copy: what the copy holds that can be put back, in words; None when there is no copy.
     """
 
-    def __init__(self, message: str, home: Path, copy: str | None) -> None:
-        super().__init__(message)
-        self.home, self.copy = home, copy
+    def __init__(self, found: str, ways: str, home: Path, copy: str | None) -> None:
+        super().__init__(f"{found}. Lectern changed nothing and waits for you: {ways}")
+        self.found, self.home, self.copy = found, home, copy
 
 
 class InUseError(LecternError):

@@ -32,7 +32,7 @@ def page(lost: LostLibrary, problem: str = "") -> str:
     copy = f'<button name="do" value="restore">Put back {escape(lost.copy)}</button><br>' if lost.copy else ""
     said = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     return (
-        f"{_PAGE}{said}<p>{escape(str(lost))}.</p><form method=post>{copy}"
+        f"{_PAGE}{said}<p>{escape(lost.found)}.</p><form method=post>{copy}"
         '<button name="do" value="empty">Begin with an empty library</button></form>'
         "<p>Nothing is deleted either way: what is there is kept under other names.</p>"
     )

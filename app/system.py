@@ -80,6 +80,11 @@ def keep_freed_memory() -> None:
             library.mallopt(option, 32 << 20)  # the most that older releases take
 
 
+def plural(number: int, word: str) -> str:
+    """`plural(2, "page")` is "2 pages"."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def size_text(size_bytes: float) -> str:
     """Bytes in the largest fitting unit of a thousand: 0 B, 640 KB, 1.5 GB."""
     value = float(size_bytes)

@@ -12,6 +12,7 @@ from pathlib import Path
 from app.errors import LostLibrary, StoreError
 from app.store.database import SqliteFile, set_aside
 from app.store.migrations import LIBRARY
+from app.system import plural
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class Copy:
     def __str__(self) -> str:
         moment = datetime.fromtimestamp(self.made)
         return (
-            f"{self.path.name} of {moment.day} {moment:%b %Y, %H:%M} with {self.documents:,} documents and "
-            f"{self.chats:,} chats"
+            f"{self.path.name} of {moment.day} {moment:%b %Y, %H:%M} with "
+            f"{plural(self.documents, 'document')} and {plural(self.chats, 'chat')}"
         )
 
 
@@ -117,14 +118,11 @@ def _refuse_lost(home: Path, blocks: int, state: str) -> None:
         return
     command = f"python launch.py store restore --home {home}"
     there = [str(copies[0])] if copies else []
-    there += [f"{blocks:,} blocks of memories that only a library can name"] if blocks else []
+    there += [f"{plural(blocks, 'block')} of memories that only a library can name"] if blocks else []
     ways = [f"`{command}` puts the copy in its place"] if copies else ["put the file back if you moved it"]
     ways.append(f"`{command} --empty` begins with an empty library; copies stay under other names")
-    message = (
-        f"{home / LIBRARY_NAME} {state}, but beside it there is {', and '.join(there)}. Lectern changed nothing and "
-        f"waits for you: {'; '.join(ways)}"
-    )
-    raise LostLibrary(message, home, str(copies[0]) if copies else None)
+    what = f"{home / LIBRARY_NAME} {state}, but beside it lies {', and '.join(there)}"
+    raise LostLibrary(what, "; ".join(ways), home, str(copies[0]) if copies else None)
 
 
 def due(home: Path) -> bool:

@@ -74,9 +74,9 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
         with suppress(FullDisk), library.write() as db:
             # Nobody else reads into this folder, so such a state was left by a process that died.
             db.execute("UPDATE reading SET state = 'new', detail = 'reading was interrupted' WHERE state = 'reading'")
+        self._later(self._back_up_when_due)  # first: a short command ends before the others are done
         self._later(self.room.keep)
         self._later(self.collect_garbage)
-        self._later(self._back_up_when_due)
 
     @property
     def notes(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from app.errors import CancelledError, LecternError, NotFoundError, refusal
 from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
-from app.system import duration, size_text
+from app.system import duration, plural, size_text
 from app.ui.plainly import plainly
 from app.wellformed import whole
 
@@ -23,11 +23,6 @@ CALM = "Something went wrong inside Lectern. Your documents and chats are kept; 
 
 def count(number: int) -> str:
     return f"{number:,}"
-
-
-def plural(number: int, word: str) -> str:
-    """`plural(2, "page")` is "2 pages"."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def when(moment: str) -> str:

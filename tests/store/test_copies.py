@@ -48,7 +48,7 @@ def test_a_lost_library_stops_the_start_and_the_copy_brings_it_back(tmp_path: Pa
     before = (home / copies.NAMES[0]).read_bytes()
     loss(home)
     for _ in range(2):
-        with pytest.raises(LostLibrary, match=r"library\.backup\.db of .* with 1 documents.*store restore") as caught:
+        with pytest.raises(LostLibrary, match=r"library\.backup\.db of .* with 1 document.*store restore") as caught:
             open_store(home)
     assert caught.value.copy and caught.value.home == home
     assert (home / copies.NAMES[0]).read_bytes() == before
@@ -187,7 +187,7 @@ def test_a_library_deleted_while_it_is_open_is_noticed_at_once_and_copied(tmp_pa
         store.documents(RECIPE)
     assert len(store.notes) == 1 and (tmp_path / "library.db").exists() == replaced
     store.close()
-    with pytest.raises(LostLibrary, match="with 1 documents"):
+    with pytest.raises(LostLibrary, match="with 1 document"):
         open_store(tmp_path)
     copies.restore(tmp_path)
     store = open_store(tmp_path)
