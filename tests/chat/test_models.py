@@ -177,6 +177,17 @@ def test_going_back_reads_nothing_again(chat: DocumentChat, tmp_path: Path) -> N
     assert done.stats.tokens_reused > chat.document(document).tokens
 
 
+def test_an_unloaded_model_is_loaded_when_it_is_needed(chat: DocumentChat, tmp_path: Path) -> None:
+    _, key = asked(chat, tmp_path)
+    assert named(chat, "beta").fit.fits and named(chat, "beta").fit.tokens_per_s > 0
+    assert named(chat, "alpha").fit is None, "it is loaded"
+    assert all(offer.fit.tokens_per_s > 0 for offer in chat.offers())
+    chat.unload_model()
+    assert chat.model_state().state == "unloaded" and chat.offers() == []
+    done = finish(chat.ask("and?", chat=key, generation=SHORT))
+    assert chat.model_state().state == "ready" and not done.stats.note and done.stats.tokens_read < 40
+
+
 def test_a_memory_of_files_that_changed_offers_no_way_back(chat: DocumentChat, home: Path, tmp_path: Path) -> None:
     _, key = asked(chat, tmp_path)
     load(chat, "beta")
