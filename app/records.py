@@ -60,6 +60,12 @@ class Part:
         """Where characters [char_start, char_end) stand on the page; nothing on one that OCR did not read."""
         return tuple(box for box in self.boxes if box.char_start < char_end and char_start < box.char_end)
 
+    def confidence(self, char_start: int, char_end: int) -> float | None:
+        """How sure OCR is of characters [char_start, char_end), by the length of its lines; None where it read none."""
+        boxes = self.boxes_of(char_start, char_end)
+        letters = sum(box.char_end - box.char_start for box in boxes)
+        return sum((box.char_end - box.char_start) * box.confidence for box in boxes) / letters if letters else None
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -146,6 +152,7 @@ class Evidence:
         regions: [(memory of the document, region), ...] behind the passage.
         found_by: what offered it to the answer: `attention`, `words` or `both`; "" where nothing had to be chosen, and
             in answers of older releases.
+        confidence: of OCR, where it read the passage; known of a new answer, and of its part later.
     """
 
     id: str
@@ -159,6 +166,7 @@ class Evidence:
     weight: float
     regions: tuple[tuple[int, int], ...] = ()
     found_by: str = ""
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

@@ -122,15 +122,36 @@ def _wrong_labels(document: Document, labels: dict[str, str]) -> list[str]:
 
 
 def book(path: Path) -> dict[str, Any]:
-    """One e-book: parts, chapters, printed pages and words, against those of all its text."""
+    """One e-book against `formats_books.json`, which was written down from its navigation and text by hand.
+
+    Chapters, in order; printed pages; phrases in their chapter and at their label.
+    """
     document = load_document(path)
-    words = sum(len(part.text.split()) for part in document.parts)
-    labels = {label for part in document.parts for _, label in part.places}
-    return {
-        "book": path.name, "parts": len(document.parts), "words": words, "skipped": len(document.skipped),
-        "chapters": len({part.chapter for part in document.parts if part.chapter}),
-        "printed_pages": sum(label.startswith("page ") for label in labels),
-    }  # fmt: skip
+    wanted = json.loads((HERE / "formats_books.json").read_text(encoding="utf-8")).get(path.name)
+    chapters = list(dict.fromkeys(part.chapter for part in document.parts if part.chapter))
+    pages = {label.removeprefix("page ") for part in document.parts for _, label in part.places if "page " in label}
+    told = {"book": path.name, "parts": len(document.parts), "words": len(_text(document).split())}
+    told |= {"skipped": len(document.skipped), "chapters": len(chapters), "printed_pages": len(pages)}
+    if wanted is None:
+        return told
+    first, last = wanted.get("pages", (1, 0))
+    wrong = [] if chapters == wanted["chapters"] else [f"chapters {chapters}"]
+    wrong += [f"page {number} is missing" for number in range(first, last + 1) if str(number) not in pages]
+    wrong += [problem for phrase in wanted["phrases"] if (problem := _misplaced(document, phrase))]
+    return told | {"chapters_expected": len(wanted["chapters"]), "phrases": len(wanted["phrases"]), "wrong": wrong}
+
+
+def _misplaced(document: Document, phrase: dict[str, str]) -> str:
+    """What is wrong with a phrase's place; "" for nothing."""
+    plain = [" ".join(part.text.split()) for part in document.parts]
+    found = [part for part, text in zip(document.parts, plain, strict=True) if phrase["text"] in text]
+    if len(found) != 1:
+        return f"{phrase['text']}: found {len(found)} times"
+    words = phrase["text"].split()
+    at = re.search(r"\s+".join(map(re.escape, words)), found[0].text).start()
+    label = spans.label(found[0], at, at + len(words[0]))
+    right = found[0].chapter == phrase["chapter"] and phrase["label"] in label
+    return "" if right else f"{phrase['text']}: {found[0].chapter}, {label}"
 
 
 def pdfs(folder: Path) -> dict[str, Any]:
@@ -149,7 +170,8 @@ def pdfs(folder: Path) -> dict[str, Any]:
             here = _plain(phrase["text"]) in _plain(document.parts[phrase["page"] - 1].text)
             right += here
             wrong += [] if here else [f"{wanted['file']} page {phrase['page']}: {phrase['text'][:60]}"]
-        first = [str(label) for label in wanted.get("first_labels") or ()]
+        # a page without a label is called by its number
+        first = [str(label) or str(number) for number, label in enumerate(wanted.get("first_labels") or (), start=1)]
         found = [part.label for part in document.parts[: len(first)]]
         labels += sum(a == b for a, b in zip(first, found, strict=False))
         wrong += [f"{wanted['file']}: labels {found} instead of {first}"] if first and first != found else []

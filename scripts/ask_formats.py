@@ -1,17 +1,19 @@
 """Ask for a planted fact in a file of each format, in the browser: `python scripts/ask_formats.py [--pictures FOLDER]`.
 
 The real app on the shipped model reads the files in a data folder that is thrown away. For each, one of the first
-passages of the answer must hold the fact and open at its place. Needs Chromium and the test packages.
+passages of the answer must hold the fact and open at its place, on the picture of its page where OCR read it. A table,
+and one JSON file with the answers beside it. Needs Chromium and the test packages.
 """
 
 import argparse
 import json
 import random
+import re
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,12 +22,13 @@ sys.path.insert(0, str(ROOT))
 from playwright.sync_api import expect  # noqa: E402
 
 from app.ingest import ocr  # noqa: E402
-from app.settings import SMALL_MODEL  # noqa: E402
+from app.settings import SHIPPED_MODEL  # noqa: E402
 from app.tasks.needles import Passkey  # noqa: E402
 from tests import browser as browsing  # noqa: E402
 from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes  # noqa: E402
 
+RESULT = ROOT / "benchmarks" / "results" / "asked_formats.json"
 MINUTES_S = 20 * 60
 PASSAGES = 3  # of an answer that are looked at
 WORD = "application/vnd.openxmlformats-officedocument.wordprocessingml.document.main+xml"
@@ -38,12 +41,35 @@ class Asked:
     """A made file, and what is right.
 
     Attributes:
-        label: what the viewer says of the passage's place.
+        label: where the fact stands, as the viewer calls places.
     """
 
     path: Path
     key: Passkey
     label: str
+
+    def is_at(self, where: str) -> bool:
+        """Whether a place, which may be one from a number to another, holds the fact's."""
+        name, number = re.fullmatch(r"(.*?)([\d:]+)", self.label).groups()
+        found = re.search(rf"(?:^|· |\b){re.escape(name)}([\d:]+)(?:-([\d:]+))?(?= ·|$)", where)
+        return bool(found) and _clock(found[1]) <= _clock(number) <= _clock(found[2] or found[1])
+
+
+def _clock(number: str) -> list[int]:
+    """ "1:02:03" as numbers, to be compared."""
+    return [0] * (2 - number.count(":")) + [int(digits) for digits in number.split(":")]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of a question. `problem`: "" where a passage with the fact opened at its place."""
+
+    file: str
+    label: str
+    opened_at: str
+    answer: str
+    in_answer: bool
+    problem: str
 
 
 def filler(seed: int, count: int = 6) -> list[str]:
@@ -86,7 +112,7 @@ def pages_of(key: Passkey, seed: int) -> bytes:
 
 def pdf(path: Path, key: Passkey) -> str:
     path.write_bytes(pages_of(key, 1))
-    return "page 2"
+    return "p. 2"
 
 
 def scan(path: Path, key: Passkey) -> str:
@@ -96,7 +122,7 @@ def scan(path: Path, key: Passkey) -> str:
     pages = pypdfium2.PdfDocument(pages_of(key, 2))
     first, *others = (page.render(scale=2).to_pil().convert("L") for page in pages)
     first.save(path, resolution=144, save_all=True, append_images=others)
-    return "page 2"
+    return "p. 2"
 
 
 def text(path: Path, key: Passkey) -> str:
@@ -237,40 +263,47 @@ def make(folder: Path) -> list[Asked]:
     return [Asked(folder / name, key, made(folder / name, key)) for (name, made), key in named]
 
 
-def ask(visit: Visit, asked: Asked, pictures: Path | None) -> str:
-    """Ask about one file; "" when a passage opens where the fact stands, else what came instead."""
+def ask(visit: Visit, asked: Asked, pictures: Path | None) -> Answered:
+    """Ask about one file, and open the first passages until one holds the fact."""
     page = visit.page
     visit.tab("Library")
     visit.row(asked.path.stem).get_by_role("button", name="Ask").click()
     visit.ask(asked.key.question, timeout_s=MINUTES_S)
+    answer = page.locator("#talk .bot-row .lt-md").last.inner_text().strip()
     foot = page.locator(".lt-foot").last
     folded = foot.get_by_text("without finding an answer")
     if folded.count():
         folded.first.click()
-    seen = []
-    for number in range(min(PASSAGES, foot.locator(".lt-chip").count())):
+    chips, seen = foot.locator(".lt-chip").count(), []
+    for number in range(min(PASSAGES, chips)):
         foot.locator(".lt-chip").nth(number).click()
-        expect(page.locator(".lt-page .lt-mark").first).to_be_in_viewport()
-        marked = "".join(page.locator(".lt-page .lt-mark").all_inner_texts())
-        where = page.locator(".lt-page header p").inner_text()
-        seen.append(where)
+        if chips > 1:
+            expect(page.locator(".lt-siblings span")).to_have_text(f"Passage {number + 1} of {chips}")
+        expect(page.locator(".lt-page .lt-where, .lt-page .lt-mark").first).to_be_in_viewport()
+        marked = "".join(page.locator(".lt-page .lt-mark").all_text_contents())
+        seen.append(page.locator(".lt-page header p").inner_text())
         if asked.key.number in marked:
             if pictures:
                 page.screenshot(path=pictures / f"{asked.path.name}.png")
-            return "" if asked.label in where else f"opens at {where!r} instead of {asked.label!r}"
-    return f"the fact is not among the first passages ({'; '.join(seen)})"
+            problem = "" if asked.is_at(seen[-1]) else f"opens at {seen[-1]!r} instead of {asked.label!r}"
+            break
+    else:
+        problem = f"the fact is not among the first passages ({'; '.join(seen)})"
+    at = seen[-1] if seen else ""
+    return Answered(asked.path.name, asked.label, at, answer, asked.key.number in answer, problem)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, help="folder for a picture of each answer")
-    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
+    parser.add_argument("--model", default=str(SHIPPED_MODEL), help="checkpoint folder (the model that ships)")
+    parser.add_argument("--out", type=Path, default=RESULT, help="file for the answers")
     args = parser.parse_args()
     if find_chromium() is None:
         sys.exit("Chromium is not installed; install it, then run this again")
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-    wrong, browsing.START_S = 0, MINUTES_S
+    done, browsing.START_S = [], MINUTES_S
     with tempfile.TemporaryDirectory() as place, chromium() as browser:
         folder = Path(place)
         files = make(folder)
@@ -285,11 +318,16 @@ def main() -> int:
             if args.pictures:
                 visit.page.screenshot(path=args.pictures / "library.png", full_page=True)
             for asked in files:
-                problem = ask(visit, asked, args.pictures)
-                wrong += bool(problem)
-                print(f"{asked.path.name:21} {asked.label:22} {problem or 'right'}", flush=True)
-            print(f"{len(files) - wrong} of {len(files)} right; errors in the page: {visit.errors or 'none'}")
-    return 1 if wrong else 0
+                done.append(ask(visit, asked, args.pictures))
+                said = done[-1].problem or f"right, at {done[-1].opened_at!r}; answer: {done[-1].answer[:60]!r}"
+                print(f"{asked.path.name:21} {asked.label:22} {said}", flush=True)
+            errors = list(visit.errors)
+    right = sum(not one.problem for one in done)
+    values = {"asked": [asdict(one) for one in done], "right": right, "of": len(done), "errors": errors}
+    values |= {"in_answer": sum(one.in_answer for one in done), "model": Path(args.model).name}
+    args.out.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{right} of {len(done)} right, {values['in_answer']} answers say it; errors: {errors or 'none'}")
+    return 0 if right == len(done) else 1
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def usage(done: Done) -> dict[str, Any]:
 
 
 def citation(item: Evidence) -> dict[str, Any]:
-    """Where a passage stands: the file, and its page or path with lines."""
-    return {
+    """Where a passage stands: the file, and its page or path with lines; how sure OCR is, where it read it."""
+    sure = {} if item.confidence is None else {"ocr_confidence": round(item.confidence, 4)}
+    return sure | {
         "file_id": f"file-{item.document}",
         "filename": item.title,
         "label": item.label,

@@ -133,6 +133,7 @@ def _passage(
         char_end=char_end,
         text=text.strip(),
         weight=round(weight, 4),
+        confidence=page.confidence(char_start, char_end),
         regions=tuple((memory.number, region) for region in range(first, last + 1)),
     )
 

@@ -11,6 +11,7 @@ from app.errors import InputError
 from app.records import DocumentInfo, Evidence, Part
 
 SHOWN = 12  # places that a message lists
+EVERYTHING = "*"  # as a focus: what is muted by default is seen too
 MOST_CHOICES = 400  # of one document: a list in a page must stay small
 
 Parts = Callable[[str], Sequence[Part]]
@@ -22,7 +23,7 @@ class Sight:
     """What an answer may see of the attached documents, as it was asked for.
 
     Attributes:
-        focus: places that alone may be seen; all may when empty.
+        focus: places that alone may be seen; all may when empty or with `EVERYTHING`, which alone mutes no licence.
         mute: places that may not be seen, even where they are in focus.
         without: id of a passage that may not be seen; "" for none.
     """
@@ -39,10 +40,17 @@ class Sight:
     @property
     def words(self) -> str:
         """What the answer could see, for its user; "" when everything."""
-        facts = [f"looked only in {'; '.join(self.focus)}"] if self.focus else []
+        focus = [place for place in self.focus if place != EVERYTHING]
+        facts = ["looked in front matter and licences too"] if EVERYTHING in self.focus else []
+        facts += [f"looked only in {'; '.join(focus)}"] if focus else []
         facts += [f"did not look in {'; '.join(self.mute)}"] if self.mute else []
         facts += ["one passage was hidden"] if self.without else []
         return ", ".join(facts)
+
+    @property
+    def hides(self) -> bool:
+        """Whether it leaves out anything."""
+        return bool(set(self.focus) - {EVERYTHING} or self.mute or self.without)
 
     def __bool__(self) -> bool:
         return bool(self.focus or self.mute or self.without)
@@ -138,9 +146,10 @@ def look(
         for id, document in documents.items()
         for kind, indices in beside(id).items()
     ]
-    if not sight and not hidden and not aside:
+    if not sight.hides and not hidden and not aside:
         return sight, None
-    focus, mute = ([find_place(spec, attached, parts) for spec in specs] for specs in (sight.focus, sight.mute))
+    asked = [spec for spec in sight.focus if spec != EVERYTHING]
+    focus, mute = ([find_place(spec, attached, parts) for spec in specs] for specs in (asked, sight.mute))
     allowed = [not focus] * sum(memory.regions for memory in attached)
     for places, value in ((focus, True), (mute, False)):
         for place in places:
@@ -158,7 +167,8 @@ def look(
         for region in regions:
             allowed[region] = False
     muted = dict.fromkeys(place.name for place in (*mute, *aside))
-    named = Sight(tuple(place.name for place in focus), tuple(muted), sight.without)
+    seen = [place.name for place in focus] + [EVERYTHING] * (EVERYTHING in sight.focus)
+    named = Sight(tuple(seen), tuple(muted), sight.without)
     return named, allowed
 
 

@@ -138,7 +138,7 @@ class Sessions:
         """
         hidden = [*items, *([self._shown(sight.without)] if sight.without else ())]
         attached, size = self.reader.attached(session.documents), session.cache.shape.attention.region_tokens
-        if (sight or hidden) and self.engine.shape.compaction:
+        if (sight.hides or hidden) and self.engine.shape.compaction:
             raise InputError(
                 f"focus, mute and hidden passages need memories that keep every token, and policy {self.engine.policy} "
                 "drops some; ask in a chat under policy keep-all"

@@ -5,8 +5,8 @@ from collections.abc import Generator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from app.chat.focus import Sight
-from app.cli.evidence import answer_values, memory_line
+from app.chat.focus import EVERYTHING, Sight
+from app.cli.evidence import answer_values, by_ocr, memory_line
 from app.cli.session import Session
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Evidence, Reading
@@ -37,7 +37,7 @@ def ask(session: Session, args: argparse.Namespace) -> None:
             chat=args.chat,
             documents=documents,
             generation=generation,
-            focus=tuple(args.focus),
+            focus=(*args.focus, *([EVERYTHING] if args.everything else [])),
             mute=tuple(args.mute),
             without=args.without,
         )
@@ -96,7 +96,8 @@ def _looked(session: Session, done: Done, refused: bool) -> None:
         session.out.say(f"{found} (share of the attention on the documents):")
     for passage in done.evidence:
         excerpt = " ".join(passage.text.split())[:EXCERPT_CHARS]
-        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({_share(passage)}): {excerpt}")
+        found = _share(passage) + by_ocr(passage)
+        session.out.say(f"[{passage.id}] {passage.title}, {passage.label} ({found}): {excerpt}")
 
 
 def _share(passage: Evidence) -> str:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.cli.session import Session
@@ -25,6 +26,8 @@ def evidence(session: Session, args: argparse.Namespace) -> None:
     """Show a passage, and how much less likely its answer is without it."""
     with session.chat() as chat:
         passage, key, _ = chat.store.evidence(args.id)
+        part = chat.part(passage.document, passage.part)
+        passage = replace(passage, confidence=part.confidence(passage.char_start, passage.char_end))
         session.model_ready(chat)
         with closing(chat.removal(args.id)) as events:
             for event in events:
@@ -47,7 +50,8 @@ def _removed(session: Session, passage: Evidence, chat: str, found: Removal) -> 
             for text, before, after in zip(found.pieces, found.before, found.after, strict=True)
         ],
     }
-    lines = [f"{passage.title}, {passage.label} ({passage.weight:.0%} of the attention)", passage.text, ""]
+    share = f"{passage.weight:.0%} of the attention{by_ocr(passage)}"
+    lines = [f"{passage.title}, {passage.label} ({share})", passage.text, ""]
     lines.append(f"The answer's log-probability is {sum(found.before):.2f} nats. {found.words}")
     session.out.result(values, "\n".join(lines))
 
@@ -62,7 +66,13 @@ def passage_values(passage: Evidence) -> dict[str, Any]:
         "text": passage.text,
         "weight": passage.weight,
         "found_by": passage.found_by or None,
+        "ocr_confidence": None if passage.confidence is None else round(passage.confidence, 4),
     }
+
+
+def by_ocr(passage: Evidence) -> str:
+    """That OCR read a passage, and how sure it was; "" of other passages."""
+    return "" if passage.confidence is None else f", read by OCR, mean confidence {passage.confidence:.0%}"
 
 
 def look_values(look: Look, evidence: Sequence[Evidence]) -> dict[str, Any]:

@@ -221,6 +221,9 @@ def _talk(commands: _Commands) -> None:
     question.add_argument("--max-new-tokens", type=_whole, metavar="N", help="longest answer")
     question.add_argument("--focus", metavar="SPEC", help="look only there; repeat for several", **repeat)
     question.add_argument("--mute", metavar="SPEC", help="do not look there; repeat for several", **repeat)
+    question.add_argument(
+        "--everything", action="store_true", help="look in front matter and licences too, which are muted otherwise"
+    )
     question.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
     _one(commands.add("evidence", COMMANDS["evidence"], evidence.evidence), "a passage, such as e12-1")
     many = commands.group("chats", COMMANDS["chats"], chats.chats_list)

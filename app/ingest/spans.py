@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _CHAPTER_CHARS = 48  # of a chapter's heading beside a line number
 _BATCH_CHARS = 1 << 17  # of text in one call of the tokenizer: it cannot be stopped, and its side tables are large
 _PIECE_CHARS = 1 << 14  # the most that it gets in one text: some fail or take quadratic time on a very long word or run
+_NUMBERED = re.compile(r"(.*?)(\d[\d:]*)", re.DOTALL)  # a place and its number, page or time
 _SEAM_CHARS = 1 << 10  # at the end of a piece that are searched for a place to cut
 _SEAM = re.compile(r"(?<=[^\W_])(?=[ \n][^\W_])")  # no tokenizer joins a word to the blank after it
 
@@ -80,9 +81,7 @@ def offsets_of(part: Part, tokenizer: "Tokenizer") -> list[tuple[int, int]]:
     return tokenizer.encode(_as_read(part), add_special_tokens=False).offsets
 
 
-def tokens_of(
-    span: Span, offsets: Sequence[tuple[int, int]], char_start: int, char_end: int
-) -> tuple[int, int]:
+def tokens_of(span: Span, offsets: Sequence[tuple[int, int]], char_start: int, char_end: int) -> tuple[int, int]:
     """The tokens of a memory that characters [char_start, char_end) of a part stand in: `locate` the other way.
 
     Args:
@@ -108,7 +107,7 @@ def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Sp
 
 def label(part: Part, char_start: int, char_end: int, text_line: int | None = None) -> str:
     """Where a passage stands: the page label, `path:first-last` lines of a file, chapter and line of a plain text, or
-    the place that it begins in.
+    the places from that which it begins in to that which it ends in.
 
     Args:
         text_line: of a plain text's part, whose label only counts parts: number of the line that it begins on.
@@ -118,7 +117,7 @@ def label(part: Part, char_start: int, char_end: int, text_line: int | None = No
         chapter = _chapter_at(part, char_start)
         return f"{shorten(chapter, _CHAPTER_CHARS, placeholder=' …')}, line {line:,}" if chapter else f"line {line:,}"
     if part.places:
-        return part.places[max(0, bisect_right(part.places, char_start, key=lambda place: place[0]) - 1)][1]
+        return _from_to(_place_at(part, char_start), _place_at(part, max(char_start, char_end - 1)))
     if part.first_line is None:
         return part.label
     passage = part.text[char_start:char_end]
@@ -127,6 +126,20 @@ def label(part: Part, char_start: int, char_end: int, text_line: int | None = No
     first = part.first_line + part.text.count("\n", 0, char_start)
     last = part.first_line + part.text.count("\n", 0, max(char_start, char_end))
     return f"{part.label}:{max(1, first)}-{max(1, last)}"
+
+
+def _place_at(part: Part, char: int) -> str:
+    return part.places[max(0, bisect_right(part.places, char, key=lambda place: place[0]) - 1)][1]
+
+
+def _from_to(first: str, last: str) -> str:
+    """ "Tides, paragraph 3" to "Tides, paragraph 5" is "Tides, paragraph 3-5"; both in full where more differs."""
+    if first == last:
+        return first
+    start, end = _NUMBERED.fullmatch(first), _NUMBERED.fullmatch(last)
+    if start and end and start[1] == end[1]:
+        return f"{first}-{end[2]}"
+    return f"{first} to {last}"
 
 
 def _chapter_at(part: Part, char: int) -> str | None:

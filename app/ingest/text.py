@@ -69,7 +69,7 @@ def _book_parts(text: str, markdown: bool, cancelled: Cancelled) -> tuple[list[P
     kinds = list(dict.fromkeys(part.kind for part in parts if part.kind))
     if not kinds:
         return parts, None
-    return parts, f"Project Gutenberg's {' and '.join(kinds)}: muted unless a focus names it or the whole document"
+    return parts, f"Project Gutenberg's {' and '.join(kinds)}: muted unless you ask to look there too"
 
 
 def split_parts(text: str, *, markdown: bool = False, cancelled: Cancelled = never) -> list[Part]:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from app import markdown
 from app.api.reading import BackgroundReading
-from app.chat.focus import Sight
+from app.chat.focus import EVERYTHING, Sight
 from app.memory.config import GenerationConfig
 from app.ui import actions, asking, branching, examples, format, leafing, policies, switching
 from app.ui.actions import GPU, PRIVATE
@@ -88,6 +88,7 @@ class _Parts:
     question: gr.Textbox
     focus: gr.Dropdown
     mute: gr.Dropdown
+    everything: gr.Checkbox
     temperature: gr.Slider
     longest: gr.Slider
     policy: gr.Dropdown
@@ -165,6 +166,12 @@ def _layout(start_policy: str) -> _Parts:
                 with gr.Row():
                     focus = _place_list("Only in", "Title#12-20", "focus")
                     mute = _place_list("Not in", "Title#src/*.py", "mute")
+                everything = gr.Checkbox(
+                    False,
+                    label="Front matter and licences too",
+                    info="which are left out otherwise",
+                    elem_id="everything",
+                )
             with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
                 with gr.Row():
                     temperature = gr.Slider(
@@ -183,7 +190,7 @@ def _layout(start_policy: str) -> _Parts:
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, [begin, more], example_row, buttons, remark, talk, other,
-        status, question, focus, mute, temperature, longest, policy, memory, side, page, compare,
+        status, question, focus, mute, everything, temperature, longest, policy, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -287,11 +294,11 @@ def _running(running: bool) -> dict[str, Any]:
 
 
 def _settings(
-    focus: list[str] | None, mute: list[str] | None, temperature: float, longest: float
+    focus: list[str] | None, mute: list[str] | None, everything: bool, temperature: float, longest: float
 ) -> tuple[GenerationConfig, Sight]:
     """The controls under the question. A new seed every time: above temperature 0, trying again shall differ."""
     generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest), seed=random.randrange(2**31))
-    return generation, Sight(tuple(focus or ()), tuple(mute or ()))
+    return generation, Sight((*(focus or ()), *([EVERYTHING] if everything else ())), tuple(mute or ()))
 
 
 def _wire_asking(
@@ -303,7 +310,7 @@ def _wire_asking(
 ) -> list[Any]:
     """Returns the events that write into the conversation."""
     controls = [parts.chat_id, parts.picker, parts.policy]
-    controls += [parts.focus, parts.mute, parts.temperature, parts.longest]
+    controls += [parts.focus, parts.mute, parts.everything, parts.temperature, parts.longest]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
         return asking.thinking(chat), chat_id or asking.before_first_answer(chat)
@@ -401,9 +408,7 @@ def _wire_adding(
                 yield status, gr.skip(), gr.skip()
         yield status, list(added), None
 
-    def pick(
-        chat_id: str | None, picked: list[str], policy: str, added: list[str], status: str
-    ) -> tuple[Any, ...]:
+    def pick(chat_id: str | None, picked: list[str], policy: str, added: list[str], status: str) -> tuple[Any, ...]:
         """What is picked may have changed since the files came."""
         picked = list(dict.fromkeys([*(picked or []), *added]))
         return *refresh(picked, policy), (status or "") + asking.attach(chat, chat_id, picked)
@@ -426,7 +431,7 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
 
     def without(evidence_id: str, temperature: float, longest: float) -> Iterator[tuple[Any, ...]]:
         yield open_passage(evidence_id)  # under an answer the button does not need it to be open
-        for compared in asking.without(chat, evidence_id, _settings([], [], temperature, longest)[0]):
+        for compared in asking.without(chat, evidence_id, _settings([], [], False, temperature, longest)[0]):
             yield gr.skip(), gr.skip(), compared
 
     side = [parts.side, parts.page, parts.compare]

@@ -223,12 +223,9 @@ def _siblings(id: str, siblings: Sequence[str]) -> str:
 
 def by_ocr(part: Part, start: int, end: int) -> str:
     """That a passage, or else its page, was read by OCR, and how sure it was; "" for other pages."""
-    boxes = part.boxes_of(start, end) or part.boxes
-    letters = sum(box.char_end - box.char_start for box in boxes)
-    if not letters:
-        return ""
-    sure = sum((box.char_end - box.char_start) * box.confidence for box in boxes) / letters
-    return f" · read by OCR, mean confidence {sure:.0%}"
+    sure = part.confidence(start, end)
+    sure = part.confidence(0, len(part.text)) if sure is None else sure
+    return "" if sure is None else f" · read by OCR, mean confidence {sure:.0%}"
 
 
 def target(name: str) -> tuple[str, int, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.chat.focus import MOST_CHOICES, Sight, choices, find_place, look, place_regions
+from app.chat.focus import EVERYTHING, MOST_CHOICES, Sight, choices, find_place, look, place_regions
 from app.errors import InputError
 from app.records import Evidence
 from tests.chat.attached import SIZE, attach
@@ -128,4 +128,8 @@ def test_what_stands_beside_a_document_is_muted_unless_a_focus_says_where_to_loo
     assert {region for region, may in enumerate(allowed) if may} >= rest  # what both share can be seen
     assert not any(allowed[region] for region in front - rest)
     assert seen("Book")[0].mute == () and all(seen("Book")[1])
+    assert seen(EVERYTHING) == (Sight((EVERYTHING,)), None) and not Sight((EVERYTHING,)).hides
+    assert Sight((EVERYTHING,), ("Book#2",)).words == "looked in front matter and licences too, did not look in Book#2"
+    only, allowed = seen("Book#1", EVERYTHING)
+    assert only.focus == ("Book#1", EVERYTHING) and {i for i, may in enumerate(allowed) if may} == front
     assert look(Sight(), [], [memory], lambda _: parts, SIZE, lambda _: {}) == (Sight(), None)

@@ -162,7 +162,8 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
     assert (values["ended"], values["refused"]) == ("length", False)
-    assert set(values["evidence"][0]) == {"id", "document", "label", "part", "text", "weight", "found_by"}
+    passage = {"id", "document", "label", "part", "text", "weight", "found_by", "ocr_confidence"}
+    assert set(values["evidence"][0]) == passage and values["evidence"][0]["ocr_confidence"] is None
     assert values["evidence"][0]["document"] == document
     asked = line.chat.asked[-1]
     assert (asked["generation"].max_new_tokens, asked["generation"].seed) == (6, 5)
@@ -215,6 +216,8 @@ def test_focus_and_mute_reach_the_chat_and_are_told(line: Line, book: Path) -> N
     values = line.json(*words)
     assert (values["focus"], values["mute"], values["without"]) == (["book#Chapter I"], ["book#2", "book"], None)
     assert line.chat.asked[-1]["focus"] == (f"{key}#Chapter I",) and line.chat.asked[-1]["without"] is None
+    line.json("ask", "-d", key, "--everything", "How?")
+    assert line.chat.asked[-1]["focus"] == ("*",)
     _, _, err = line.run(*words)
     assert "looked only in book#Chapter I, did not look in book#2; book" in err and "tokens kept" in err
 

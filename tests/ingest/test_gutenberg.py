@@ -58,6 +58,4 @@ def test_parts_keep_every_character_and_say_what_they_are(tmp_path):
     assert [(part.kind, part.chapter) for part in document.parts] == [
         ("front matter", "Front matter"), ("", "CHAPTER I"), ("licence", "Licence"),
     ]  # fmt: skip
-    assert document.notes == (
-        "Project Gutenberg's front matter and licence: muted unless a focus names it or the whole document",
-    )
+    assert document.notes == ("Project Gutenberg's front matter and licence: muted unless you ask to look there too",)

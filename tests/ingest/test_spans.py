@@ -173,3 +173,12 @@ def test_characters_of_a_part_are_found_among_its_tokens(tokenizer):
     start, end = spans.tokens_of(memory.spans[0], offsets, 4, 13)
     char_start, char_end = spans.locate(part, memory.spans[0], tokenizer, start, end)
     assert part.text[char_start:char_end].strip() == "two three" and start > 1
+
+
+def test_a_passage_over_several_places_is_called_from_the_first_to_the_last():
+    places = ((0, "Ebb, paragraph 8"), (10, "Ebb, paragraph 9"), (20, "Flood"), (30, "1:00"), (40, "1:01:00"))
+    part = Part(1, "1", "x" * 50, places=places)
+    asked = [(0, 10), (5, 11), (12, 25), (30, 45)]
+    assert [spans.label(part, start, end) for start, end in asked] == [
+        "Ebb, paragraph 8", "Ebb, paragraph 8-9", "Ebb, paragraph 9 to Flood", "1:00-1:01:00",
+    ]  # fmt: skip

@@ -6,6 +6,8 @@ from html import unescape
 
 import pytest
 
+from app.api.replies import citation
+from app.cli.evidence import by_ocr
 from app.errors import NotFoundError
 from app.ingest.page_image import Located
 from app.records import Box, Evidence, Part, Removal
@@ -130,6 +132,9 @@ def test_what_ocr_read_says_so() -> None:
     boxes = (Box(0, 5, 0.1, 0.2, 0.5, 0.25, 0.9), Box(6, 11, 0.1, 0.3, 0.6, 0.35, 0.8))
     part = Part(1, "1", "First\nlines", boxes=boxes)
     assert "read by OCR, mean confidence 80%" in viewer.page(shown(part, 6, 11))
+    assert part.confidence(0, 11) == pytest.approx(0.85) and part.confidence(0, 0) is None
+    passage = Evidence("e2-1", "d1", "Scan", "2", 2, 6, 11, "lines", 0.5, confidence=part.confidence(6, 11))
+    assert citation(passage)["ocr_confidence"] == 0.8 and "mean confidence 80%" in by_ocr(passage)
 
 
 @pytest.mark.parametrize(

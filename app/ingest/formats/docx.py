@@ -17,6 +17,7 @@ from app.ingest.formats.office import Parts, child, chosen, is_on, symbol
 from app.ingest.formats.package import Package
 from app.ingest.formats.parse import attribute, local
 
+MOST_COLUMNS = 63  # Word's own limit
 LONGEST_ROW = 3_000  # characters: a table with longer ones lays out text
 _THROUGH = frozenset(
     """ins moveto hyperlink smarttag sdt sdtcontent customxml dir bdo fldsimple rubybase p tbl body txbxcontent
@@ -283,7 +284,7 @@ class _Document:
         for row in rows:
             texts = []
             for cell in row:
-                texts.append(self._cell(cell, after))
+                texts += [self._cell(cell, after), *[""] * (_columns(cell) - 1)]
                 pages += [(length, label) for _, label in after.pages]
                 after.pages.clear()
             line = " | ".join(texts).strip()
@@ -349,6 +350,12 @@ def _within(element: etree._Element, name: str) -> Iterator[etree._Element]:
 
 def _cells(row: etree._Element) -> list[etree._Element]:
     return list(_within(row, "tc"))
+
+
+def _columns(cell: etree._Element) -> int:
+    """How many columns a cell fills."""
+    value = attribute(child_or(child(cell, "tcpr"), "gridspan"), "val")
+    return min(max(int(value), 1), MOST_COLUMNS) if value.isascii() and value.isdecimal() else 1
 
 
 def _shown(drawing: etree._Element) -> Iterator[etree._Element]:

@@ -30,6 +30,7 @@ _TIGHT = frozenset(("div", "dd", "dt", "td", "th"))  # no blank line between nei
 _HIDDEN = re.compile(r"(display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\n\r\f\u00a0]+")
 _RAISED = str.maketrans("0123456789+-−()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁽⁾ⁿ")
+MOST_SPANNED = 1_000  # columns or rows, as in browsers
 _LAYOUT = frozenset(("table", "pre", "ul", "ol", "dl", "blockquote", "figure", *_HEADINGS))  # in a cell
 
 
@@ -108,6 +109,8 @@ class Walk:
             self._put_heading(element)
         elif name == "table":
             self._put_table(element)
+        elif name == "switch":
+            self._put_switch(element)
         elif name in ("ul", "ol", "menu", "dir"):
             self._put_list(element, name)
         elif name in _BLOCKS:
@@ -297,6 +300,13 @@ class Walk:
             self._put(" " if _SIDE_NUMBER.search(element.get("class", "")) else "")
             self._children(element)
 
+    def _put_switch(self, switch: etree._Element) -> None:
+        """One of several forms of the same: the one with formulas, else that for everyone."""
+        cases = [case for case in switch if any(local(inner) == "math" for inner in case.iter())]
+        cases += [case for case in switch if local(case) == "default"]
+        for case in cases[:1]:
+            self._children(case)
+
     def _note_of(self, link: etree._Element) -> etree._Element | None:
         """The note that a link calls, None when it is another link."""
         note = self._notes.get(attribute(link, "href").partition("#")[2])
@@ -333,14 +343,33 @@ class Walk:
                 self.visit(caption)
                 self.flush()
         lines: list[str] = []
+        reaching: dict[int, int] = {}  # how many rows more a cell above fills, by column
         for row in rows:
             if self._unseen(row, "tr"):
                 continue
             self._arrive(row, "tr")
-            line = " | ".join(self._cell(cell) for cell in row if local(cell) in ("td", "th"))
+            line = " | ".join(self._row(row, reaching))
             if line.strip(" |"):
                 self._put_line(lines, line)
         self.flush_lines(lines)
+
+    def _row(self, row: etree._Element, reaching: dict[int, int]) -> list[str]:
+        """The texts of a row by columns; "" where a cell of it or above it reaches over."""
+        texts: list[str] = []
+        for cell in row:
+            if local(cell) not in ("td", "th"):
+                continue
+            while reaching.get(len(texts), 0):
+                reaching[len(texts)] -= 1
+                texts.append("")
+            text = self._cell(cell)
+            for _ in range(_span(cell, "colspan")):
+                reaching[len(texts)] = _span(cell, "rowspan") - 1
+                texts.append(text)
+                text = ""
+        for column in [column for column in reaching if column >= len(texts)]:
+            reaching[column] = max(0, reaching[column] - 1)
+        return texts
 
     def _put_line(self, lines: list[str], line: str) -> None:
         lines.append(line.strip())
@@ -386,6 +415,12 @@ def _is_back_link(element: etree._Element, name: str) -> bool:
         return False
     kinds = f"{attribute(element, 'role')} {attribute(element, 'type')} {element.get('class', '')}"
     return "backlink" in kinds or "footnote-back" in kinds or flat(element).strip("\ufe0e\ufe0f") in ("↩", "↑", "¶")
+
+
+def _span(cell: etree._Element, name: str) -> int:
+    """How many columns or rows a cell fills."""
+    value = cell.get(name, "").strip()
+    return min(max(int(value), 1), MOST_SPANNED) if value.isascii() and value.isdecimal() else 1
 
 
 def _table_of(row: etree._Element) -> etree._Element | None:

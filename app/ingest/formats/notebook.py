@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.ingest.blocks import About, Block, Refused
+from app.ingest.formats import html
 
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _RETURN = re.compile(r"[^\n]*\r(?!\n)")  # a progress bar writes its line anew
@@ -93,7 +94,15 @@ def _shown(output: dict[str, Any], left_out: Counter[str]) -> str:
     plain = _printed(_text(data.get("text/plain", "")))
     if plain and not plain.startswith("<IPython.core.display."):
         return plain
-    return next((_text(data[form]) for form in ("text/markdown", "text/latex") if form in data), "")
+    for form in ("text/markdown", "text/latex"):
+        if form in data:
+            return _text(data[form])
+    return _page(_text(data.get("text/html", "")))
+
+
+def _page(text: str) -> str:
+    """What a reader sees of a result that has no form but HTML."""
+    return "\n\n".join(block.text for block in html.page(text.encode(), About())) if text.strip() else ""
 
 
 def _text(value: Any) -> str:

@@ -17,6 +17,7 @@ _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 _CLOSED = re.compile(
     r"<(script|style|title|textarea|iframe|a|b|i|em|strong|span|div|p|td|th)\b([^<>]*?)/>", re.IGNORECASE
 )
+_VOID = re.compile(r"</?(?:wbr|source|track|embed|keygen)\b[^<>]*>", re.IGNORECASE)  # the parser puts what follows in
 _META = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)")
 _BOM = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -47,7 +48,7 @@ def parse_xhtml(data: bytes) -> etree._Element:
 
 def parse_html(data: bytes) -> etree._Element:
     """The root of an HTML document, whatever is wrong with it."""
-    text = _DECLARATION.sub("", _text(data).replace("\0", ""), count=1)
+    text = _VOID.sub("", _DECLARATION.sub("", _text(data).replace("\0", ""), count=1))
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True, remove_pis=True, remove_comments=True)
     root = etree.fromstring(text.encode("utf-8", "replace"), parser)
     if root is None:

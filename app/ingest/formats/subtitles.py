@@ -14,6 +14,7 @@ _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 _TIMES = re.compile(rf"[ \t]*{_CLOCK}[ \t]*-->[ \t]*{_CLOCK}.*")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^>]+)>")
 _MARK = re.compile(r"</?(?:[a-z]+(?:\.[^>]*)?(?:[ \t][^>]*)?|\d[\d:.]*)>|\{\\[^}]*\}", re.IGNORECASE)
+_READING = re.compile(r"<rt(?:\.[^>]*)?>(.*?)(?:</rt>|(?=</ruby>)|$)", re.IGNORECASE)
 _ASIDE = re.compile(r"(NOTE|STYLE|REGION)\b")
 _FLASH_S = 0.05  # a cue so short only keeps the last line on the screen while the next one rolls in
 
@@ -72,7 +73,7 @@ def _body(lines: list[str], blank: int | None, *, last: bool) -> list[str]:
 
 
 def _clean(line: str) -> str:
-    line = _VOICE.sub(r"\1: ", line)
+    line = _READING.sub(r"(\1)", _VOICE.sub(r"\1: ", line))
     return html.unescape(_MARK.sub("", line)).strip()
 
 

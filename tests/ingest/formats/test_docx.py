@@ -159,13 +159,14 @@ def cell(*content, properties=""):
 def test_tables_are_rows(make):
     head = cell(p("Port")) + "<w:sdt><w:sdtContent>" + cell(p("High"), p("water")) + "</w:sdtContent></w:sdt>"
     rows = [head, cell(p("Brest")) + cell(p("7.1"), properties='<w:vMerge w:val="restart"/>'),
-            cell(p("Hull")) + cell(p(""), properties="<w:vMerge/>"), cell(p("")) + cell(p("last"))]  # fmt: skip
+            cell(p("Hull")) + cell(p(""), properties="<w:vMerge/>"), cell(p("")) + cell(p("last")),
+            cell(p("wide"), properties='<w:gridSpan w:val="2"/>') + cell(p("third"))]  # fmt: skip
     gone = "<w:tr><w:trPr><w:del/></w:trPr>" + cell(p("deleted")) + "</w:tr>"
     table = "<w:tbl>" + "".join(f"<w:tr>{row}</w:tr>" for row in rows) + gone + "</w:tbl>"
     layout = "<w:tbl><w:tr>" + cell(p("left"), table.replace("Brest", "Nantes")) + cell(p("right")) + "</w:tr></w:tbl>"
     assert text(load_document(make(p("before") + table + layout))) == (
-        "before\n\nPort | High water\nBrest | 7.1\nHull |\n| last\n\n"
-        "left\n\nPort | High water\nNantes | 7.1\nHull |\n| last\n\nright"
+        "before\n\nPort | High water\nBrest | 7.1\nHull |\n| last\nwide |  | third\n\n"
+        "left\n\nPort | High water\nNantes | 7.1\nHull |\n| last\nwide |  | third\n\nright"
     )
 
 

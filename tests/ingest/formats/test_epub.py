@@ -143,3 +143,10 @@ def test_the_shared_books(shared_data):
     assert chapters["wasteland"][:2] == ["I. THE BURIAL OF THE DEAD", "II. A GAME OF CHESS"]
     assert "Son of man,[*] 20 [*] Line 20. Cf. Ezekiel 2:1." in text["wasteland"]
     assert "السرطان[1]. [1] لمزيد من المعلومات" in text["regime-anticancer-arabic"]
+
+
+def test_one_form_of_what_has_several_is_read(make_epub):
+    math = '<math xmlns="http://www.w3.org/1998/Math/MathML"><mi>x</mi></math>'
+    forms = "<epub:switch><epub:case>{}</epub:case><epub:default><p>plain</p></epub:default></epub:switch>"
+    document = load_document(make_epub({"a.xhtml": forms.format("<p>drawn</p>") + forms.format(f"<p>{math}</p>")}))
+    assert document.parts[0].text == "plain\n\n$x$"

@@ -171,3 +171,16 @@ def test_saved_pages_with_their_frames(name, read):
 def test_a_saved_page_without_a_page(read):
     with pytest.raises(InputError, match=r"^a\.mht: no web page in it"):
         read("MIME-Version: 1.0\nContent-Type: image/png\n\nx", name="a.mht")
+
+
+def test_cells_stand_under_their_headers(read):
+    rows = "<tr><th>A<th>B<th>C</tr><tr><td rowspan=2>r<td colspan=2>bc</tr><tr><td>b<td>c</tr><tr><td>1<td>2<td>3</tr>"
+    odd = "<tr><td rowspan=0 colspan=x>e</tr>"
+    assert text(read(f"<html><body><table>{rows}{odd}</table></body></html>")) == (
+        "A | B | C\nr | bc |\n| b | c\n1 | 2 | 3\ne"
+    )
+
+
+def test_elements_without_an_end_hold_nothing(read):
+    page = "<p>Donau<wbr>dampf<wbr/>schiff <picture><source srcset=a><img alt=Ship></picture> sails<p>on"
+    assert text(read(f"<html><body>{page}</body></html>")) == "Donaudampfschiff [Ship] sails\n\non"

@@ -76,3 +76,10 @@ def test_what_is_no_notebook(text, message, tmp_path):
     (tmp_path / "a.ipynb").write_text(text)
     with pytest.raises(InputError, match=rf"^a\.ipynb: .*({message})"):
         load_document(tmp_path / "a.ipynb")
+
+
+def test_a_result_that_is_html_alone_is_read(tmp_path):
+    table = {"output_type": "display_data", "data": {"text/html": ["<table><tr><td>tide</td>", "<td>7.1</td></table>"]}}
+    empty = {"output_type": "display_data", "data": {"text/html": ""}}
+    (part,) = load_document(written(tmp_path / "a.ipynb", [code("show()", table, empty)])).parts
+    assert part.text == "show()\n\ntide | 7.1"

@@ -43,6 +43,9 @@ the <00:00:13.000><c>second</c> line
 
 00:00:20.000 --> 00:00:21.000
 the second line
+
+00:00:22.000 --> 00:00:23.000
+<ruby>潮<rt>shio</rt></ruby> is tide
 """
 
 
@@ -65,7 +68,7 @@ def test_srt(tmp_path):
 
 def test_vtt_reads_rolling_lines_once_and_said_again_twice(tmp_path):
     (part,) = read(tmp_path / "a.vtt", VTT).parts
-    assert part.text == "Mary Ann: Fish & chips\nthe first line\nthe second line\nthe second line"
+    assert part.text == "Mary Ann: Fish & chips\nthe first line\nthe second line\nthe second line\n潮(shio) is tide"
     assert places(part, "Mary", "first") == ["0:01", "0:10"]
 
 
