@@ -96,6 +96,8 @@ def main() -> None:
             if path.suffix in endings:
                 try:
                     found.setdefault(label, {})[path.name] = read(path)
+                except ImportError:  # it is not there: no figure of its own
+                    raise
                 except Exception as error:
                     found.setdefault(label, {})[path.name] = f"failed: {type(error).__name__}"
     print(json.dumps(found))

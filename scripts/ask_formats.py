@@ -304,6 +304,7 @@ def main() -> int:
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
     done, browsing.START_S = [], MINUTES_S
+    expect.set_options(timeout=MINUTES_S * 1000)  # of a busy machine
     with tempfile.TemporaryDirectory() as place, chromium() as browser:
         folder = Path(place)
         files = make(folder)
@@ -311,6 +312,7 @@ def main() -> int:
         command += ["--model", args.model]
         with serving(command, folder) as server, visiting(browser, server.url) as visit:
             expect(visit.page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_S * 1000)
+            visit.page.set_default_timeout(MINUTES_S * 1000)
             visit.tab("Library")
             if ocr.available():
                 visit.page.locator("#ocr input").check()

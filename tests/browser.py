@@ -165,8 +165,8 @@ def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 860
     page.on("websocket", lambda socket: visit.outside.append(socket.url))
     page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
-    page.goto(url)
-    expect(page.locator("#question textarea")).to_be_visible(timeout=30_000)
+    page.goto(url, timeout=START_S * 1000)
+    expect(page.locator("#question textarea")).to_be_visible(timeout=START_S * 1000)
     expect(page.locator(".lt-model")).to_be_visible()
     try:
         yield visit

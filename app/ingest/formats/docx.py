@@ -282,9 +282,10 @@ class _Document:
             return
         lines, pages, after, length = [], [], _Line(), 0
         for row in rows:
-            texts = []
+            texts, column = [], 0
             for cell in row:
-                texts += [self._cell(cell, after), *[""] * (_columns(cell) - 1)]
+                texts += [*[""] * (column - len(texts)), self._cell(cell, after)]
+                column += _columns(cell)
                 pages += [(length, label) for _, label in after.pages]
                 after.pages.clear()
             line = " | ".join(texts).strip()

@@ -354,21 +354,20 @@ class Walk:
         self.flush_lines(lines)
 
     def _row(self, row: etree._Element, reaching: dict[int, int]) -> list[str]:
-        """The texts of a row by columns; "" where a cell of it or above it reaches over."""
-        texts: list[str] = []
+        """The texts of a row by columns; "" where a cell before or above it reaches over."""
+        texts, column = [], 0
         for cell in row:
             if local(cell) not in ("td", "th"):
                 continue
-            while reaching.get(len(texts), 0):
-                reaching[len(texts)] -= 1
-                texts.append("")
-            text = self._cell(cell)
+            while reaching.get(column, 0):
+                reaching[column] -= 1
+                column += 1
+            texts += [*[""] * (column - len(texts)), self._cell(cell)]
             for _ in range(_span(cell, "colspan")):
-                reaching[len(texts)] = _span(cell, "rowspan") - 1
-                texts.append(text)
-                text = ""
-        for column in [column for column in reaching if column >= len(texts)]:
-            reaching[column] = max(0, reaching[column] - 1)
+                reaching[column] = _span(cell, "rowspan") - 1
+                column += 1
+        for later in [later for later in reaching if later >= column]:
+            reaching[later] = max(0, reaching[later] - 1)
         return texts
 
     def _put_line(self, lines: list[str], line: str) -> None:

@@ -177,7 +177,7 @@ def test_cells_stand_under_their_headers(read):
     rows = "<tr><th>A<th>B<th>C</tr><tr><td rowspan=2>r<td colspan=2>bc</tr><tr><td>b<td>c</tr><tr><td>1<td>2<td>3</tr>"
     odd = "<tr><td rowspan=0 colspan=x>e</tr>"
     assert text(read(f"<html><body><table>{rows}{odd}</table></body></html>")) == (
-        "A | B | C\nr | bc |\n| b | c\n1 | 2 | 3\ne"
+        "A | B | C\nr | bc\n| b | c\n1 | 2 | 3\ne"
     )
 
 
