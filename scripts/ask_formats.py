@@ -279,7 +279,7 @@ def ask(visit: Visit, asked: Asked, pictures: Path | None) -> Answered:
         foot.locator(".lt-chip").nth(number).click()
         if chips > 1:
             expect(page.locator(".lt-siblings span")).to_have_text(f"Passage {number + 1} of {chips}")
-        expect(page.locator(".lt-page .lt-where, .lt-page .lt-mark").first).to_be_in_viewport()
+        expect(page.locator(".lt-page .lt-where:visible, .lt-page .lt-mark:visible").first).to_be_in_viewport()
         marked = "".join(page.locator(".lt-page .lt-mark").all_text_contents())
         seen.append(page.locator(".lt-page header p").inner_text())
         if asked.key.number in marked:
