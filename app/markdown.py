@@ -22,13 +22,33 @@ _INLINE = re.compile(r"([\\`*_\[\]<>&~|$])")
 _BEGIN, _END = "\ue0f0", "\ue0f1"  # stand for the ends of a mark while Markdown is made HTML
 _AT_LINE = re.compile(r"[\s>#*+-]*(?:\d+[.)]\s+)?")  # what begins a line and is no word of it
 _MARKED_UP = re.compile(r"^(?:#{1,6} \S|```|~~~|\|[ :-]*-{3})|\[[^\]\n]+\]\(\S+\)|\*\*\w[^*\n]*\*\*", re.MULTILINE)
+_HOLE = re.compile("\ue000(\\d+)\ue001")  # stands for what is put into a text; these characters mean nothing else
+_TAG = re.compile(r"<[^<>]*>")
 _AT_START = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list
 
 
 @lru_cache(maxsize=2048)  # every view of a chat that is being answered shows its earlier answers again
-def html(text: str) -> str:
-    """HTML of an answer; tags and pictures in it are shown as they were written."""
-    return f'<div class="lt-md">{_page_parser().render(text)}</div>'
+def html(text: str, marks: tuple[tuple[int, str], ...] = ()) -> str:
+    """HTML of an answer; tags and pictures in it are shown as they were written.
+
+    Args:
+        marks: (place in the text, HTML to be put there), in order.
+    """
+    shown = _page_parser().render(_with_holes(text, [place for place, _ in marks]))
+    if marks:
+        shown = _TAG.sub(lambda tag: _HOLE.sub("", tag[0]), shown)  # none inside of a tag
+        shown = _HOLE.sub(lambda hole: marks[int(hole[1])][1], shown)
+    return f'<div class="lt-md">{shown}</div>'
+
+
+def _with_holes(text: str, places: Sequence[int]) -> str:
+    """The text with a hole at each place, told by its number; what looked like one before is replaced."""
+    pieces, done, text = [], 0, re.sub("[\ue000\ue001]", "\ufffd", text)
+    for number, place in enumerate(places):
+        place = done + len(text[done : max(done, place)].rstrip("*_~| "))  # emphasis and cells end after it
+        pieces += [text[done:place], f"\ue000{number}\ue001"]
+        done = place
+    return "".join([*pieces, text[done:]])
 
 
 def marked_html(text: str, start: int, end: int) -> str:
@@ -72,12 +92,17 @@ def plain(text: str) -> str:
     return "\n".join(re.sub(r"^\s{4,}", lambda blank: "&nbsp;" * len(blank[0]), line) for line in lines)
 
 
-def source(text: str) -> str:
+def source(text: str, marks: Sequence[tuple[int, str]] = ()) -> str:
     """The same Markdown with its HTML and pictures escaped, for an export; code keeps every character.
+
+    `marks`: (place in the text, words to be put there), in order.
 
     The result is parsed again: where it has any HTML, or other code than before, code is escaped too. Code that is left
     open is closed: what follows in the file is no part of it.
     """
+    if marks:
+        held = source(_with_holes(text, [place for place, _ in marks]))
+        return _HOLE.sub(lambda hole: marks[int(hole[1])][1], held)
     tokens = _export_parser().parse(text)
     escaped = "".join(_escaped(piece) if prose else piece for prose, piece in _pieces(text, tokens))
     again = _strict_parser().parse(escaped)
@@ -112,6 +137,7 @@ def _link(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any
 def _formula(self: Any, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
     """What cannot be shown as a formula is shown as it was written."""
     token = tokens[index]
+    token.content = _HOLE.sub("", token.content)
     found = mathml(token.content, display=token.type != "math_inline")
     end = {"\\(": "\\)", "\\[": "\\]"}.get(token.markup, token.markup)
     return found or f"<code>{escape(token.markup + token.content + end)}</code>"

@@ -181,6 +181,34 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Versions:
+    """Answers that were given in one place of a chat, with their questions; one of them is shown.
+
+    Attributes:
+        turns: ids of the messages that the turns begin with, oldest first.
+        number: which of them is shown, from 1.
+    """
+
+    turns: tuple[int, ...]
+    number: int
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How a chat is answered.
+
+    Attributes:
+        temperature, top_p, max_new_tokens: as `GenerationConfig` has them.
+        system: text before the first question, "" for the model's own.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    system: str = ""
+
+
+@dataclass(frozen=True)
 class ChatInfo:
     """A chat as the list shows it.
 
@@ -199,6 +227,24 @@ class ChatInfo:
     parent: str | None = None
     policy: str = ""
     system: str = ""
+
+
+MARK_START, MARK_END = "\x02", "\x03"  # around a word that was looked for
+
+
+@dataclass(frozen=True)
+class ChatHit:
+    """A chat that holds the words that were looked for, which stand between MARK_START and MARK_END.
+
+    Attributes:
+        text: the first message that holds them, cut to what is around; "" where the title alone does.
+        messages: how many messages hold them.
+    """
+
+    chat: str
+    title: str
+    text: str
+    messages: int
 
 
 @dataclass(frozen=True)
@@ -271,6 +317,7 @@ class AnswerStats(TokenCounts):
         saved: False when the library had no room for the turn: the next question knows nothing of it.
         policy: what it was read and answered under; "" in answers of older releases.
         model: name of the model that answered; `weights` is its fingerprint; both "" in answers of older releases.
+        cited: (place in the answer's text, number of the passage under it from 1) of each mark in the text, in order.
     """
 
     tokens_read: int = 0
@@ -291,6 +338,7 @@ class AnswerStats(TokenCounts):
     policy: str = ""
     model: str = ""
     weights: str = ""
+    cited: tuple[tuple[int, int], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -27,7 +27,11 @@ from app.memory.config import GenerationConfig
 from app.models.hub import Fetched
 from app.models.shelf import SHIPS, Choice, LocalModel
 from app.records import (
+    MARK_END,
+    MARK_START,
+    AnswerSettings,
     AnswerStats,
+    ChatHit,
     ChatInfo,
     Delta,
     Document,
@@ -43,6 +47,7 @@ from app.records import (
     Part,
     Reading,
     Removal,
+    Versions,
 )
 from app.settings import POLICIES, Settings
 
@@ -96,8 +101,21 @@ class FakeLock:
 
 @dataclass
 class _Chat:
+    """`branches`: by a number of messages the versions of what comes after them, the shown one too."""
+
     info: ChatInfo
     messages: list[Message] = field(default_factory=list)
+    branches: dict[int, list[list[Message]]] = field(default_factory=dict)
+
+    def keep(self, after: int) -> None:
+        """Keep what comes after so many messages as a version, in its place if it is one."""
+        held, shown = self.branches.setdefault(after, []), self.messages[after:]
+        known = next((number for number, old in enumerate(held) if old[0].id == shown[0].id), len(held))
+        held[known : known + 1] = [shown]
+
+    def show(self, after: int, messages: Sequence[Message]) -> None:
+        self.messages = [*self.messages[:after], *messages]
+        self.branches = {place: held for place, held in self.branches.items() if place <= after}
 
 
 class FakeStore:
@@ -189,6 +207,7 @@ class FakeDocumentChat:
         self.settings.folder.mkdir(parents=True, exist_ok=True)
         self._next_message = 0
         self._models = local_models()
+        self.answers: dict[str | None, AnswerSettings] = {None: AnswerSettings()}
         self._folders: list[str] = []
 
     # Model
@@ -467,11 +486,32 @@ class FakeDocumentChat:
 
         return [chat.info for chat in reversed(self._chats.values()) if fits(chat)]
 
+    def search_chats(self, query: str, limit: int = 30) -> list[ChatHit]:
+        def marked(text: str) -> str:
+            return re.sub(re.escape(query), lambda word: f"{MARK_START}{word[0]}{MARK_END}", text, flags=re.IGNORECASE)
+
+        found = []
+        for info in self.chats(query):
+            texts = [m.content for m in self.messages(info.id) if query.lower() in m.content.lower()]
+            found.append(ChatHit(info.id, marked(info.title), marked("".join(texts[:1])[:90]), len(texts)))
+        return found[:limit]
+
     def chat(self, chat_id: str) -> ChatInfo:
         return self._kept(chat_id).info
 
     def messages(self, chat_id: str) -> list[Message]:
         return list(self._kept(chat_id).messages)
+
+    def answer_settings(self, chat: str | None = None) -> AnswerSettings:
+        own = self.answers.get(chat, self.answers[None])
+        return replace(own, system=self._kept(chat).info.system) if chat else own
+
+    def set_answer_settings(self, chat_id: str | None, settings: AnswerSettings) -> None:
+        GenerationConfig(settings.temperature, settings.top_p, settings.max_new_tokens)
+        self.answers[chat_id] = settings
+        if chat_id:
+            kept = self._kept(chat_id)
+            kept.info = replace(kept.info, system=settings.system)
 
     def rename_chat(self, chat_id: str, title: str) -> None:
         chat = self._kept(chat_id)
@@ -496,6 +536,23 @@ class FakeDocumentChat:
         title = f"{kept.info.title} (fork)"
         twin.info = replace(twin.info, title=title, messages=len(twin.messages), parent=chat_id)
         return key
+
+    def versions(self, chat_id: str) -> dict[int, Versions]:
+        kept, found = self._kept(chat_id), {}
+        for after, branches in kept.branches.items():
+            turns = tuple(branch[0].id for branch in branches)
+            found[kept.messages[after + 1].id] = Versions(turns, turns.index(kept.messages[after].id) + 1)
+        return found
+
+    def show_version(self, chat_id: str, turn: int) -> None:
+        kept = self._kept(chat_id)
+        for after, branches in kept.branches.items():
+            if wanted := [branch for branch in branches if branch[0].id == turn]:
+                kept.keep(after)
+                kept.show(after, wanted[0])
+                kept.info = replace(kept.info, messages=len(kept.messages))
+                return
+        raise NotFoundError(f"version {turn}: is not in this chat")
 
     def edit(
         self, chat_id: str, turn: int, question: str, *, generation: GenerationConfig = GenerationConfig(),
@@ -571,6 +628,7 @@ class FakeDocumentChat:
         mute: Sequence[str] = (),
         without: str | None = None,
         policy: str = "",
+        system: str = "",
         so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         since = self.stops
@@ -580,13 +638,13 @@ class FakeDocumentChat:
         self.engine()
         with self.claim("answering", since):
             yield from self._asked(question, chat, documents, generation, self._sight(focus, mute, without or ""),
-                                   policy, so_far)  # fmt: skip
+                                   policy, so_far, system)  # fmt: skip
 
     def _asked(
         self, question: str, chat: str | None, documents: Sequence[str], generation: GenerationConfig, sight: Sight,
-        policy: str, so_far: Collection[str],
+        policy: str, so_far: Collection[str], system: str,
     ) -> Iterator[Reading | Delta | Done]:  # fmt: skip
-        chat = chat or self.new_chat(documents, policy)
+        chat = chat or self.new_chat(documents, policy, system)
         kept = self._kept(chat)
         if not kept.messages:
             kept.info = replace(kept.info, title=question[:60])
@@ -702,18 +760,22 @@ class FakeDocumentChat:
             tokens_kept=reused + read,
             policy=kept.info.policy,
             model=self.model.name,
+            cited=((len(said.strip()), 1),) if evidence and words != [NO_ANSWER] else (),
         )
         if after is not None:
             if stats.stopped:
                 stats = replace(stats, saved=False, note="Stopped; what was there before stays.")
                 yield Done(said.strip(), kept.info.id, (), stats)
                 return
-            del kept.messages[after:]
+            kept.keep(after)
+            kept.show(after, ())
         self._next_message += 2
         for passage in evidence:
             self.store.passages[passage.id] = (passage, kept.info.id, self._next_message)
         kept.messages.append(Message(self._next_message - 1, "user", question))
         kept.messages.append(Message(self._next_message, "assistant", said.strip(), stats.as_dict(), evidence))
+        if after is not None:
+            kept.keep(after)
         kept.info = replace(kept.info, messages=len(kept.messages), model=self.model.name)
         looks = tuple(
             Look(word, ((e.document, 0, e.regions[0][1], 0.5),)) for word in said.split()[:1] for e in evidence

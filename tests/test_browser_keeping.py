@@ -37,6 +37,7 @@ def test_an_answer_is_forked_and_its_question_edited(visit: Visit) -> None:
 def test_a_chat_is_answered_under_the_policy_that_was_chosen(visit: Visit) -> None:
     page, policy = visit.page, visit.page.get_by_label("Memory policy")
     page.locator("button", has_text="Answer settings").click()
+    page.locator("button", has_text="Advanced").click()
     expect(policy).to_have_value(re.compile("keep-all: "))
     policy.click()
     page.get_by_role("option", name=re.compile("streaming: ")).click()

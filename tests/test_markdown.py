@@ -124,3 +124,12 @@ def test_what_is_no_formula_stays_as_it_was_written(text: str) -> None:
 def test_a_formula_brings_no_link_and_no_style() -> None:
     page = markdown.html(r"$\href{http://x.example}{a} \color{red}{b} \style{position:fixed}{c} \class{d}{e}$")
     assert not re.search(r"href|style=|class=\"d|red", page.replace('class="lt-md"', ""))
+
+
+def test_marks_stand_in_the_text_and_never_in_a_tag() -> None:
+    marks = (10, "<i>1</i>"), (13, "<i>2</i>"), (99, "<i>3</i>")
+    shown = markdown.html("It is **so.** <b>x</b> \ue0001\ue001", marks)
+    assert "<strong>so<i>1</i>.<i>2</i></strong>" in shown
+    assert "&lt;b&gt;" in shown and "\ufffd1\ufffd<i>3</i>" in shown and "\ue000" not in shown
+    assert markdown.source("One. Two.", [(4, " [1]"), (9, " [2]")]) == "One. [1] Two. [2]"
+    assert "<td>b.<i>1</i></td>" in markdown.html("| a |\n|---|\n| b. |", ((19, "<i>1</i>"),))

@@ -234,8 +234,12 @@ def _part(text: str, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _places(done: Done) -> list[dict[str, Any]]:
-    """Passages as annotations of a response; they belong to the whole answer."""
-    return [{"type": "file_citation", "index": len(done.answer), **citation(item)} for item in done.evidence]
+    """Passages as annotations of a response: each where the text cites it first, else for the whole answer."""
+    first = {number: place for place, number in reversed(done.stats.cited)}
+    return [
+        {"type": "file_citation", "index": first.get(number, len(done.answer)), **citation(item)}
+        for number, item in enumerate(done.evidence, start=1)
+    ]
 
 
 def _response_usage(done: Done) -> dict[str, Any]:

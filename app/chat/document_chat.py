@@ -19,6 +19,8 @@ from app.ingest.page_image import Pages
 from app.ingest.stream import Step, Watch, in_steps
 from app.memory.config import GenerationConfig
 from app.records import (
+    AnswerSettings,
+    ChatHit,
     ChatInfo,
     Delta,
     Document,
@@ -316,6 +318,10 @@ class DocumentChat(Keeping, Loading):
     def chats(self, query: str | None = None) -> list[ChatInfo]:
         return self.store.chats(query)
 
+    def search_chats(self, query: str, limit: int = 30) -> list[ChatHit]:
+        """Chats that hold every word of the query, the last used first, with the words marked."""
+        return self.store.search_chats(query, limit)
+
     def chat(self, id: str) -> ChatInfo:
         return self.store.chat(id)
 
@@ -339,6 +345,27 @@ class DocumentChat(Keeping, Loading):
         """Attach these documents and no others; none of them is read again for it."""
         self.store.set_chat_documents(self.chat(chat).id, [self.document(d).id for d in ids])
 
+    def answer_settings(self, chat: str | None = None) -> AnswerSettings:
+        """How a chat is answered; None: how new chats are."""
+        return self.store.answer_settings(self.chat(chat).id if chat else None)
+
+    def set_answer_settings(self, chat: str | None, settings: AnswerSettings) -> None:
+        """Keep how a chat is answered, from its next question on; None: how new chats are.
+
+        With another system text its turns are run again.
+
+        Raises:
+            ConfigError: a value that cannot be.
+            InUseError: something is being answered.
+        """
+        GenerationConfig(settings.temperature, settings.top_p, settings.max_new_tokens)
+        if chat is None or self.answer_settings(chat).system == settings.system:
+            return self.store.set_answer_settings(self.chat(chat).id if chat else None, settings)
+        with self.claim("changing a chat"):
+            if self._ready:
+                self._ready.session = None
+            self.store.set_answer_settings(self.chat(chat).id, settings)
+
     # --- asking
 
     def ask(
@@ -352,6 +379,7 @@ class DocumentChat(Keeping, Loading):
         mute: Sequence[str] = (),
         without: str | None = None,
         policy: str = "",
+        system: str = "",
         so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Ask; documents that are not read yet are read first.
@@ -362,6 +390,7 @@ class DocumentChat(Keeping, Loading):
             focus, mute: places (see `app.chat.focus.find_place`) that alone may be seen, or may not be seen.
             without: id of a passage that may not be seen.
             policy: of a new chat, "" for the one at the start; another chat keeps its own (`set_chat_policy`).
+            system: system text of a new chat, "" for the model's own.
             so_far: documents that are asked as far as they are read, if something of them is.
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
@@ -374,7 +403,7 @@ class DocumentChat(Keeping, Loading):
         with self.claim("answering", since) as job:
             if chat and documents:
                 self.set_chat_documents(chat, documents)
-            new = None if chat else self.new_chat(documents, policy)
+            new = None if chat else self.new_chat(documents, policy, system)
             answered = False
             try:
                 sessions = self._sessions_of(new or self.chat(chat).id)
@@ -394,7 +423,7 @@ class DocumentChat(Keeping, Loading):
         mute: Sequence[str] = (),
         so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
-        """Answer the last question again, in place of the last answer; see `ask`."""
+        """Answer the last question again; the answer before stays as another version. See `ask`."""
         since = self.stops
         self.engine()
         with self.claim("answering", since) as job:

@@ -11,6 +11,9 @@ from app.store.text import STOP_WORDS
 
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
+LEAST_WEIGHT = 0.005  # what rounds to 0% is not told
+ALWAYS_SHARE, ALWAYS_TIMES = 0.05, 3.0  # an empty question looks there: that much, and so many times the mean
+SHARPER = 2.0  # an answer that looks there so many times more means it
 
 _WORD = re.compile(r"\w+")
 
@@ -43,8 +46,11 @@ def evidence(
     found_by: Mapping[int, str] | None = None,
     by_words: Sequence[Sequence[int]] = (),
     answer: str = "",
+    unasked: Sequence[float] = (),
 ) -> list[Evidence]:
     """The passages that an answer rests on, best first: by attention; where words looked too, by both and the answer.
+
+    Regions at which the model looks whatever it is asked are left out, as long as anything else is left.
 
     Args:
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
@@ -52,10 +58,14 @@ def evidence(
         found_by: what offered a region to the answer, where it did not see all.
         by_words: passages that words found, as regions, best first; those that were not offered do not count.
         answer: its text.
+        unasked: the density of an answer to an empty question; empty when it is not known.
     """
     total, found_by = sum(density), found_by or {}
     if total <= 0:
         return []
+    always = always_looked_at(density, unasked)
+    if any(mass > 0 for region, mass in enumerate(density) if region not in always):
+        density = [0.0 if region in always else mass for region, mass in enumerate(density)]
     seen = [sorted(run) for run in by_words if run and all(region in found_by for region in run)][:MOST]
     inside = {region for run in seen for region in run}
     best = sorted(range(len(density)), key=density.__getitem__, reverse=True)[: 2 * MOST]
@@ -69,7 +79,21 @@ def evidence(
         if item := _passage(memory, first, last, weight, parts, tokenizer, region_tokens):
             item = replace(item, found_by=_found_by(memory.first_region, first, last, found_by))
             found.append((_rank(item, regions, looked, seen, answer), item))
-    return [item for _, item in sorted(found, key=lambda pair: (-pair[0], -pair[1].weight))][:MOST]
+    best = sorted(found, key=lambda pair: (-pair[0], -pair[1].weight))[:MOST]
+    return [item for _, item in best if item.weight >= LEAST_WEIGHT]
+
+
+def always_looked_at(density: Sequence[float], unasked: Sequence[float]) -> set[int]:
+    """Regions at which an answer looked hardly more than one to an empty question does, and that one does much."""
+    total, plain = sum(density), sum(unasked)
+    if total <= 0 or plain <= 0 or len(density) != len(unasked):
+        return set()
+    much = plain * max(ALWAYS_SHARE, ALWAYS_TIMES / len(unasked))
+    return {
+        region
+        for region, (mass, before) in enumerate(zip(density, unasked, strict=True))
+        if before >= much and mass / total < SHARPER * before / plain
+    }
 
 
 def _rank(item: Evidence, regions: range, looked: Sequence[int], seen: Sequence[Sequence[int]], answer: str) -> float:

@@ -11,7 +11,7 @@ from app.chat.focus import Sight
 from app.errors import InputError, NotFoundError
 from app.ingest.stream import Step
 from app.memory.config import GenerationConfig
-from app.records import ChatInfo, Delta, DocumentInfo, Done, Message, Part, Reading
+from app.records import ChatInfo, Delta, DocumentInfo, Done, Message, Part, Reading, Versions
 from app.tasks.scoring import ending, only_refuses
 from app.wellformed import whole
 
@@ -112,6 +112,26 @@ class Keeping:
         self.store.catch_up()
         return info
 
+    # --- versions
+
+    def versions(self, chat: str) -> dict[int, Versions]:
+        """The answers that have other versions, by the id of the answer that is shown."""
+        return self.store.versions(self.chat(chat).id)
+
+    def show_version(self, chat: str, turn: int) -> None:
+        """Show another version of a turn; `turn` is one of `Versions.turns`.
+
+        The next question in it runs those of its turns again that the chat's memory lacks.
+
+        Raises:
+            NotFoundError: there is no such turn.
+            InUseError: something is being answered.
+        """
+        with self.claim("changing the version"):
+            if self._ready:
+                self._ready.session = None
+            self.store.show_version(self.chat(chat).id, turn)
+
     # --- branches: turns are counted from 1; after turn 0 a chat holds its documents, just read
 
     def fork(self, chat: str, turn: int | None = None) -> str:
@@ -161,7 +181,7 @@ class Keeping:
     ) -> Iterator[Reading | Delta | Done]:
         """Ask another question in the place of an earlier one. Only the new turn is run; no document is read again.
 
-        The turns from there on stay until the new answer is saved in their place; fork first to keep them.
+        The turns from there on stay as another version of the chat (`show_version`).
 
         Raises:
             NotFoundError: there is no such turn.
@@ -282,14 +302,16 @@ def _markdown(message: Message) -> list[str]:
     if message.role == "user":
         lines = ["**You**", "", markdown.plain(message.content), ""]
     else:
-        lines = ["**Lectern**", "", markdown.source(message.content), ""]
+        known = range(1, len(message.evidence) + 1)
+        marks = [(place, f" [{number}]") for place, number in message.stats.get("cited", ()) if number in known]
+        lines = ["**Lectern**", "", markdown.source(message.content, marks), ""]
     if ended := ending(message.stats.get("ended", ""), message.stats.get("new_tokens", 0)):
         lines += [f"*{ended}*", ""]
     if message.evidence and only_refuses(message.content):
         lines += ["Looked at, without finding an answer:", ""]
-    for item in message.evidence:
+    for number, item in enumerate(message.evidence, start=1):
         quote = " ".join(item.text.split())
-        passage = f"{item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}"
+        passage = f"[{number}] {item.title}, {item.label} ({item.weight:.0%} of the attention): {quote}"
         lines += [f"> {markdown.plain(passage)}", ""]
     return lines
 

@@ -401,7 +401,7 @@ class Loading:
         """
         from app.chat.sessions import check_model
 
-        stats = next((m.stats for m in self.store.messages(chat) if m.id == message), {})
+        stats = self.store.message_stats(message) if message else {}
         check_model(stats, self.engine())
         made = stats.get("policy")
         return self._sessions_under(made if made in POLICIES else self.policy_of(chat))

@@ -28,7 +28,7 @@ def removal(
     engine, sight = sessions.engine, twin.sight
     prompt = sessions.prompt(twin, history, question.content)
     answer = _answer(sessions, session, twin, prompt, message)
-    stats = next(m.stats for m in sessions.store.messages(session.chat) if m.id == message)
+    stats = sessions.store.message_stats(message)
     if stats.get("second_look"):  # drafts are greedy, and words find the same: the same again
         offered = sum(sessions.offered(twin, history, question.content), [])
         twin.cache.narrow(engine.look_up(twin.cache, prompt, offered, cancelled=cancelled))

@@ -6,10 +6,10 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.chat import evidence, lookup, memory_files
+from app.chat import citations, evidence, lookup, memory_files
 from app.chat.focus import Sight, look
 from app.chat.reader import ReadDocument, Reader
-from app.errors import InputError, StoreError
+from app.errors import CancelledError, InputError, StoreError
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
 from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
@@ -24,6 +24,8 @@ TITLE_CHARS = 60
 CHANGED = (
     "the chat's documents changed; its earlier turns stay as they were, written beside the documents of that moment"
 )
+UNASKED, UNASKED_TOKENS = "?", 4  # what shows where the model looks whatever it is asked
+OTHER_VERSION = "another version of the chat's turns was chosen; they were read again"
 NO_DOCUMENT = "no document is attached to this chat, so there was no text to look in; choose one and ask again"
 
 
@@ -47,6 +49,7 @@ class Session:
         turns: tokens of the tail after each turn.
         keys: stored block keys of the tail's whole groups.
         system: system text before the first question, "" for the model's own.
+        reread: tokens of turns that were run again since it was opened, their memory being of other versions.
         sight: what of the documents the next answer may see; `visible` the same by regions of the cache, None for all.
     """
 
@@ -57,6 +60,7 @@ class Session:
     keys: list[str]
     note: str = ""
     system: str = ""
+    reread: int = 0
     sight: Sight = Sight()
     visible: list[bool] | None = None
 
@@ -71,6 +75,7 @@ class Sessions:
     def __init__(self, store: Store, reader: Reader) -> None:
         self.store, self.reader, self.engine = store, reader, reader.engine
         self.session: Session | None = None
+        self._unasked: tuple[tuple[tuple[str, int, int], ...], list[float]] = ((), [])  # of memories, told by name
 
     def open(self, chat: str, job: Job, so_far: Collection[str] = ()) -> Iterator[Reading]:
         """Bring documents and tail of a chat into memory; returns the Session.
@@ -88,12 +93,12 @@ class Sessions:
                 gone += 1
         open_now, self.session = self.session, None
         if open_now and open_now.chat == chat and _same(open_now.documents, documents):
-            session = replace(open_now, documents=documents, note="")
+            session = replace(open_now, documents=documents, note="", reread=0)
         elif open_now and open_now.chat == chat and self._may_stay(open_now.cache.tail.token_ids, documents):
-            session = replace(open_now, documents=documents, note=CHANGED if open_now.turns else "")
+            session = replace(open_now, documents=documents, note=CHANGED if open_now.turns else "", reread=0)
             session.cache = self.engine.open_chat(_memories(documents), open_now.cache.tail)
         else:
-            session = self._resume(chat, documents)
+            session = self._resume(chat, documents, job)
         session.system = self.store.chat(chat).system
         deleted = f"{gone} of the chat's documents {'was' if gone == 1 else 'were'} deleted" if gone else ""
         begun = [d.share for d in documents if d.percent]
@@ -102,7 +107,7 @@ class Sessions:
         self.session = session
         return session
 
-    def _resume(self, chat: str, documents: list[ReadDocument]) -> Session:
+    def _resume(self, chat: str, documents: list[ReadDocument], job: Job) -> Session:
         """The chat as it was left; its turns are run again only when their memory cannot be used."""
         reader, engine = self.reader, self.engine
         cache = engine.open_chat(_memories(documents))
@@ -124,7 +129,29 @@ class Sessions:
             session.turns = list(tail.turns)
             session.keys = reader.files.lasting(tail.keys, memory.tokens)
             session.note = CHANGED if turns and tail.memories != _memory_names(documents) else ""
+            self._catch_up(session, job)
         return session
+
+    def _catch_up(self, session: Session, job: Job) -> None:
+        """Run the turns that are shown and that the session's memory lacks: it is of other versions of them.
+
+        Raises:
+            CancelledError: stopped; the turns before stay.
+        """
+        history, before = self.store.messages(session.chat), session.cache.tail.tokens
+        starts = turn_starts(history)
+        for start in starts[len(session.turns) :]:
+            question, answer = history[start].content, history[start + 1].content
+            self._run_turn(session, history[:start], question, answer, job)
+        session.reread = session.cache.tail.tokens - before
+        if session.reread:
+            session.note = "; ".join(filter(None, [session.note, OTHER_VERSION]))
+
+    def _run_turn(self, session: Session, history: Sequence[Message], question: str, answer: str, job: Job) -> None:
+        prompt = self.prompt(session, history, question)
+        said = self.engine.text_tokenizer.encode(answer, add_special_tokens=False).ids
+        self.engine.run(session.cache, [*prompt, *said], cancelled=job.cancel.is_set)
+        session.turns.append(session.cache.tail.tokens)
 
     def _may_stay(self, tail: Sequence[int], documents: Sequence[ReadDocument]) -> bool:
         """Whether turns with these tokens can follow the documents: a text needs BOS as its first sink."""
@@ -153,8 +180,8 @@ class Sessions:
         Raises:
             InputError: it was found by another model, or under another policy, whose regions may be others.
         """
-        item, chat, message = self.store.evidence(id)
-        stats = next(m.stats for m in self.store.messages(chat) if m.id == message)
+        item, _, message = self.store.evidence(id)
+        stats = self.store.message_stats(message)
         check_model(stats, self.engine)
         made = stats.get("policy")
         if made and made != self.engine.policy:
@@ -176,8 +203,8 @@ class Sessions:
         """Generate and save one turn, also when it is stopped half way.
 
         Args:
-            after: the turn comes after the first so many; those beyond stay until it is saved in their place. When it
-                is stopped they stay for good, and it is not saved.
+            after: the turn comes after the first so many, as another version of those beyond. When it is stopped those
+                stay shown, and it is not saved.
 
         Returns:
             whether there was an answer that is kept, or a stop before it.
@@ -217,10 +244,7 @@ class Sessions:
             CancelledError: stopped; nothing of it is kept.
             StoreError: there is no room for it.
         """
-        prompt = self.prompt(session, self.store.messages(session.chat), question)
-        said = self.engine.text_tokenizer.encode(answer, add_special_tokens=False).ids
-        self.engine.run(session.cache, [*prompt, *said], cancelled=job.cancel.is_set)
-        session.turns.append(session.cache.tail.tokens)
+        self._run_turn(session, self.store.messages(session.chat), question, answer, job)
         self.store.save_turn(session.chat, question, answer, {}, (), self.keep_tail(session))
         if self.store.chat(session.chat).title == "New chat":
             self.store.rename_chat(session.chat, _title(question))
@@ -259,8 +283,13 @@ class Sessions:
 
         Returns:
             (twin, the messages before the turn, its question); the twin may see what the answer could see.
+
+        Raises:
+            InputError: another version of the turn is shown.
         """
         messages = self.store.messages(session.chat)
+        if message not in [m.id for m in messages]:
+            raise InputError("this passage is of an answer that is not shown; show that version, then test it")
         turn = [m.id for m in messages if m.role == "assistant"].index(message)
         cache = self.engine.open_chat(session.cache.memories, session.cache.tail.copy())
         cache.tail.truncate(session.turns[turn - 1] if turn else 0)
@@ -303,7 +332,7 @@ class Sessions:
         """One answer over a session's cache; stores nothing."""
         cache = session.cache
         prompt, offered = self.prompt(session, history, question), self.offered(session, history, question)
-        read = sum(document.tokens_read for document in session.documents)
+        read = sum(document.tokens_read for document in session.documents) + session.reread
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
         first_at: float | None = None
@@ -329,8 +358,10 @@ class Sessions:
                 pieces.append(piece)
                 yield Delta(piece)
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
-        first_at = first_at or ended
+        first_at, stopped = first_at or ended, job.cancelled
+        unasked = self.unasked(session, job) if answer and session.documents and not stopped else []
         chosen = cache.evidence and cache.evidence.chosen
+        # What was found damaged so far, also by the empty question, is told.
         again = memory_files.read_again_note(_memories(session.documents), self.reader.group_tokens)
         no_text = NO_DOCUMENT if not session.documents and only_refuses(answer) else ""
         stats = AnswerStats(
@@ -341,7 +372,7 @@ class Sessions:
             seconds=round(ended - job.started, 3),
             tokens_per_s=round(len(said) / (ended - first_at), 1) if ended > first_at else 0.0,
             peak_bytes=peak_bytes(),
-            stopped=job.cancelled,
+            stopped=stopped,
             ended=ended_by,
             note="; ".join(filter(None, [session.note, again, no_text])),
             focus=session.sight.focus,
@@ -354,7 +385,7 @@ class Sessions:
             codec=self.engine.shape.codec,
             **cache.counts(),
         )
-        yield Done(answer, session.chat, *self._looked(session, said, stats, answer, offered))
+        yield Done(answer, session.chat, *self._looked(session, said, stats, answer, offered, unasked))
 
     def offered(self, session: Session, history: Sequence[Message], question: str) -> list[list[int]]:
         """Passages that the words of a question find in what the session may see, as regions, the best first.
@@ -385,8 +416,28 @@ class Sessions:
         alone = session.cache.get_seq_length() == 0 and engine.bos_id is not None
         return [engine.bos_id, *prompt] if alone else prompt
 
+    def unasked(self, session: Session, job: Job) -> list[float]:
+        """Where an answer to an empty question looks in the session's documents, once for each; [] when stopped."""
+        memories = _memories(session.documents)
+        pairs = zip(_memory_names(session.documents), memories, strict=True)
+        names = tuple((*name, memory.tokens) for name, memory in pairs)
+        if self._unasked[0] != names:
+            prompt = self.engine.encode_turn([{"role": "user", "content": UNASKED}], None)
+            try:
+                looked = self.engine.glance(memories, prompt, UNASKED_TOKENS, cancelled=job.cancel.is_set)
+            except CancelledError:
+                return []
+            self._unasked = names, looked.tolist()
+        return self._unasked[1]
+
     def _looked(
-        self, session: Session, said: Sequence[int], stats: AnswerStats, answer: str, offered: Sequence[Sequence[int]]
+        self,
+        session: Session,
+        said: Sequence[int],
+        stats: AnswerStats,
+        answer: str,
+        offered: Sequence[Sequence[int]],
+        unasked: Sequence[float],
     ) -> tuple[tuple[Evidence, ...], AnswerStats, tuple[Look, ...]]:
         """The last fields of Done: passages that the answer looked at, its stats, and where each token looked."""
         engine, seen = self.engine, session.cache.evidence
@@ -403,8 +454,10 @@ class Sessions:
             found_by=seen.chosen.found_by() if seen.chosen else {},
             by_words=offered if seen.chosen else (),
             answer=answer,
+            unasked=unasked,
         )
-        return tuple(found), stats, evidence.looks(engine.pieces(said), seen.looks(), attached)
+        looks = evidence.looks(engine.pieces(said), seen.looks(), attached)
+        return tuple(found), replace(stats, cited=citations.cite(answer, looks, found)), looks
 
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:

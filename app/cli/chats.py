@@ -68,7 +68,7 @@ def chats_fork(session: Session, args: argparse.Namespace) -> None:
 
 
 def chats_edit(session: Session, args: argparse.Namespace) -> None:
-    """Ask another question in the place of an earlier one; the turns after it go."""
+    """Ask another question in the place of an earlier one; the turns from there on become another version."""
     generation = fill(GenerationConfig, flags={"max_new_tokens": args.max_new_tokens}, environment={})
     with session.chat() as chat:
         session.model_ready(chat)

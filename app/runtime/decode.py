@@ -157,6 +157,20 @@ def answer(
         return "length"
 
 
+def glance(engine: "Engine", cache: RegionCache, token_ids: Sequence[int], tokens: int, cancelled: Cancelled) -> Tensor:
+    """Where the first tokens of an answer look, without a draft; `AnswerEvidence.density`, zeros when it has none.
+
+    Raises:
+        CancelledError: `cancelled` said so.
+    """
+    for _ in engine.segments(cache, token_ids[:-1], cancelled):
+        pass
+    for _ in answer(engine, cache, token_ids[-1], GenerationConfig(max_new_tokens=tokens), cancelled):
+        pass
+    assert cache.evidence is not None, "it has been watched"
+    return cache.evidence.density
+
+
 def look_up(
     engine: "Engine", cache: RegionCache, token_ids: Sequence[int], offered: Sequence[int], cancelled: Cancelled
 ) -> None:

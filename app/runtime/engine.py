@@ -370,6 +370,18 @@ class Engine(ChatText):
             finally:
                 cache.narrow(None)
 
+    def glance(
+        self,
+        memories: Sequence[RegionMemory],
+        token_ids: Sequence[int],
+        tokens: int,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Tensor:
+        """Where the first tokens of an answer to a first turn look; see `decode.glance`."""
+        with self._running():
+            return decode.glance(self, self.open_chat(memories), token_ids, tokens, cancelled)
+
     def look_up(
         self,
         cache: RegionCache,

@@ -1,16 +1,31 @@
-"""Chats in library.db: messages, evidence, and the tail from which a chat goes on."""
+"""Chats in library.db: messages, evidence, and the tail from which a chat goes on.
+
+Of a chat those turns are shown that follow one another; other versions of them stay beside (`app.store.versions`).
+"""
 
 import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlite_utils import Database
 
 from app.errors import NotFoundError
-from app.records import ChatInfo, Evidence, Message, Role, Tail
+from app.records import (
+    MARK_END,
+    MARK_START,
+    AnswerSettings,
+    ChatHit,
+    ChatInfo,
+    Evidence,
+    Message,
+    Role,
+    Tail,
+    Versions,
+)
+from app.store import versions
 from app.store.database import SqliteFile
 from app.store.documents import find
 from app.store.text import match, now, pack, unpack
@@ -20,21 +35,30 @@ _INFO = """
     SELECT c.id, c.title,
            (SELECT json_group_array(document) FROM
                (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position)),
-           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id), c.model, c.updated, c.parent,
+           (SELECT COUNT(*) FROM message m WHERE m.chat = c.id AND m.shown), c.model, c.updated, c.parent,
            c.policy, c.system
     FROM chat c
 """
 _FOUND = """
     WHERE c.number IN (SELECT rowid FROM chat_fts WHERE chat_fts MATCH :terms)
        OR c.id IN (SELECT m.chat FROM message_fts JOIN message m ON m.id = message_fts.rowid
-                   WHERE message_fts MATCH :terms)
+                   WHERE message_fts MATCH :terms AND m.shown)
+"""
+_MARKED_TITLES = """
+    SELECT c.id, highlight(chat_fts, 0, :start, :end) FROM chat_fts JOIN chat c ON c.number = chat_fts.rowid
+    WHERE chat_fts MATCH :terms
+"""
+_MARKED_MESSAGES = """
+    SELECT m.chat, snippet(message_fts, 0, :start, :end, '…', 16)
+    FROM message_fts JOIN message m ON m.id = message_fts.rowid
+    WHERE message_fts MATCH :terms AND m.shown ORDER BY m.id
 """
 _BEGINNING = """
     SELECT c.id, (SELECT json_group_array(document) FROM
                   (SELECT document FROM chat_document WHERE chat = c.id ORDER BY position))
     FROM chat c
     WHERE c.system = ? AND c.policy = ?
-      AND (SELECT trim(content) FROM message WHERE chat = c.id ORDER BY id LIMIT 1) = ?
+      AND (SELECT trim(content) FROM message WHERE chat = c.id AND shown ORDER BY id LIMIT 1) = ?
     ORDER BY c.updated DESC LIMIT 100
 """
 _EVIDENCE = """
@@ -72,21 +96,39 @@ class Chats:
             rows = db.execute(f"{_INFO} {found} ORDER BY c.updated DESC, c.number DESC", {"terms": terms}).fetchall()
         return [_info(row) for row in rows]
 
+    def search_chats(self, query: str, limit: int) -> list[ChatHit]:
+        """Chats whose title, or a message of which that is shown, holds every word of the query; last used first."""
+        if (terms := match(query)) is None:
+            return []
+        values = {"terms": terms, "start": MARK_START, "end": MARK_END}
+        texts: dict[str, list[str]] = {}
+        with self._library.read() as db:
+            titles = dict(db.execute(_MARKED_TITLES, values).fetchall())
+            for chat, text in db.execute(_MARKED_MESSAGES, values):
+                texts.setdefault(chat, []).append(text)
+            order = db.execute("SELECT id, title FROM chat ORDER BY updated DESC, number DESC").fetchall()
+        found = []
+        for chat, title in order:
+            if chat in titles or chat in texts:
+                held = texts.get(chat, [])
+                found.append(ChatHit(chat, titles.get(chat, title), held[0] if held else "", len(held)))
+        return found[:limit]
+
     def chat(self, id: str) -> ChatInfo:
         """One chat, by its id or the beginning of it when no other id begins so."""
         with self._library.read() as db:
             return _info(db.execute(_INFO + " WHERE c.id = ?", [find(db, "chat", id)]).fetchone())
 
     def messages(self, chat: str) -> list[Message]:
-        """Every message with its evidence, in order."""
+        """Every message that is shown with its evidence, in order."""
         with self._library.read() as db:
             _require(db, chat)
             with db.atomic():
                 rows = db.execute(
-                    "SELECT id, role, content, stats FROM message WHERE chat = ? ORDER BY id", [chat]
+                    "SELECT id, role, content, stats FROM message WHERE chat = ? AND shown ORDER BY id", [chat]
                 ).fetchall()
                 evidence: dict[int, list[Evidence]] = {}
-                of_chat = " WHERE message IN (SELECT id FROM message WHERE chat = ?) ORDER BY message, number"
+                of_chat = " WHERE message IN (SELECT id FROM message WHERE chat = ? AND shown) ORDER BY message, number"
                 for row in db.execute(_EVIDENCE + of_chat, [chat]):
                     evidence.setdefault(row[0], []).append(_evidence(row))
         return [
@@ -115,15 +157,18 @@ class Chats:
                 raise NotFoundError(f"chat {chat!r}: has {len(messages)} turns; turn {turns} is not there")
             title = f"{db.execute('SELECT title FROM chat WHERE id = ?', [chat]).fetchone()[0]} (fork)"
             db.execute(
-                "INSERT INTO chat (id, title, model, created, updated, parent, policy, system) "
-                "SELECT ?, ?, model, ?, ?, id, policy, system FROM chat WHERE id = ?",
+                "INSERT INTO chat (id, title, model, created, updated, parent, policy, system, answers) "
+                "SELECT ?, ?, model, ?, ?, id, policy, system, answers FROM chat WHERE id = ?",
                 [id, title if turns else "New chat", moment, moment, chat],
             )
             documents = "INSERT INTO chat_document SELECT ?, position, document FROM chat_document WHERE chat = ?"
             db.execute(documents, [id, chat])
-            for message in (message for turn in messages for message in turn):
-                _copy_message(db, message, id)
-            tail = _tail(db, chat)
+            parent = 0
+            for first, *rest in messages:
+                parent = _copy_message(db, first, id, parent)
+                for message in rest:
+                    _copy_message(db, message, id)
+            tail = self._shown_tail(db, chat, group_tokens)
             _replace_tail(db, id, tail and cut(tail, turns, group_tokens))
         return id
 
@@ -146,7 +191,8 @@ class Chats:
             for chat, attached in rows:
                 if json.loads(attached) != list(documents):
                     continue
-                said = db.execute("SELECT content FROM message WHERE chat = ? ORDER BY id", [chat]).fetchall()
+                contents = "SELECT content FROM message WHERE chat = ? AND shown ORDER BY id"
+                said = db.execute(contents, [chat]).fetchall()
                 stored = [content.strip() for (content,) in said]
                 wanted = [whole(text).strip() for turn in turns for text in turn]
                 same = next((i for i, pair in enumerate(zip(stored, wanted, strict=False)) if pair[0] != pair[1]),
@@ -161,8 +207,10 @@ class Chats:
         """Fill a new chat with (role, content, stats, evidence) in order, and its tail, all or nothing."""
         with self._library.write() as db:
             _require(db, chat)
+            asked = 0
             for role, content, stats, evidence in messages:
-                message = _insert_message(db, chat, role, content, stats)
+                message = _insert_message(db, chat, role, content, stats, asked if role == "user" else None)
+                asked = message.id if role == "user" else asked
                 for number, item in enumerate(evidence, start=1):
                     _insert_evidence(db, message.id, number, item)
             _replace_tail(db, chat, tail)
@@ -178,6 +226,34 @@ class Chats:
         with self._library.write() as db:
             _require(db, chat)
             db.execute("UPDATE chat SET policy = ? WHERE id = ?", [policy, chat])
+
+    def answer_settings(self, chat: str | None) -> AnswerSettings:
+        """How a chat is answered; None: how new chats are."""
+        with self._library.read() as db:
+            row = db.execute("SELECT value FROM preference WHERE name = 'answers'").fetchone()
+            default = _settings(row[0] if row else "", AnswerSettings())
+            if chat is None:
+                return default
+            _require(db, chat)
+            answers, system = db.execute("SELECT answers, system FROM chat WHERE id = ?", [chat]).fetchone()
+        return replace(_settings(answers, default), system=system)
+
+    def set_answer_settings(self, chat: str | None, settings: AnswerSettings) -> None:
+        """Keep how a chat is answered; None: how new chats are.
+
+        Another system text than before lets go of what the chat's memory holds, which began with the old one.
+        """
+        values = asdict(settings)
+        with self._library.write() as db:
+            if chat is None:
+                db.execute("INSERT OR REPLACE INTO preference VALUES ('answers', ?)", [json.dumps(values)])
+                return
+            _require(db, chat)
+            system = whole(values.pop("system"))
+            if db.execute("SELECT system FROM chat WHERE id = ?", [chat]).fetchone()[0] != system:
+                _replace_tail(db, chat, None)
+            change = "UPDATE chat SET answers = ?, system = ? WHERE id = ?"
+            db.execute(change, [json.dumps(values), system, chat])
 
     def set_chat_model(self, chat: str, model: str) -> None:
         """Keep which model answered last, by name."""
@@ -217,16 +293,19 @@ class Chats:
         """Keep a question, its answer and the tail after them, all or nothing.
 
         Args:
-            after: keep the first so many turns and put this one in the place of the others.
+            after: show the first so many turns and this one after them; the others stay as another version.
 
         Returns:
             the two messages; the answer's evidence has the ids under which it is kept.
         """
         with self._library.write() as db:
             _require(db, chat)
-            for message in (m for turn in _turns(db, chat)[after:] for m in turn) if after is not None else ():
-                db.execute("DELETE FROM message WHERE id = ?", [message])
-            asked = _insert_message(db, chat, "user", question, {})
+            turns = _turns(db, chat)
+            after = len(turns) if after is None else after
+            hidden = [[message] for turn in turns[after:] for message in turn]
+            db.conn.executemany("UPDATE message SET shown = 0 WHERE id = ?", hidden)
+            parent = turns[after - 1][0] if after else 0
+            asked = _insert_message(db, chat, "user", question, {}, parent)
             answered = _insert_message(db, chat, "assistant", answer, stats)
             kept = tuple(replace(item, id=f"e{answered.id}-{n}") for n, item in enumerate(evidence, start=1))
             for number, item in enumerate(kept, start=1):
@@ -235,12 +314,46 @@ class Chats:
             db.execute("UPDATE chat SET updated = ? WHERE id = ?", [now(), chat])
         return asked, replace(answered, evidence=kept)
 
-    def tail(self, chat: str) -> Tail | None:
-        """The tail kept with the last turn."""
+    def shown_tail(self, chat: str, group_tokens: Callable[[str], int | None]) -> Tail | None:
+        """The tail kept with the last turn, as far as it holds turns that are shown."""
         with self._library.read() as db:
             _require(db, chat)
             with db.atomic():
-                return _tail(db, chat)
+                return self._shown_tail(db, chat, group_tokens)
+
+    @staticmethod
+    def _shown_tail(db: Database, chat: str, group_tokens: Callable[[str], int | None]) -> Tail | None:
+        tail = _tail(db, chat)
+        told = db.execute("SELECT told FROM tail WHERE chat = ?", [chat]).fetchone()
+        if tail is None or told[0] is None:
+            return tail
+        return cut(tail, versions.shared(db, chat, told[0]), group_tokens)
+
+    def versions(self, chat: str) -> dict[int, Versions]:
+        """The turns that are shown and have other versions, by the id of their answer."""
+        with self._library.read() as db:
+            _require(db, chat)
+            with db.atomic():
+                return versions.of_shown(db, chat)
+
+    def show_version(self, chat: str, turn: int) -> None:
+        """Show a turn in the place of its other versions, and the newest of those that follow it.
+
+        Args:
+            turn: id of the message that it begins with.
+
+        Raises:
+            NotFoundError: it is none of the chat's.
+        """
+        with self._library.write() as db:
+            _require(db, chat)
+            versions.show(db, chat, turn)
+
+    def message_stats(self, message: int) -> dict[str, Any]:
+        """What is known of an answer, shown or not; empty when there is no such message."""
+        with self._library.read() as db:
+            row = db.execute("SELECT stats FROM message WHERE id = ?", [message]).fetchone()
+        return json.loads(row[0]) if row else {}
 
     def evidence(self, id: str) -> tuple[Evidence, str, int]:
         """A passage by its id, with its chat and the message it stands under."""
@@ -251,6 +364,12 @@ class Chats:
                 raise NotFoundError(f"evidence {id!r}: not known; ids look like e12-1 and stand under an answer")
             chat = db.execute("SELECT chat FROM message WHERE id = ?", [row[0]]).fetchone()[0]
         return _evidence(row), chat, row[0]
+
+
+def _settings(text: str, default: AnswerSettings) -> AnswerSettings:
+    """Settings from JSON, as far as this release knows them; "" stands for the default."""
+    values = json.loads(text) if text else {}
+    return replace(default, **{name: value for name, value in values.items() if hasattr(default, name)})
 
 
 def cut(tail: Tail, turns: int, group_tokens: Callable[[str], int | None]) -> Tail | None:
@@ -283,35 +402,38 @@ def _attach(db: Database, chat: str, documents: Sequence[str]) -> None:
     db.conn.executemany("INSERT INTO chat_document VALUES (?, ?, ?)", rows)
 
 
-def _insert_message(db: Database, chat: str, role: Role, content: str, stats: dict[str, Any]) -> Message:
+def _insert_message(
+    db: Database, chat: str, role: Role, content: str, stats: dict[str, Any], parent: int | None = None
+) -> Message:
     content = whole(content)
     id = db.execute(
-        "INSERT INTO message (chat, role, content, stats, created) VALUES (?, ?, ?, ?, ?)",
-        [chat, role, content, json.dumps(stats), now()],
+        "INSERT INTO message (chat, role, content, stats, created, parent) VALUES (?, ?, ?, ?, ?, ?)",
+        [chat, role, content, json.dumps(stats), now(), parent],
     ).lastrowid
     return Message(id, role, content, stats)
 
 
 def _turns(db: Database, chat: str) -> list[list[int]]:
-    """Message ids of each turn: a question and what was said to it."""
+    """Message ids of each turn that is shown: a question and what was said to it."""
     turns: list[list[int]] = []
-    for id, role in db.execute("SELECT id, role FROM message WHERE chat = ? ORDER BY id", [chat]):
+    for id, role in db.execute("SELECT id, role FROM message WHERE chat = ? AND shown ORDER BY id", [chat]):
         if role == "user" or not turns:
             turns.append([])
         turns[-1].append(id)
     return turns
 
 
-def _copy_message(db: Database, message: int, chat: str) -> None:
-    """Put a message with its evidence under another chat."""
+def _copy_message(db: Database, message: int, chat: str, parent: int | None = None) -> int:
+    """Put a message with its evidence under another chat; returns its id there."""
     columns = "role, content, stats, created"
-    copy = f"INSERT INTO message (chat, {columns}) SELECT ?, {columns} FROM message WHERE id = ?"
-    twin = db.execute(copy, [chat, message]).lastrowid
+    copy = f"INSERT INTO message (chat, parent, {columns}) SELECT ?, ?, {columns} FROM message WHERE id = ?"
+    twin = db.execute(copy, [chat, parent, message]).lastrowid
     columns = "number, document, title, label, part, char_start, char_end, text, weight, regions, found_by"
     db.execute(
         f"INSERT INTO evidence (message, {columns}) SELECT ?, {columns} FROM evidence WHERE message = ?",
         [twin, message],
     )
+    return twin
 
 
 def _insert_evidence(db: Database, message: int, number: int, item: Evidence) -> None:
@@ -346,7 +468,7 @@ def _replace_tail(db: Database, chat: str, tail: Tail | None) -> None:
     if tail is None:
         return
     row = [chat, tail.recipe, pack(tail.token_ids), json.dumps(tail.turns), json.dumps(tail.memories)]
-    db.execute("INSERT INTO tail VALUES (?, ?, ?, ?, ?)", row)
+    db.execute("INSERT INTO tail (chat, recipe, token_ids, turns, memories) VALUES (?, ?, ?, ?, ?)", row)
     rows = [(chat, position, key) for position, key in enumerate(tail.keys)]
     db.conn.executemany("INSERT INTO tail_block VALUES (?, ?, ?)", rows)
 

@@ -125,6 +125,8 @@ def _stat(name: str, value: Any) -> Any:
         if not isinstance(value, bool):
             raise TypeError(f"{name} is {value!r:.40}")
         return value
+    if name == "cited":
+        return [(number(place), number(passage, 1)) for place, passage in listed(value)]
     if isinstance(default, tuple):
         return [text(item) for item in listed(value)]
     checked = checks[type(default)](value)

@@ -308,6 +308,36 @@ def library_0008(db: Database) -> None:
     )
 
 
+@_library(name="0009")
+def library_0009(db: Database) -> None:
+    """Versions of turns: which one each follows, and which are shown.
+
+    `parent` of a question is the question before it, 0 for none; answers have none. `told` of a tail is the last
+    message of the turns that it holds, where those are not the ones that are shown.
+    """
+    db.executescript(
+        """
+        ALTER TABLE message ADD COLUMN parent INTEGER;
+        ALTER TABLE message ADD COLUMN shown INTEGER NOT NULL DEFAULT 1;
+        ALTER TABLE tail ADD COLUMN told INTEGER;
+        UPDATE message SET parent = COALESCE(
+            (SELECT MAX(id) FROM message b WHERE b.chat = message.chat AND b.role = 'user' AND b.id < message.id), 0
+        ) WHERE role = 'user';
+        """
+    )
+
+
+@_library(name="0010")
+def library_0010(db: Database) -> None:
+    """How each chat is answered, as JSON, '' for as new chats are; and by name what was chosen for all."""
+    db.executescript(
+        """
+        ALTER TABLE chat ADD COLUMN answers TEXT NOT NULL DEFAULT '';
+        CREATE TABLE preference (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

@@ -153,6 +153,10 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
         self._later(self._back_up_when_due)
         return messages
 
+    def tail(self, chat: str) -> Tail | None:
+        """What a chat read after its documents, as far as it holds the turns that are shown."""
+        return self.shown_tail(chat, self.blocks.tokens_in)
+
     def fork(self, chat: str, turns: int) -> str:
         """A new chat that begins with the first turns of another. Costs a few rows, whatever was read.
 

@@ -87,7 +87,7 @@ def export_chat(store: Store, chat: str, path: Path, recipe: str) -> dict[str, i
         messages = store.messages(info.id)
         counts["messages"] = len(messages)
         value: dict[str, Any] = {"info": asdict(info), "messages": [asdict(message) for message in messages]}
-        if tail:
+        if tail and len(tail.turns) == len(messages) // 2:
             if _export_blocks(store, tail.keys, tail.token_ids, "chat", bundle, counts):
                 value["tail"] = {k: v for k, v in asdict(tail).items() if k not in ("recipe", "keys")}
         bundle.add_json("chat.json", value)

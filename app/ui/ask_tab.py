@@ -1,6 +1,5 @@
 """The Ask tab: components and wiring; what it shows is decided in asking.py."""
 
-import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from app import markdown
 from app.api.reading import BackgroundReading
 from app.chat.focus import EVERYTHING, Sight
 from app.memory.config import GenerationConfig
-from app.ui import actions, asking, branching, examples, format, leafing, policies, switching
+from app.records import AnswerSettings
+from app.ui import actions, answer_settings, asking, branching, examples, format, leafing, policies, switching
 from app.ui.actions import GPU, PRIVATE
 from app.ui.adding import add
 from app.ui.asking import View, closed_after
@@ -89,9 +89,7 @@ class _Parts:
     focus: gr.Dropdown
     mute: gr.Dropdown
     everything: gr.Checkbox
-    temperature: gr.Slider
-    longest: gr.Slider
-    policy: gr.Dropdown
+    controls: answer_settings.Controls
     memory: gr.HTML
     side: gr.Column
     page: gr.HTML
@@ -172,25 +170,13 @@ def _layout(start_policy: str) -> _Parts:
                     info="which are left out otherwise",
                     elem_id="everything",
                 )
-            with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
-                with gr.Row():
-                    temperature = gr.Slider(
-                        0, 2, 0, step=0.05, label="Temperature", info="0 always picks the likeliest"
-                    )
-                    longest = gr.Slider(16, 2048, 256, step=16, label="Longest answer", info="in tokens")
-                policy = gr.Dropdown(
-                    policies.choices(),
-                    value=start_policy,
-                    label="Memory policy",
-                    info="how this chat's documents are read and remembered; each policy reads a document once",
-                    elem_id="policy",
-                )
+            controls = answer_settings.build(start_policy)
         with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
             page = gr.HTML(elem_id="page", js_on_load=TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, [begin, more], example_row, buttons, remark, talk, other,
-        status, question, focus, mute, everything, temperature, longest, policy, memory, side, page, compare,
+        status, question, focus, mute, everything, controls, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -208,8 +194,10 @@ def _messages(view: View) -> list[dict[str, Any]]:
     for message in view.messages:
         if "foot" in message:
             html = message["foot"]
+        elif message["role"] == "user":
+            html = markdown.plain_html(message["text"])
         else:
-            html = (markdown.plain_html if message["role"] == "user" else markdown.html)(message["text"])
+            html = markdown.html(message["text"], message.get("marks", ()))
         messages.append({"role": message.get("role", "assistant"), "content": gr.HTML(html)})
     return messages
 
@@ -226,17 +214,20 @@ def build(
     """Lay the tab out inside the current gr.Tab and wire it."""
     parts = _layout(chat.policy_of())
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
-    view += [parts.policy, parts.other]
+    view += [parts.controls.policy, parts.other, *parts.controls.settings]
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
-    def values(shown: View, box: Any, policy: Any = gr.skip()) -> tuple[Any, ...]:
+    def values(
+        shown: View, box: Any, policy: Any = gr.skip(), settings: AnswerSettings | None = None
+    ) -> tuple[Any, ...]:
         talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
         if shown.running:  # which chat it is changes at the end only: the user may have turned to another one
             key, kept, memory, other = (gr.skip(),) * 4
         else:
             key, kept, memory = shown.chat, shown.chat or "", _memory(chat, shown.chat)
             other = switching.notice(chat, shown.chat)
-        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy, other
+        own = answer_settings.values(settings) if settings else (gr.skip(),) * len(parts.controls.settings)
+        return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy, other, *own
 
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
         """The question box is set at the start and the end only: the user may be typing the next question."""
@@ -252,7 +243,8 @@ def build(
 
     def show(chat_id: str | None) -> tuple[Any, ...]:
         try:
-            return values(asking.show(chat, chat_id), _running(False), chat.policy_of(chat_id))
+            own = chat.policy_of(chat_id), chat.answer_settings(chat_id)
+            return values(asking.show(chat, chat_id), _running(False), *own)
         except Exception as error:
             return values(View(status=format.failure(error)), _running(False))
 
@@ -274,15 +266,16 @@ def build(
         picker, _welcome, _sample, *asked = refresh(picked, policy)
         return picker, gr.skip(), gr.skip(), *asked
 
-    streams = _wire_asking(chat, reading, parts, view, stream)
+    streams = _wire_asking(chat, reading, parts, view, stream, values)
     for event in streams:  # asking may have read a document
-        event.then(refresh, [parts.picker, parts.policy], library, queue=False, **PRIVATE)
+        event.then(refresh, [parts.picker, parts.controls.policy], library, queue=False, **PRIVATE)
     _wire_documents(chat, reading, line, parts, view, library, refresh, show, streams)
     _wire_adding(chat, reading, uploads, parts, library, refresh)
     _wire_evidence(chat, parts)
+    answer_settings.wire(chat, parts.controls, parts.chat_id, parts.status)
     switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
-        parts.chat_id, parts.picker, parts.policy, view, show, library, refresh, news, parts.kept, streams,
+        parts.chat_id, parts.picker, parts.controls.policy, view, show, library, refresh, news, parts.kept, streams,
         parts.remark, parts.side, parts.other,
     )  # fmt: skip
 
@@ -294,11 +287,11 @@ def _running(running: bool) -> dict[str, Any]:
 
 
 def _settings(
-    focus: list[str] | None, mute: list[str] | None, everything: bool, temperature: float, longest: float
+    focus: list[str] | None, mute: list[str] | None, everything: bool, *settings: Any
 ) -> tuple[GenerationConfig, Sight]:
-    """The controls under the question. A new seed every time: above temperature 0, trying again shall differ."""
-    generation = GenerationConfig(temperature=temperature, max_new_tokens=int(longest), seed=random.randrange(2**31))
-    return generation, Sight((*(focus or ()), *([EVERYTHING] if everything else ())), tuple(mute or ()))
+    """What the controls under the question say."""
+    places = (*(focus or ()), *([EVERYTHING] if everything else ()))
+    return answer_settings.generation(answer_settings.chosen(*settings)), Sight(places, tuple(mute or ()))
 
 
 def _wire_asking(
@@ -307,10 +300,11 @@ def _wire_asking(
     parts: _Parts,
     view: list[Any],
     stream: Callable[..., Any],
+    values: Callable[..., tuple[Any, ...]],
 ) -> list[Any]:
     """Returns the events that write into the conversation."""
-    controls = [parts.chat_id, parts.picker, parts.policy]
-    controls += [parts.focus, parts.mute, parts.everything, parts.temperature, parts.longest]
+    controls = [parts.chat_id, parts.picker, parts.controls.policy]
+    controls += [parts.focus, parts.mute, parts.everything, *parts.controls.settings]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
         return asking.thinking(chat), chat_id or asking.before_first_answer(chat)
@@ -319,15 +313,17 @@ def _wire_asking(
         return text, *announce(chat_id)
 
     def ask(question: str, chat_id: str | None, picked: list[str], policy: str, *settings: Any) -> Iterator[Any]:
-        settled, so_far = _settings(*settings), reading.documents()
-        yield from stream(asking.answer(chat, question, chat_id, picked or [], *settled, policy=policy, so_far=so_far))
+        settled, own = _settings(*settings), answer_settings.chosen(*settings[3:])
+        more = {"policy": policy, "system": own.system, "so_far": reading.documents()}
+        views = asking.answer(chat, question, chat_id, picked or [], *settled, **more)
+        yield from stream(views if chat_id else _keeping(chat, views, own))
 
     def retry(_id: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any) -> Iterator[Any]:
         yield from stream(asking.again(chat, chat_id, *_settings(*settings), so_far=reading.documents()))
 
     def longer(_id: str, chat_id: str | None, *rest: Any) -> Iterator[Any]:
-        *settings, longest = rest
-        yield from retry(_id, chat_id, *settings, 2 * max(longest, asking.last_length(chat, chat_id)))
+        *settings, longest, system = rest
+        yield from retry(_id, chat_id, *settings, 2 * max(longest, asking.last_length(chat, chat_id)), system)
 
     def edit(
         answer: str, text: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any
@@ -343,9 +339,22 @@ def _wire_asking(
     streams = [event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE) for event in asked]
     streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
     streams.append(actions.on("longer", longer, inputs=controls, outputs=view, **GPU))
+    shown = lambda turn, chat_id: values(branching.version(chat, chat_id, turn), gr.skip())  # noqa: E731
+    actions.on("version", shown, inputs=parts.chat_id, outputs=view, queue=False)
     streams.append(actions.on("edit", edit, form=True, inputs=controls, outputs=view, **GPU))
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams
+
+
+def _keeping(chat: "DocumentChat", views: Iterator[View], own: AnswerSettings) -> Iterator[View]:
+    """The views of a new chat; it keeps the settings that it was begun with."""
+    kept = False
+    with closed_after(views) as shown:
+        for view in shown:
+            if view.chat and not kept:
+                answer_settings.keep(chat, view.chat, own)
+                kept = True
+            yield view
 
 
 def _wire_documents(
@@ -378,12 +387,12 @@ def _wire_documents(
         return *show(None), *refresh(picked), gr.update(visible=False)
 
     status = [parts.status]
-    about = [parts.chat_id, parts.picker, parts.policy]
+    about = [parts.chat_id, parts.picker, parts.controls.policy]
     parts.picker.input(pick, about, library + status, queue=False, **PRIVATE)
-    parts.policy.input(choose, about, [*library, parts.status, parts.policy], queue=False, **PRIVATE)
+    parts.controls.policy.input(choose, about, [*library, parts.status, parts.controls.policy], queue=False, **PRIVATE)
     places = [parts.focus, parts.mute]
     parts.picker.change(narrow, [parts.picker, *places], places, queue=False, **PRIVATE)
-    parts.sample.click(sample, parts.policy, [*library, parts.status, *line.outputs], **PRIVATE)
+    parts.sample.click(sample, parts.controls.policy, [*library, parts.status, *line.outputs], **PRIVATE)
     parts.new.click(None, cancels=streams, **PRIVATE)  # first: what is on its way must not be written afterwards
     parts.new.click(new, parts.picker, [*view, *library, parts.side], queue=False, **PRIVATE)
 
@@ -413,7 +422,7 @@ def _wire_adding(
         picked = list(dict.fromkeys([*(picked or []), *added]))
         return *refresh(picked, policy), (status or "") + asking.attach(chat, chat_id, picked)
 
-    about = [parts.chat_id, parts.picker, parts.policy, fresh, parts.status]
+    about = [parts.chat_id, parts.picker, parts.controls.policy, fresh, parts.status]
     for button in parts.adders:
         added = button.upload(adding, button, [parts.status, fresh, button], **PRIVATE)
         added.then(pick, about, [*library, parts.status], queue=False, **PRIVATE)
@@ -429,9 +438,10 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
     def find(target: str, words: str) -> str:
         return leafing.passage(chat, target, words)
 
-    def without(evidence_id: str, temperature: float, longest: float) -> Iterator[tuple[Any, ...]]:
+    def without(evidence_id: str, *settings: Any) -> Iterator[tuple[Any, ...]]:
         yield open_passage(evidence_id)  # under an answer the button does not need it to be open
-        for compared in asking.without(chat, evidence_id, _settings([], [], False, temperature, longest)[0]):
+        generation = answer_settings.generation(answer_settings.chosen(*settings))
+        for compared in asking.without(chat, evidence_id, generation):
             yield gr.skip(), gr.skip(), compared
 
     side = [parts.side, parts.page, parts.compare]
@@ -440,4 +450,4 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
     actions.on(ASK.go, go, form=True, outputs=parts.page, queue=False)
     actions.on(ASK.find, find, form=True, outputs=parts.page, queue=False)
     actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)
-    actions.on("without", without, inputs=[parts.temperature, parts.longest], outputs=side, **GPU)
+    actions.on("without", without, inputs=parts.controls.settings, outputs=side, **GPU)

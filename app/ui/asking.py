@@ -30,13 +30,14 @@ class View:
     """What the tab shows at one moment.
 
     Attributes:
-        messages: {"role", "text"} of questions and answers, {"foot"} for the HTML under an answer.
+        messages: {"role", "text"} of questions and answers, with "marks" (see `markdown.html`) in the text of kept
+            answers, and {"foot"} for the HTML under an answer.
         chat: id of the chat; None before its first answer is kept.
         status: HTML between the answers and the question box.
         draft: text to put back into the question box.
     """
 
-    messages: tuple[dict[str, str], ...] = ()
+    messages: tuple[dict[str, Any], ...] = ()
     chat: str | None = None
     status: str = ""
     draft: str = ""
@@ -63,12 +64,13 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     if chat_id is None:
         return View()
     kinds, loaded = format.kinds(chat.documents()), chat.model_state()
-    shown: list[dict[str, str]] = []
-    question = ""
+    shown: list[dict[str, Any]] = []
+    question, versions = "", chat.versions(chat_id)
     for message in chat.messages(chat_id):
         shown.append({"role": message.role, "text": message.content + _cut(message)})
         if message.role == "assistant":
-            shown.append({"foot": foot.foot(message, kinds, question, loaded)})
+            shown[-1]["marks"] = foot.marks(message)
+            shown.append({"foot": foot.foot(message, kinds, question, loaded, versions.get(message.id))})
         else:
             question = message.content
     return View(tuple(shown), chat_id)
@@ -115,12 +117,13 @@ def answer(
     sight: Sight = Sight(),
     clock: Callable[[], float] = time.monotonic,
     policy: str = "",
+    system: str = "",
     so_far: Sequence[str] = (),
 ) -> Iterator[View]:
     """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost.
 
     Args:
-        policy: of a new chat; another one has its own.
+        policy, system: of a new chat; another one has its own.
         so_far: documents that are asked as far as they are read.
     """
     question = question.strip()
@@ -140,6 +143,7 @@ def answer(
         focus=sight.focus,
         mute=sight.mute,
         policy="" if chat_id else policy,
+        system="" if chat_id else system,
         so_far=so_far,
     )
     yield from follow(chat, events, start, fallback, question, stops, clock)

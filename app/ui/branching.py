@@ -1,6 +1,7 @@
-"""Under an answer: branch off a new chat there, or ask its question differently."""
+"""Under an answer: branch off a new chat there, ask its question differently, or show another version of it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.chat.focus import Sight
@@ -36,6 +37,16 @@ def fork(chat: "DocumentChat", chat_id: str | None, answer: str) -> str | None:
     if not turn:
         raise NotFoundError("This answer is not here any more; nothing was forked.")
     return chat.fork(chat_id, turn)
+
+
+def version(chat: "DocumentChat", chat_id: str | None, turn: str) -> View:
+    """The chat with another version of one of its turns; `turn` is the id that its button names."""
+    try:
+        if chat_id and turn.isdecimal():
+            chat.show_version(chat_id, int(turn))
+        return asking.show(chat, chat_id)
+    except Exception as error:
+        return replace(asking.show(chat, chat_id), status=format.failure(error))
 
 
 def edit(

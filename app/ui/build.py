@@ -92,7 +92,8 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
 
         look_at_model = _watch(chat, header, [model, problem, asking.remark, poll])
         # One after the other: the model's mark makes the tabs look again at what is picked.
-        recall = lambda kept: opening.handler(reopened(chat, kept))  # noqa: E731
+        # The tab stays: the address may name a document, which another one shows.
+        recall = lambda kept: (*opening.handler(reopened(chat, kept))[:-1], gr.skip())  # noqa: E731
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
         look_at_model(reload.then)
         reload.then(lambda now: sidebar.listing(chat, now), asking.chat_id, listed, queue=False, **PRIVATE)

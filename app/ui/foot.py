@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from app.chat.focus import Sight
-from app.records import DocumentKind, Evidence, Message, ModelState
+from app.records import DocumentKind, Evidence, Message, ModelState, Versions
 from app.system import duration
 from app.tasks.scoring import MAY_SAY, ending, only_refuses
 from app.ui.format import LOSSES, count, place, plural
@@ -62,11 +62,28 @@ def remarks(stats: Mapping[str, Any], loaded: str = "") -> list[str]:
     return [line for line in lines if line]
 
 
-def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage") -> str:
+def marks(message: Message) -> tuple[tuple[int, str], ...]:
+    """(place, HTML) of the numbers in an answer's text: each opens the passage that the words come from."""
+    known = dict(enumerate(message.evidence, start=1))
+    return tuple(
+        (place, _mark(number, known[number])) for place, number in message.stats.get("cited", ()) if number in known
+    )
+
+
+def _mark(number: int, evidence: Evidence) -> str:
+    where = escape(f"Passage {number}: {evidence.title}, {evidence.label}")
+    return (
+        f'<button type="button" class="lt-cite" data-do="passage" data-id="{escape(evidence.id)}" title="{where}" '
+        f'aria-label="{where}">{number}</button>'
+    )
+
+
+def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage", number: int = 0) -> str:
     """A passage as a button: document, place, share of the attention.
 
     Args:
         do: what a click does, `passage` or `without`.
+        number: by which the answer's text names it; 0 for none.
     """
     where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
     hint = "Click to read it." if do == "passage" else "Click to answer without it."
@@ -76,6 +93,7 @@ def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage") -> 
     return (
         f'<button type="button" class="lt-chip" data-do="{do}" data-id="{escape(evidence.id)}" '
         f'title="{escape(title)}" style="--w:{min(1.0, evidence.weight):.2f}">'
+        f"{f'<span class=lt-chip-number>{number}</span>' if number else ''}"
         f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
         f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span>{mark}</button>"
     )
@@ -85,7 +103,8 @@ def looked_at(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind], r
     """The passages; under a refusal they are folded away, for they support nothing."""
     if not evidence:
         return ""
-    chips = "".join(chip(item, kinds.get(item.document)) for item in evidence)
+    numbered = enumerate(evidence, start=1)
+    chips = "".join(chip(item, kinds.get(item.document), number=number) for number, item in numbered)
     if refused:
         summary = f"Looked at {plural(len(evidence), 'passage')} without finding an answer"
         return f'<details class="lt-fold"><summary>{summary}</summary><div class="lt-chips">{chips}</div></details>'
@@ -95,7 +114,8 @@ def looked_at(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind], r
 
 def without(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind]) -> str:
     """A button that offers to answer again without one of the passages."""
-    chips = "".join(chip(item, kinds.get(item.document), "without") for item in evidence)
+    numbered = enumerate(evidence, start=1)
+    chips = "".join(chip(item, kinds.get(item.document), "without", number) for number, item in numbered)
     return (
         '<details class="lt-confirm"><summary class="lt-tool">Answer without …</summary><div class="lt-pop">'
         "<p>Hide one passage from the model and ask again, to see what the answer rests on. Nothing is saved.</p>"
@@ -110,20 +130,40 @@ def branches(message: Message, question: str) -> str:
         f'<button type="button" class="lt-tool" data-do="fork" data-id="{key}" '
         'title="A new chat that begins with everything up to here; nothing is read again">Fork</button>'
         '<details class="lt-confirm"><summary class="lt-tool">Edit</summary>'
-        f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. The turns after it are dropped; '
-        f'fork first to keep them.</p><textarea name="text" rows="4" required aria-label="Another question">\n'
+        f'<form class="lt-pop" data-do="edit" data-id="{key}"><p>Ask this instead. What is here now stays as '
+        f'another version.</p><textarea name="text" rows="4" required aria-label="Another question">\n'
         f'{escape(question)}</textarea><button class="lt-button">Ask</button></form></details>'
     )
 
 
+def versions(found: Versions) -> str:
+    """Buttons to the version before and after the one that is shown, and which one it is: "1/2"."""
+
+    def button(number: int, sign: str, word: str) -> str:
+        there = 1 <= number <= len(found.turns)
+        target = f'data-do="version" data-id="{found.turns[number - 1]}"' if there else "disabled"
+        return f'<button type="button" class="lt-tool" {target} aria-label="{word} version">{sign}</button>'
+
+    here = f"{found.number}/{len(found.turns)}"
+    return (
+        f'<span class="lt-versions" role="group" aria-label="Version {here}">{button(found.number - 1, "‹", "Earlier")}'
+        f"<span>{here}</span>{button(found.number + 1, '›', 'Later')}</span>"
+    )
+
+
 def foot(
-    message: Message, kinds: Mapping[str, DocumentKind], question: str = "", loaded: ModelState | None = None
+    message: Message,
+    kinds: Mapping[str, DocumentKind],
+    question: str = "",
+    loaded: ModelState | None = None,
+    others: Versions | None = None,
 ) -> str:
     """All of it; the style sheet shows retry under the last answer only.
 
     Args:
         question: what was asked; without it nothing branches off.
         loaded: the loaded model.
+        others: the versions of its turn, where there are several.
     """
     stats, name = message.stats, loaded.name if loaded else ""
     refused = only_refuses(message.content)
@@ -144,7 +184,8 @@ def foot(
     return (
         f'<div class="lt-foot">{looked_at(message.evidence, kinds, refused)}'
         f"{''.join(f'<p class=lt-remark>{escape(line)}</p>' for line in said)}"
-        f'<div class="lt-line">{_spent(stats)}<span class="lt-tools">{tools}</span></div></div>'
+        f'<div class="lt-line">{versions(others) if others else ""}{_spent(stats)}'
+        f'<span class="lt-tools">{tools}</span></div></div>'
     )
 
 

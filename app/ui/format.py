@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 LOSSES = ("compressed", "evicted", "quantized")  # what may have happened to tokens
 TIERS = {"device": "on the GPU", "host": "in memory", "disk": "in SQLite", "ids": "left out", "reread": "read again"}
-GONE = {"document": "document", "chat": "chat", "evidence": "passage"}  # first word of the error; the rest names an id
+# first word of the error; the rest names an id
+GONE = {"document": "document", "chat": "chat", "evidence": "passage", "version": "version"}
 CALM = "Something went wrong inside Lectern. Your documents and chats are kept; the log has the details."
 
 

@@ -3,7 +3,7 @@
   if (window.lectern) return; // Gradio puts the head's scripts in a second time
   const KEYS = [
     ['Ctrl K', 'Search the chats'], ['Ctrl Shift O', 'New chat'], ['/', 'To the question'],
-    ['↑', 'Edit the last question (in an empty box)'], ['Esc', 'Stop, or close what is open'], ['?', 'This list'],
+    ['← →', 'Between versions of an answer'], ['↑', 'Edit the last question (in an empty box)'], ['Esc', 'Stop, or close what is open'], ['?', 'This list'],
   ];
   const tab = (name) => [...document.querySelectorAll('#tabs [role=tab]')].find((one) => one.textContent.trim() === name);
   const focusSoon = (selector, tries = 30) => setTimeout(() => { // a tab may have to be drawn first
@@ -46,9 +46,20 @@
       wear(localStorage.getItem(STORED));
     },
     models: () => tab('Models')?.click(),
-    search: () => { tab('Chats')?.click(); focusSoon('#search :is(input, textarea)'); },
+    search: () => {
+      const side = document.querySelector('#side');
+      if (!side?.classList.contains('open')) side?.querySelector('.toggle-button')?.click();
+      focusSoon('#side-search :is(input, textarea)');
+    },
     fresh: () => { tab('Ask')?.click(); document.querySelector('#new-chat')?.click(); focusSoon('#question textarea'); },
     ask: () => { tab('Ask')?.click(); focusSoon('#question textarea'); },
+    version: (word) => {
+      const all = [...document.querySelectorAll('#talk .lt-versions')];
+      const row = document.activeElement?.closest('#talk .message-row'); // of the answer in focus, else the last one
+      (all.find((one) => row?.contains(one)) ?? all.at(-1))?.querySelector(`[aria-label^=${word}]`)?.click();
+    },
+    earlier: () => DO.version('Earlier'),
+    later: () => DO.version('Later'),
     edit: () => {
       const box = [...document.querySelectorAll('.lt-foot summary')].findLast((one) => one.textContent === 'Edit');
       if (box && !box.parentElement.open) box.click();
@@ -65,7 +76,12 @@
     let does = '';
     if (chord && !event.shiftKey && key === 'k') does = 'search';
     else if (chord && event.shiftKey && key === 'o') does = 'fresh';
-    else if (!chord && !event.altKey && !typing(event.target)) does = { '/': 'ask', '?': 'keys' }[key] ?? '';
+    else if (!chord && !event.altKey && !typing(event.target)) {
+      does = { '/': 'ask', '?': 'keys' }[key] ?? '';
+      const moves = event.target.closest?.('[role=tab], [role=slider], .lt-text, pre');
+      if (!does && !moves && document.querySelector('#talk')?.checkVisibility())
+        does = { arrowleft: 'earlier', arrowright: 'later' }[key] ?? '';
+    }
     else if (key === 'arrowup' && event.target.matches?.('#question textarea') && !event.target.value) does = 'edit';
     if (!does) return;
     event.preventDefault();
@@ -90,6 +106,43 @@
     if (field.matches('input')) field.select();
   }, true);
 
+  // A click that nothing on the page offers: on a button of our own, as soon as what it calls is there.
+  const press = (name, id, tries = 60) => {
+    if (!document.getElementById(`do-${name}`)) { // its tab has to be drawn first
+      if (tries) setTimeout(() => press(name, id, tries - 1), 250);
+      return;
+    }
+    const link = document.createElement('button');
+    Object.assign(link.dataset, { do: name, id });
+    link.hidden = true;
+    document.body.append(link);
+    link.click();
+    link.remove();
+  };
+
+  // A document has an address, too: its id, and @ with the part that is shown.
+  const book = () => decodeURIComponent(location.hash.match(/^#document=(.+)/)?.[1] ?? '');
+  let leads = false;
+  const openDocument = () => {
+    const id = book();
+    leads = true; // this click does not leave the document
+    tab('Library')?.click();
+    leads = false;
+    press('open-part', id.includes('@') ? id : `${id}@1`);
+  };
+  document.addEventListener('click', ({ target }) => {
+    if (leads) return;
+    const opens = target.closest('[data-do="open-part"], [data-do="found"]:not([disabled])');
+    const id = opens?.dataset.id.split('|')[0];
+    if (id && id !== book()) {
+      history[book() ? 'replaceState' : 'pushState'](null, '', `#document=${encodeURIComponent(id)}`);
+    } else if (book() && target.closest('[data-do="found-close"], #tabs [role=tab]') && !opens) {
+      history.replaceState(null, '', shown ? `#chat=${encodeURIComponent(shown)}` : location.pathname);
+    }
+  }, true);
+  const waits = (tries) => setTimeout(() => (tab('Library') ? openDocument() : tries && waits(tries - 1)), 250);
+  if (book()) waits(120);
+
   // The address names the chat, so that Back, bookmarks and two windows work.
   const named = () => decodeURIComponent(location.hash.match(/^#chat=(.+)/)?.[1] ?? '');
   let shown = named(), first = true;
@@ -99,6 +152,7 @@
       const chat = (kept ?? '').startsWith('after ') ? '' : kept ?? '';
       if (chat === shown) return;
       shown = chat;
+      if (book()) return; // what is shown is a document
       const address = chat ? `#chat=${encodeURIComponent(chat)}` : location.pathname;
       history[first ? 'replaceState' : 'pushState'](null, '', address);
       first = false;
@@ -106,13 +160,9 @@
     recalled: () => named() || (sessionStorage.getItem('lectern-chat') ?? ''),
   };
   addEventListener('popstate', () => {
-    if (named() === shown) return;
+    if (book()) return openDocument();
+    if (named() === shown) return tab('Ask')?.click();
     shown = named();
-    const link = document.createElement('button');
-    Object.assign(link.dataset, { do: 'chat-show', id: shown });
-    link.hidden = true;
-    document.body.append(link);
-    link.click();
-    link.remove();
+    press('chat-show', shown);
   });
 })();

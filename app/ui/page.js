@@ -21,17 +21,17 @@
     target.querySelector('.lt-pop')?.scrollIntoView({ block: 'nearest' });
     for (let box = target; box; box = box.parentElement) box.scrollLeft = 0; // only up and down
   }, true);
-  // Closing a passage gives the focus back to the chip that opened it.
+  // Closing a passage gives the focus back to the chip or the number that opened it.
   let chip = null;
   document.addEventListener('click', (event) => {
-    const opens = event.target.closest('.lt-chip[data-do="passage"]');
-    if (opens) {
-      chip?.removeAttribute('aria-current'); // which passage is open
-      chip = opens;
-      chip.setAttribute('aria-current', 'true');
+    const opens = event.target.closest('[data-do="passage"]'), closes = event.target.closest('[data-do="close"]');
+    if (!opens && !closes) return;
+    for (const one of document.querySelectorAll('.lt-chip, .lt-cite')) { // which passage is open
+      if (opens && one.dataset.do === 'passage' && one.dataset.id === opens.dataset.id) one.setAttribute('aria-current', 'true');
+      else one.removeAttribute('aria-current');
     }
-    if (event.target.closest('[data-do="close"]')) chip?.removeAttribute('aria-current');
-    if (event.target.closest('[data-do="close"]')) setTimeout(() => chip?.focus(), 300);
+    if (opens?.matches('.lt-chip, .lt-cite')) chip = opens;
+    if (closes) setTimeout(() => chip?.focus(), 300);
   });
   // Escape closes such a box, or stops the model, or when it is idle closes the passage.
   document.addEventListener('keydown', (event) => {
@@ -46,6 +46,25 @@
     const closes = [...document.querySelectorAll('[data-do="close"], [data-do="found-close"]')];
     (stop ?? closes.find((button) => button.checkVisibility()))?.click();
   });
+  // Screen readers hear an answer once, when it is whole; Gradio's log would tell every piece of it.
+  const heard = document.createElement('div');
+  heard.className = 'lt-heard';
+  heard.setAttribute('aria-live', 'polite');
+  const say = (tries = 50) => setTimeout(() => { // Gradio draws the answer anew, some time later
+    const said = [...document.querySelectorAll('#talk .bot-row .lt-md')].at(-1)?.innerText;
+    if (said) heard.textContent = said;
+    else if (tries) say(tries - 1);
+  }, 300);
+  let answering = false;
+  new MutationObserver(() => {
+    for (const log of document.querySelectorAll('#talk :is([role=log], [aria-live]):not([aria-live=off])')) log.setAttribute('aria-live', 'off');
+    const runs = Boolean(document.querySelector('#question .stop-button'));
+    if (answering && !runs) {
+      if (!heard.isConnected) document.body.append(heard);
+      say();
+    }
+    answering = runs;
+  }).observe(document, { childList: true, subtree: true });
   // A new question comes into view, also when the user had scrolled up.
   let asked = 0;
   new MutationObserver(() => {
@@ -60,7 +79,7 @@
   document.addEventListener('keydown', (event) => {
     if (event.key !== 'Enter' || event.isComposing) return;
     const place = event.target.closest?.('#focus, #mute');
-    if (place?.querySelector('ul.options li') && !place.querySelector('ul.options li.active'))
+    if (place?.querySelector('[role=option]') && !place.querySelector('[role=option].active'))
       event.target.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', code: 'ArrowDown', bubbles: true }));
     if (event.target.matches?.('.lt-pop textarea') && !event.shiftKey) {
       event.preventDefault();

@@ -45,7 +45,7 @@ def far(document: Waiting) -> str:
     if document.done is None:
         return f"waits; about {duration(document.eta_s)} to read" if document.eta_s else "waits"
     if document.percent == 100:
-        return "read; trying questions"
+        return "is read; trying questions about it"
     return f"{document.percent}%" + (f", {duration(document.eta_s)} left" if document.eta_s else "")
 
 
@@ -59,7 +59,7 @@ def strip(queued: Queued) -> str:
     if not queued.documents:
         return failed
     now = queued.documents[0]
-    word = "Reading is paused:" if queued.paused else "Reading"
+    word = "Reading is paused:" if queued.paused else "Reading" if now.percent < 100 else ""
     which = f"{queued.number} of {queued.of}: " if queued.of > 1 else ""
     button = ("reading-go", "Go on") if queued.paused else ("reading-pause", "Pause")
     rows = "".join(_row(document, place) for place, document in enumerate(queued.documents))

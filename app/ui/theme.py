@@ -23,7 +23,7 @@ SWITCHES = (
 
 SIDE = (
     '<div class="lt-side-head"><button type="button" class="lt-button" data-here="fresh">New chat</button>'
-    '<button type="button" class="lt-tool" data-here="search">Search</button></div>'
+    "</div>"
 )
 
 # Of Gradio 6.31's own font files these have Latin letters; its SemiBold files, Lora and Source Sans 3 do not.

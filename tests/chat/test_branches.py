@@ -154,6 +154,22 @@ def test_a_retry_that_is_stopped_or_left_keeps_the_old_answer(open_chat: Open, f
     assert finish(chat.ask("next?", chat=first, generation=SHORT)).stats.tokens_read < 40
 
 
+def test_another_version_goes_on_after_the_turns_that_both_share(open_chat: Open, first: str) -> None:
+    chat = open_chat()
+    whole = chat.messages(first)
+    fresh = finish(chat.ask("and then?", chat=chat.fork(first), generation=SHORT))
+    finish(chat.edit(first, 2, "another one?", generation=SHORT))
+    (versions,) = chat.versions(first).values()
+    chat.show_version(first, versions.turns[0])
+    assert chat.messages(first) == whole
+    done = finish(chat.ask("and then?", chat=first, generation=SHORT))
+    assert done.stats.saved and "another version" in done.stats.note
+    assert len(chat.messages(first)) == len(whole) + 2 and done.stats.tokens_read > fresh.stats.tokens_read
+    assert "another one?" not in chat.export_chat(first)
+    with pytest.raises(NotFoundError, match="version 7777"):
+        chat.show_version(first, 7777)
+
+
 def test_a_retry_that_breaks_leaves_the_old_answer(open_chat: Open, first: str, monkeypatch) -> None:
     chat = open_chat()
     before = chat.messages(first)

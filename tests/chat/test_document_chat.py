@@ -281,6 +281,7 @@ def test_retry_replaces_the_last_answer(open_chat, tmp_path):
     again, _ = finish(chat.retry(first.chat, generation=SHORT))
     assert again.answer == second.answer
     assert len(chat.messages(first.chat)) == 4
+    assert [(v.number, len(v.turns)) for v in chat.versions(first.chat).values()] == [(2, 2)]
     chat = restart(chat, open_chat)
     once_more, _ = finish(chat.retry(first.chat, generation=SHORT))
     assert once_more.answer == second.answer

@@ -55,8 +55,21 @@ def test_a_passage_of_words_stands_first_when_it_holds_the_answer():
     by = {region: "words" for region in (*run, *other)} | {looked: "attention", looked - 1: "attention"}
     more = {"found_by": by, "by_words": [other, run], "answer": "To Malta."}
     found = passages({looked: 2.0, place: 0.1}, parts, memory, tokenizer, **more)
-    assert [item.found_by for item in found] == ["words", "attention", "words"]
+    assert [item.found_by for item in found] == ["words", "attention"]  # the other one was not looked at
     assert "Malta" in found[0].text and [region for _, region in found[0].regions] == run
-    assert found[2].weight == 0 < found[0].weight < found[1].weight
+    assert found[0].weight < found[1].weight
     unseen = passages({looked: 2.0}, parts, memory, tokenizer, found_by={looked: "attention"}, by_words=[run])
     assert [item.found_by for item in unseen] == ["attention"]
+
+
+def test_where_the_model_always_looks_is_left_out_unless_the_answer_means_it():
+    parts, memory, tokenizer = attach(["word " * 400])
+    unasked = [0.1] * memory.regions
+    unasked[0], unasked[7] = 30.0, 20.0  # a title page, say
+    told = {0: 0.4, 7: 0.3, 50: 0.2}
+    for answer, places in ((told, [50]), (told | {7: 3.0}, [7]), ({0: 0.4, 7: 0.3}, [0, 7])):
+        found = passages(answer, parts, memory, tokenizer, unasked=unasked)
+        assert [region for item in found for _, region in item.regions] == places
+    (kept,) = passages(told, parts, memory, tokenizer, unasked=unasked)
+    assert kept.weight == 0.2222  # of all attention
+    assert len(passages(told, parts, memory, tokenizer, unasked=unasked[:-1])) == 3  # of another text

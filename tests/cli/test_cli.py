@@ -148,6 +148,7 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "mute",
         "without",
         "second_look",
+        "citations",
         "tokens_kept",
         "tokens_compressed",
         "tokens_evicted",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import NotFoundError
-from app.records import Evidence, Tail
+from app.records import AnswerSettings, Evidence, Tail, Versions
 from app.store.store import Store
 
 EVIDENCE = Evidence("", "d0c", "Emma", "12", 3, 10, 25, "a fine morning", 0.5, ((0, 7), (1, 2)))
@@ -64,11 +64,11 @@ def test_a_turn_can_take_the_place_of_earlier_ones(store: Store) -> None:
     _, answered = store.save_turn(chat, "two", "2", {}, [EVIDENCE], replace(TAIL, keys=("k1", "k2", "k3")))
     store.save_turn(chat, "two!", "2!", {}, [], TAIL, after=1)
     assert [m.content for m in store.messages(chat)] == ["one", "1", "two!", "2!"] and store.tail(chat) == TAIL
-    with pytest.raises(NotFoundError):
-        store.evidence(f"e{answered.id}-1")
+    assert store.evidence(f"e{answered.id}-1")[1:] == (chat, answered.id)  # of a version that is not shown
     _, again = store.save_turn(chat, "three", "3", {}, [], None, after=0)
     assert [m.content for m in store.messages(chat)] == ["three", "3"] and store.tail(chat) is None
     assert again.id > answered.id and store.chats("two") == []
+    assert store.chat(chat).messages == 2
 
 
 def turns(store: Store) -> str:
@@ -84,6 +84,42 @@ def turns(store: Store) -> str:
         store.save_turn(chat, f"q{n}", f"a{n}", {"n": n}, [EVIDENCE], tail)
     store.blocks.flush()
     return chat
+
+
+def test_versions_stay_and_can_be_shown_again(store: Store) -> None:
+    chat = turns(store)
+    questions = [m.id for m in store.messages(chat) if m.role == "user"]
+    whole = store.tail(chat)
+    assert whole is not None and store.versions(chat) == {}
+    asked, answered = store.save_turn(chat, "q2!", "b2", {"n": 9}, [EVIDENCE], replace(whole, turns=(10, 18)), after=1)
+    edited = store.tail(chat)
+    assert store.versions(chat) == {answered.id: Versions((questions[1], asked.id), 2)}
+    store.show_version(chat, questions[1])
+    assert [m.content for m in store.messages(chat)] == ["q1", "a1", "q2", "a2", "q3", "a3"]
+    (found,) = store.versions(chat).values()
+    assert found.number == 1 and store.chats("b2") == [] and len(store.chats("a3")) == 1
+    held = store.tail(chat)
+    assert held is not None and held.turns == (10,) and held.keys == ("k0", "k1")  # what both versions share
+    store.show_version(chat, asked.id)
+    assert store.tail(chat) == edited and [m.content for m in store.messages(chat)][2:] == ["q2!", "b2"]
+    again, _ = store.save_turn(chat, "q2!", "c2", {}, [], None, after=1)
+    store.show_version(chat, questions[1])
+    store.show_version(chat, again.id)
+    assert [v.number for v in store.versions(chat).values()] == [3] and store.messages(chat)[-1].content == "c2"
+    for wrong in (questions[1] + 1, 10**6):
+        with pytest.raises(NotFoundError, match=f"version {wrong}"):
+            store.show_version(chat, wrong)
+
+
+def test_a_fork_copies_the_versions_that_are_shown(store: Store) -> None:
+    chat = turns(store)
+    first = store.messages(chat)[0].id
+    store.save_turn(chat, "other", "b1", {}, [], None, after=0)
+    store.show_version(chat, first)
+    twin = store.fork(chat, 2)
+    assert [m.content for m in store.messages(twin)] == ["q1", "a1", "q2", "a2"] and store.versions(twin) == {}
+    last, _ = store.save_turn(twin, "q2?", "b2", {}, [], None, after=1)
+    assert [v.turns[1] for v in store.versions(twin).values()] == [last.id]
 
 
 def test_a_fork_takes_over_turns_and_shares_their_blocks(store: Store) -> None:
@@ -164,6 +200,19 @@ def test_chats_are_found_by_title_question_and_answer(store: Store) -> None:
     assert store.chats("emma") == [] and store.chats("novel") == []
 
 
+def test_a_search_marks_words_in_titles_and_messages(store: Store) -> None:
+    chat = store.create_chat([], "m", "A green lantern")
+    store.save_turn(chat, "Who kept it?", "The master kept the lantern green.", {}, [], None)
+    store.save_turn(chat, "And?", "A lantern of green glass.", {}, [], None)
+    other = store.create_chat([], "m", "Other")
+    store.save_turn(other, "What?", "No lantern, nothing green here.", {}, [], None)
+    store.save_turn(other, "What?", "No light.", {}, [], None, after=0)
+    (hit,) = store.search_chats("green lantern", 9)
+    assert (hit.chat, hit.title, hit.messages) == (chat, "A \x02green\x03 \x02lantern\x03", 2)
+    assert hit.text == "The master kept the \x02lantern\x03 \x02green\x03."
+    assert store.search_chats('"', 9) == [] and store.search_chats("light", 9)[0].chat == other
+
+
 def test_a_chat_keeps_its_policy_and_a_fork_takes_it_over(store: Store) -> None:
     chat, older = store.create_chat([], "m", policy="h2o"), store.create_chat([], "m")
     fork = store.fork(chat, 0)
@@ -171,6 +220,19 @@ def test_a_chat_keeps_its_policy_and_a_fork_takes_it_over(store: Store) -> None:
     assert [store.chat(id).policy for id in (chat, older, fork)] == ["streaming", "", "h2o"]
     with pytest.raises(NotFoundError):
         store.set_chat_policy("gone", "h2o")
+
+
+def test_a_chat_keeps_how_it_is_answered(store: Store) -> None:
+    chat, warm = store.create_chat([], "m", system="S"), AnswerSettings(0.7, 0.9, 32, "S")
+    assert store.answer_settings(chat) == AnswerSettings(system="S")
+    store.save_turn(chat, "q", "a", {}, [], TAIL)
+    store.set_answer_settings(chat, warm)
+    assert store.answer_settings(chat) == warm and store.tail(chat) == TAIL
+    store.set_answer_settings(None, AnswerSettings(0.2))
+    assert store.answer_settings(store.create_chat([], "m")) == store.answer_settings(None) == AnswerSettings(0.2)
+    assert store.answer_settings(chat) == store.answer_settings(store.fork(chat, 1)) == warm
+    store.set_answer_settings(chat, replace(warm, system="T"))
+    assert store.chat(chat).system == "T" and store.tail(chat) is None  # it began with the other words
 
 
 def test_attached_documents_keep_their_order(store: Store) -> None:

@@ -42,7 +42,7 @@ def test_first_question_reads_then_answers(chat: FakeDocumentChat, document: str
     assert len(growing) > 3 and all(b.startswith(a) for a, b in itertools.pairwise(growing))
     last = views[-1]
     assert not last.running and last.status == "" and last.chat == "c1"
-    assert [set(message) for message in last.messages] == [{"role", "text"}, {"role", "text"}, {"foot"}]
+    assert [set(message) for message in last.messages] == [{"role", "text"}, {"role", "text", "marks"}, {"foot"}]
     assert last.messages[1]["text"] == growing[-1].strip()
     assert 'data-do="passage"' in last.messages[2]["foot"] and "line 2<" in last.messages[2]["foot"]
 

@@ -54,3 +54,20 @@ def test_edit_that_cannot_be_says_so(chat: FakeDocumentChat) -> None:
         (view,) = branching.edit(chat, chat_id, answer, question)
         assert "no such question" in view.status
     assert len(chat.messages("c1")) == 4
+
+
+def test_versions_are_told_and_shown(chat: FakeDocumentChat) -> None:
+    first, second = talked(chat)
+    before = [m.content for m in chat.messages("c1")]
+    *_, view = asking.again(chat, "c1")
+    feet = [message["foot"] for message in view.messages if "foot" in message]
+    assert "lt-versions" not in feet[0] and "<span>2/2</span>" in feet[1]
+    earlier, later = chat.versions("c1")[chat.messages("c1")[-1].id].turns
+    assert f'data-do="version" data-id="{earlier}"' in feet[1] and f'data-id="{later}"' not in feet[1]
+    shown = branching.version(chat, "c1", str(earlier))
+    assert "<span>1/2</span>" in shown.messages[-1]["foot"] and [m.content for m in chat.messages("c1")] == before
+    assert "not here any more" in branching.version(chat, "c1", "999").status
+    list(branching.edit(chat, "c1", str(first), "About krill"))
+    assert [m.content for m in chat.messages("c1")][::2] == ["About krill"]
+    branching.version(chat, "c1", str(first - 1))
+    assert [m.content for m in chat.messages("c1")] == before

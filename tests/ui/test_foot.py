@@ -63,6 +63,15 @@ def test_chip_carries_its_evidence_and_says_what_its_share_is() -> None:
     assert "34%, the share of the attention on the documents. Not a measure of how sure" in chip
 
 
+def test_numbers_in_the_text_open_the_passages_of_the_same_numbers() -> None:
+    message = Message(2, "assistant", "Yes.", {"cited": [[3, 2], [4, 9]]}, (evidence(), evidence(id="e2-2")))
+    ((place, html),) = foot.marks(message)
+    assert place == 3 and 'data-do="passage" data-id="e2-2"' in html and html.endswith(">2</button>")
+    assert 'aria-label="Passage 2: Book, 12"' in html
+    assert re.findall("<span class=lt-chip-number>(.)<", foot.foot(message, {})) == ["1", "2", "1", "2"]
+    assert foot.marks(Message(2, "assistant", "Yes.", {}, message.evidence)) == ()  # of an older release
+
+
 def test_foot_has_chips_cost_and_tools() -> None:
     html = under("Yes.", question="Really?", tokens_read=7)
     assert html.count('data-do="passage"') == html.count('data-do="without"') == 2

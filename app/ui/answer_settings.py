@@ -1,0 +1,109 @@
+"""How a chat is answered: the controls of its own settings, and those of new chats."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.memory.config import GenerationConfig
+from app.records import AnswerSettings
+from app.ui import format, policies
+from app.ui.actions import PRIVATE
+
+if TYPE_CHECKING:
+    from app.chat import DocumentChat
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Components; the values of `settings` go to `chosen`, in order."""
+
+    settings: list[Any]
+    policy: gr.Dropdown
+    default: gr.Button
+
+
+def build(policy: str) -> Controls:
+    """Lay the controls out in the current column; `policy` is the one of the start."""
+    with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
+        with gr.Row():
+            temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 always picks the likeliest")
+            longest = gr.Slider(16, 2048, 256, step=16, label="Longest answer", info="in tokens")
+        with gr.Accordion("Advanced", open=False, elem_classes="lt-settings"):
+            about = "above temperature 0: of the likeliest words that reach this much together one is drawn"
+            top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info=about)
+            about = "what the model is told before the first question; empty for its own"
+            system = gr.Textbox(
+                value="", lines=3, max_lines=8, label="System text", info=about, elem_id="system"
+            )  # fmt: skip
+            about = "how this chat's documents are read and remembered; each policy reads a document once"
+            choice = gr.Dropdown(
+                policies.choices(), value=policy, label="Memory policy", info=about, elem_id="policy"
+            )  # fmt: skip
+        default = gr.Button("Use for new chats", size="sm", scale=0, elem_id="default")
+    return Controls([temperature, top_p, longest, system], choice, default)
+
+
+def chosen(temperature: float, top_p: float, longest: float, system: str) -> AnswerSettings:
+    """What the controls say."""
+    return AnswerSettings(temperature, top_p, int(longest), system.strip())
+
+
+def values(settings: AnswerSettings) -> tuple[Any, ...]:
+    """What the controls show."""
+    return settings.temperature, settings.top_p, settings.max_new_tokens, settings.system
+
+
+def generation(settings: AnswerSettings) -> GenerationConfig:
+    """A new seed every time: above temperature 0, trying again shall differ."""
+    seed = random.randrange(2**31)
+    return GenerationConfig(settings.temperature, settings.top_p, settings.max_new_tokens, seed)
+
+
+def change(chat: "DocumentChat", chat_id: str | None, wanted: AnswerSettings) -> str:
+    """Keep settings with a chat; a new one gets them when it begins. Status HTML."""
+    if chat_id is None:
+        return ""
+    try:
+        before = chat.answer_settings(chat_id)
+        if before == wanted:
+            return ""
+        chat.set_answer_settings(chat_id, wanted)
+        turns = chat.chat(chat_id).messages
+    except Exception as error:
+        return format.failure(error)
+    if before.system != wanted.system and turns:
+        return format.notice("From the next question on: the turns of this chat are run again then, under these words.")
+    return ""
+
+
+def make_default(chat: "DocumentChat", wanted: AnswerSettings) -> str:
+    """Let new chats begin with these settings; status HTML."""
+    try:
+        chat.set_answer_settings(None, wanted)
+    except Exception as error:
+        return format.failure(error)
+    return format.notice("New chats begin with these settings.")
+
+
+def keep(chat: "DocumentChat", chat_id: str, wanted: AnswerSettings) -> None:
+    """Keep the settings that a chat was begun with; it has its system text already."""
+    now = chat.answer_settings(chat_id)
+    if now != (wanted := replace(wanted, system=now.system)):
+        chat.set_answer_settings(chat_id, wanted)
+
+
+def wire(chat: "DocumentChat", controls: Controls, chat_id: gr.State, status: gr.HTML) -> None:
+    """Keep what is changed at once."""
+
+    def changed(key: str | None, *settings: Any) -> str:
+        return change(chat, key, chosen(*settings))
+
+    given = [chat_id, *controls.settings]
+    for control in controls.settings:
+        event = control.blur if isinstance(control, gr.Textbox) else control.input
+        event(changed, given, status, queue=False, trigger_mode="always_last", **PRIVATE)
+    controls.default.click(
+        lambda *settings: make_default(chat, chosen(*settings)), controls.settings, status, queue=False, **PRIVATE
+    )
