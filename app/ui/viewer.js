@@ -38,6 +38,7 @@
         const list = contents.querySelector('ol'), here = list.querySelector('[aria-current]');
         if (here) list.scrollTop = here.offsetTop - list.offsetTop - list.clientHeight / 2;
       }
+      for (const code of page.querySelectorAll('pre')) code.tabIndex = 0; // it scrolls, so keys have to reach it
       wear();
       toMark(page.querySelector('.lt-text') ?? page);
       page.focus({ preventScroll: element.id === 'page' });
