@@ -8,6 +8,9 @@ import gradio as gr
 
 GPU = {"concurrency_id": "gpu", "concurrency_limit": 1}  # one user of the model at a time
 BRIDGE = "do-"  # begins the elem_id of what a click comes through
+# Of what only shows something. A click while the one before is answered counts, too; Gradio's `always_last` would
+# repeat the data of the one before.
+SHOWS = {"queue": False, "trigger_mode": "multiple"}
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
 _LISTEN = """

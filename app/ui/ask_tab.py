@@ -340,7 +340,7 @@ def _wire_asking(
     streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
     streams.append(actions.on("longer", longer, inputs=controls, outputs=view, **GPU))
     shown = lambda turn, chat_id: values(branching.version(chat, chat_id, turn), gr.skip())  # noqa: E731
-    actions.on("version", shown, inputs=parts.chat_id, outputs=view, queue=False)
+    actions.on("version", shown, inputs=parts.chat_id, outputs=view, **actions.SHOWS)
     streams.append(actions.on("edit", edit, form=True, inputs=controls, outputs=view, **GPU))
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams
@@ -445,8 +445,8 @@ def _wire_evidence(chat: "DocumentChat", parts: _Parts) -> None:
             yield gr.skip(), gr.skip(), compared
 
     side = [parts.side, parts.page, parts.compare]
-    actions.on("passage", open_passage, outputs=side, queue=False)
-    actions.on(ASK.turn, lambda target: leafing.passage(chat, target), outputs=parts.page, queue=False)
+    actions.on("passage", open_passage, outputs=side, **actions.SHOWS)
+    actions.on(ASK.turn, lambda target: leafing.passage(chat, target), outputs=parts.page, **actions.SHOWS)
     actions.on(ASK.go, go, form=True, outputs=parts.page, queue=False)
     actions.on(ASK.find, find, form=True, outputs=parts.page, queue=False)
     actions.on("close", lambda _id: (gr.update(visible=False), "", ""), outputs=side, queue=False)

@@ -72,7 +72,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                     lambda key: opening.handler(reopened(chat, key)),
                     outputs=opening.outputs,
                     cancels=opening.cancels,
-                    queue=False,
+                    **actions.SHOWS,
                 )
             with chats_at_side:
                 listed = sidebar.build(chat, asking.chat_id, asking.kept)

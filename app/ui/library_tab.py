@@ -286,7 +286,7 @@ def build(
     for name, change in changes.items():
         work = partial(_done, partial(change, chat, reading))
         actions.on(name, work, outputs=[status, shelf], queue=False)
-    actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, queue=False)
+    actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, **actions.SHOWS)
     stop.click(chat.stop_adding, None, None, queue=False, **PRIVATE)
     return LibraryTab(shelf)
 

@@ -73,8 +73,8 @@ def build(chat: "DocumentChat") -> Search:
     def found_in(target: str, words: str) -> str:
         return leafing.document(chat, target, words)
 
-    actions.on("found", opened, inputs=query, outputs=shown, queue=False)
-    actions.on(LIBRARY.turn, lambda target: leafing.document(chat, target), outputs=shown, queue=False)
+    actions.on("found", opened, inputs=query, outputs=shown, **actions.SHOWS)
+    actions.on(LIBRARY.turn, lambda target: leafing.document(chat, target), outputs=shown, **actions.SHOWS)
     actions.on(LIBRARY.go, gone_to, form=True, outputs=shown, queue=False)
     actions.on(LIBRARY.find, found_in, form=True, outputs=shown, queue=False)
     actions.on(LIBRARY.close, lambda _id: "", outputs=shown, queue=False)
