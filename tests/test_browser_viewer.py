@@ -79,5 +79,6 @@ def test_models_are_downloaded_and_unloaded(visit: Visit) -> None:
     expect(page.locator("#models-status")).to_contain_text("is here; load it below")
     page.get_by_role("button", name="Unload lectern-small").click()
     expect(page.locator(".lt-model")).to_contain_text("not loaded")
+    visit.tab("Ask")
     visit.ask("And now?")
     expect(page.locator(".lt-model")).to_contain_text("ready")
