@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app import cli
 from app.cli import _whole
 from app.cli.flags import parser
 from app.cli.output import Output
@@ -122,3 +123,9 @@ def test_a_chat_takes_a_question_and_a_title_with_half_characters(tmp_path: Path
     assert chat.chat(done.chat).title == "smile \ufffd"
     chat.export_json(done.chat).encode()
     chat.close()
+
+
+def test_names_of_files_stay_unless_no_system_has_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["store", "restore", "a\ud83db", "--home", str(tmp_path)]) == 1
+    assert "no sound copy of the library (a\ufffdb was asked for" in capsys.readouterr().err
+    assert cli.main(["store", "restore", "a\udcffb", "--home", str(tmp_path)]) == 1  # a byte that is not UTF-8

@@ -56,12 +56,21 @@ def main(argv: Sequence[str] | None = None, *, open_chat: Callable[..., Any] = _
 def _whole(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments with every text in them whole; names of files stay as the system gave them."""
     for name, value in vars(args).items():
-        if isinstance(value, str | list) and name not in (*FILES, *OTHER_FILES):
-            texts = (
-                [whole(item) if isinstance(item, str) else item for item in value] if isinstance(value, list) else []
-            )
-            setattr(args, name, whole(value) if isinstance(value, str) else texts)
+        mend = _name if name in (*FILES, *OTHER_FILES) else whole
+        if isinstance(value, list):
+            setattr(args, name, [mend(item) if isinstance(item, str) else item for item in value])
+        elif isinstance(value, str):
+            setattr(args, name, mend(value))
     return args
+
+
+def _name(text: str) -> str:
+    """A file's name as it is, unless no system has such names."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return whole(text)
+    return text
 
 
 def _run(args: argparse.Namespace, session: Session) -> int:

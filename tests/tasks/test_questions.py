@@ -74,7 +74,7 @@ def check(text: str, made) -> None:
             assert q.answer.split("\n") == [flat(text[slice(*s)]) for s in [(q.start, q.end), *q.places]]
         else:
             assert there == q.answer, q
-        prose = q.question if "`" not in q.question else ""  # what stands between the quotation marks of code is no quotation
+        prose = q.question if "`" not in q.question else ""  # quotation marks of code quote nothing
         quoted = [part.removesuffix(" ...") for part in re.findall('"([^"]{30,})"', prose)]
         assert all(flat(text).count(part) == 1 for part in quoted if "____" not in part), q
         for part in quoted if "____" in "".join(quoted) else ():
