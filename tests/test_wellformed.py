@@ -129,3 +129,5 @@ def test_names_of_files_stay_unless_no_system_has_them(tmp_path: Path, capsys: p
     assert cli.main(["store", "restore", "a\ud83db", "--home", str(tmp_path)]) == 1
     assert "no sound copy of the library (a\ufffdb was asked for" in capsys.readouterr().err
     assert cli.main(["store", "restore", "a\udcffb", "--home", str(tmp_path)]) == 1  # a byte that is not UTF-8
+    taken = _whole(parser().parse_args(["read", "a\ud83db", "a\udcffb"])).paths
+    assert taken == [Path("a\ufffdb"), Path("a\udcffb")]

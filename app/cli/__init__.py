@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from app import system
@@ -57,11 +59,15 @@ def _whole(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments with every text in them whole; names of files stay as the system gave them."""
     for name, value in vars(args).items():
         mend = _name if name in (*FILES, *OTHER_FILES) else whole
-        if isinstance(value, list):
-            setattr(args, name, [mend(item) if isinstance(item, str) else item for item in value])
-        elif isinstance(value, str):
-            setattr(args, name, mend(value))
+        one = partial(_mended, mend)
+        setattr(args, name, [one(item) for item in value] if isinstance(value, list) else one(value))
     return args
+
+
+def _mended(mend: Callable[[str], str], value: Any) -> Any:
+    if isinstance(value, Path):
+        return Path(_name(str(value)))
+    return mend(value) if isinstance(value, str) else value
 
 
 def _name(text: str) -> str:

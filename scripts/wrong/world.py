@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -56,8 +57,9 @@ class World:
 
     def fresh(self) -> Path:
         """The data folder, with whatever the try before did to it undone."""
-        shutil.rmtree(self.home)
-        shutil.copytree(self.folder / "kept", self.home)
+        old = Path(tempfile.mkdtemp(prefix="old-", dir=self.folder))
+        self.home.rename(old / "home")  # a process that is still ending may write there
+        shutil.copytree(self.folder / "kept", self.home, dirs_exist_ok=True)
         for path in self.files.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (self.files / "book.txt").write_text(BOOK, encoding="utf-8")
