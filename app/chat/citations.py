@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from app.records import Evidence, Look
 from app.store.text import STOP_WORDS
 from app.tasks.scoring import only_refuses
+from app.tasks.sentences import sentence_ends
 
 MOST = 2  # passages cited by one sentence
 LEAST_LOOK = 0.05  # of a sentence's attention on the documents, to come from the passages at all
 HALF = 0.5  # of what a sentence looked at or of its words, to come from one passage
 
 _FENCED = re.compile(r"^(`{3,}|~{3,}).*?(?:^\1`*~*|\Z)", re.MULTILINE | re.DOTALL)
-_END = re.compile(r"[.!?…][\"'”’»)\]*_]*(?=\s)|(?=\n)")
-_SHORT = re.compile(r"(?:^|[\s(])(?:[A-Za-z]|Mrs?|Ms|Dr|St|Prof|vs|etc|No|pp|e\.g|i\.e|cf)\.$")  # no sentence ends here
 _WORD = re.compile(r"\w+")
 
 
@@ -43,8 +42,8 @@ def cite(answer: str, looks: Sequence[Look], evidence: Sequence[Evidence]) -> tu
 def sentences(text: str) -> Iterator[tuple[int, int, bool]]:
     """(start, end, whether a line ends with it) of each sentence that has a word; code in fences has none."""
     start, text = 0, _FENCED.sub(lambda code: "\n" * len(code[0]), text)
-    ends = [found.end() for found in _END.finditer(text) if not _SHORT.search(text[: found.end()][-8:])]
-    for end in dict.fromkeys([*ends, len(text.rstrip())]):
+    lines = (found.start() for found in re.finditer("\n", text))
+    for end in sorted({*sentence_ends(text), *lines, len(text.rstrip())}):
         if end > start and _WORD.search(text[start:end]):
             yield start, end, text[end : end + 1] in ("", "\n")
         start = max(start, end)

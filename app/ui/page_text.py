@@ -7,13 +7,12 @@ from html import escape
 from app import markdown
 from app.ingest.colours import tokens
 from app.records import DocumentKind, Part
+from app.tasks.sentences import sentence_ends
 
 WINDOW_CHARS = 50_000  # a browser shows this at once; more makes it slow
 FARTHEST_SENTENCE = 300  # characters to where a sentence begins or ends; farther, the mark stays as it is
 WRAPPED_LINE = re.compile(r"(?<=[^\n]{45})\n(?=[^\s\n])")
 MARKED_UP: tuple[DocumentKind, ...] = ("web", "book", "document")  # of their markup the library keeps the lines
-_ENDS = re.compile(r"[.!?…。！？][\"'”’»)\]]*(?=\s|$)|(?<=[。！？])|\n[ \t]*\n|\Z")
-_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|No|vs|cf|e\.g|i\.e|Prof|Jr|Sr|Fig|Eq|p|pp)|\b[A-Z])\.$")
 _ITEM = re.compile(r" *(?:[-•◦▪] |\d+[.)] )")
 
 
@@ -33,22 +32,13 @@ def whole_sentences(part: Part, start: int, end: int) -> tuple[int, int]:
     if part.first_line is not None:
         after = text.find("\n", max(start, end - 1))
         return text.rfind("\n", 0, start) + 1, len(text) if after < 0 else after
-    begin = max((at for at in _sentence_ends(text, max(0, start - FARTHEST_SENTENCE), start)), default=None)
+    begin = max(sentence_ends(text, max(0, start - FARTHEST_SENTENCE), start), default=None)
     if begin is None:
         begin = 0 if start <= FARTHEST_SENTENCE else start
     while begin < start and text[begin].isspace():
         begin += 1
-    close = next((at for at in _sentence_ends(text, end - 1, end + FARTHEST_SENTENCE) if at >= end), end)
+    close = next((at for at in sentence_ends(text, end - 1, end + FARTHEST_SENTENCE) if at >= end), end)
     return begin, max(end, len(text[:close].rstrip()))
-
-
-def _sentence_ends(text: str, first: int, last: int) -> Iterator[int]:
-    """Where sentences end in [first, last], in order."""
-    for found in _ENDS.finditer(text, first, min(len(text), last + 2)):
-        if found.end() <= last and not _ABBREVIATION.search(text, max(0, found.start() - 8), found.start() + 1):
-            yield found.end()
-    if len(text) <= last:
-        yield len(text)
 
 
 def text(part: Part, start: int, end: int, kind: DocumentKind | None = None) -> str:
