@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +58,12 @@ def _whole(args: argparse.Namespace) -> argparse.Namespace:
     """The arguments with every text in them whole; names of files stay as the system gave them."""
     for name, value in vars(args).items():
         mend = _name if name in (*FILES, *OTHER_FILES) else whole
-        one = partial(_mended, mend)
-        setattr(args, name, [one(item) for item in value] if isinstance(value, list) else one(value))
+        mended = [_mended(item, mend) for item in value] if isinstance(value, list) else _mended(value, mend)
+        setattr(args, name, mended)
     return args
 
 
-def _mended(mend: Callable[[str], str], value: Any) -> Any:
+def _mended(value: Any, mend: Callable[[str], str]) -> Any:
     if isinstance(value, Path):
         return Path(_name(str(value)))
     return mend(value) if isinstance(value, str) else value

@@ -11,6 +11,7 @@ from app.errors import ConfigError, ModelError
 from app.memory.config import AttentionConfig, DecodeConfig
 from app.models.adapter import read_adapter
 from app.models.files import first_line, read_json
+from app.models.fits import ROOM
 from app.models.folder import stored_weights
 from app.models.merging import load_stock, merge_into
 from app.models.rope import MOST_POSITIONS, applied, range_tokens, refusal
@@ -168,7 +169,7 @@ def check_memory(folder: Path, device: torch.device, dtype: torch.dtype, *, merg
         needs["cpu"] = size // dtype.itemsize * torch.float32.itemsize
     for place, need in needs.items():
         free = torch.cuda.mem_get_info()[0] if place == "cuda" else psutil.virtual_memory().available
-        if need * 1.1 > free:
+        if need * ROOM > free:
             raise ModelError(
                 f"{folder.name}: needs about {need / 2**30:.1f} GiB for its weights, {free / 2**30:.1f} GiB are free "
                 f"on {place}; close other programs or choose a smaller model"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.system import size_text
 
-ROOM = 1.1  # of the weights, as `checkpoint.check_memory` asks for
+ROOM = 1.1  # of the bytes of weights, for what loading takes beside them
 NEAR = 8.0  # times larger or smaller: beyond that the computer's own speed says more than a model's
 COMPUTER = 10**9  # parameters of what `measured` gives
 SIZE = 512  # rows of the matrices that are multiplied to measure this computer

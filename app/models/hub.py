@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -84,8 +85,6 @@ def here(name: str) -> int:
 
 
 def _check_room(name: str, needed: int) -> None:
-    import shutil
-
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE)
