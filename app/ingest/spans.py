@@ -133,10 +133,16 @@ def _place_at(part: Part, char: int) -> str:
 
 
 def _from_to(first: str, last: str) -> str:
-    """ "Tides, paragraph 3" to "Tides, paragraph 5" is "Tides, paragraph 3-5"; both in full where more differs."""
+    """ "Tides, paragraph 3" to "Tides, paragraph 5" is "Tides, paragraph 3-5"; both in full where more differs.
+
+    A heading, "Tides", stands before the first of its paragraphs.
+    """
+    end = _NUMBERED.fullmatch(last)
+    if end and end[1].startswith(f"{first}, "):
+        first = f"{end[1]}1"
     if first == last:
         return first
-    start, end = _NUMBERED.fullmatch(first), _NUMBERED.fullmatch(last)
+    start = _NUMBERED.fullmatch(first)
     if start and end and start[1] == end[1]:
         return f"{first}-{end[2]}"
     return f"{first} to {last}"

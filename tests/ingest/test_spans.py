@@ -182,3 +182,12 @@ def test_a_passage_over_several_places_is_called_from_the_first_to_the_last():
     assert [spans.label(part, start, end) for start, end in asked] == [
         "Ebb, paragraph 8", "Ebb, paragraph 8-9", "Ebb, paragraph 9 to Flood", "1:00-1:01:00",
     ]  # fmt: skip
+
+
+def test_a_passage_that_begins_with_a_heading_is_named_by_its_paragraphs() -> None:
+    places = ((0, "Tides"), (6, "Tides, paragraph 1"), (12, "Tides, paragraph 2"), (18, "Winds"))
+    part = Part(1, "Tides", "Tides\nfirst\nsecnd\nWinds", places=places)
+    assert spans.label(part, 0, 5) == "Tides"
+    assert spans.label(part, 0, 11) == "Tides, paragraph 1"
+    assert spans.label(part, 0, 17) == spans.label(part, 6, 17) == "Tides, paragraph 1-2"
+    assert spans.label(part, 0, 22) == "Tides to Winds"
