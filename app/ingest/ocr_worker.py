@@ -9,6 +9,7 @@ from typing import Any
 DPI = 220
 NARROWED = 0.7  # of its width: a line is recognised so first, as time goes by the width; less loses narrow blanks
 SURE = 0.95  # confidence below which a line is recognised again in its full width
+TRIED_LINES = 5  # of a page, spread over it: when most are recognised again, its other lines are not narrowed
 FIND_LINES_PIXELS = 960  # the longer side of the picture in which lines are looked for
 MOST_PIXELS = 25_000_000  # of a page; a larger one is drawn smaller
 MOST_THREADS = 4  # that recognise lines at once
@@ -47,25 +48,14 @@ def _engine() -> Any:
 
     Lines in one batch are padded to the widest, and threads inside the runtime spin while they wait: both cost time.
     """
-    import cv2
     from rapidocr import RapidOCR
 
     pool = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1))
 
-    def narrow(picture: Any) -> Any:
-        height, width = picture.shape[:2]
-        size = (round(width * NARROWED), height)
-        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if width > 2 * height else picture
-
-    def read(recognise: Callable[[list[Any]], Any], picture: Any) -> Any:
-        found = recognise([narrow(picture)])
-        again = recognise([picture]) if found.scores[0] < SURE else found
-        return max(found, again, key=lambda one: one.scores[0])
-
     class Engine(RapidOCR):
         def recognize_txt(self, pictures: list[Any]) -> Any:
             recognise = super().recognize_txt
-            done = list(pool.map(lambda picture: read(recognise, picture), pictures))
+            done = _recognised(pictures, lambda picture: recognise([picture]), pool)
             found = done[0]
             found.txts, found.scores = tuple(one.txts[0] for one in done), [one.scores[0] for one in done]
             found.imgs, found.word_results = pictures, tuple(one.word_results[0] for one in done)
@@ -75,6 +65,36 @@ def _engine() -> Any:
     params = {"Global.log_level": "error", "Global.use_cls": False, "Rec.rec_batch_num": 1}
     params |= {"EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.onnxruntime.inter_op_num_threads": 1}
     return Engine(params=params | {"Det.limit_type": "max", "Det.limit_side_len": FIND_LINES_PIXELS})
+
+
+def _recognised(pictures: list[Any], recognise: Callable[[Any], Any], pool: ThreadPoolExecutor) -> list[Any]:
+    """What is found in each line of one page.
+
+    A few lines tell whether the page's type is too narrow already; so it comes out the same at every reading.
+    """
+
+    def whole(picture: Any) -> list[Any]:
+        return [recognise(picture)]
+
+    def narrowed(picture: Any) -> list[Any]:
+        found = recognise(_narrow(picture))
+        return [found] if found.scores[0] >= SURE else [found, recognise(picture)]
+
+    step = -(-len(pictures) // TRIED_LINES)
+    tried = list(pool.map(narrowed, pictures[::step]))
+    in_vain = 2 * sum(len(found) > 1 for found in tried) > len(tried)
+    others = pool.map(whole if in_vain else narrowed, (one for at, one in enumerate(pictures) if at % step))
+    trials = iter(tried)
+    found = (next(others if at % step else trials) for at in range(len(pictures)))
+    return [max(one, key=lambda reading: reading.scores[0]) for one in found]
+
+
+def _narrow(picture: Any) -> Any:
+    import cv2
+
+    height, width = picture.shape[:2]
+    size = (round(width * NARROWED), height)
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA) if width > 2 * height else picture
 
 
 def _lines(engine: Any, page: Any) -> list[list[Any]]:

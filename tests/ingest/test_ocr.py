@@ -2,12 +2,15 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from app.errors import CancelledError, InputError
-from app.ingest import child, ocr, pdf
+from app.ingest import child, ocr, ocr_worker, pdf
 from app.ingest.pdf import load_pdf
 
 
@@ -117,6 +120,25 @@ def test_a_file_of_pages_that_was_cut_off(tmp_path):
     kept = tmp_path / "a.jsonl"
     kept.write_text(json.dumps({"page": 3, "lines": []}) + "\n" + '{"page": 4, "li')
     assert ocr._kept(kept) == {3: []}
+
+
+@pytest.mark.skipif(find_spec("cv2") is None, reason="OCR is not installed")
+@pytest.mark.parametrize(("sure_when_narrow", "pictures_seen"), [(0.99, 20), (0.5, 25)])
+def test_a_page_whose_type_is_too_narrow_already_is_not_narrowed(sure_when_narrow, pictures_seen):
+    """Twenty lines: recognised once each narrowed, or five of them once more and the others only whole."""
+    seen = []
+
+    def recognise(picture):
+        narrowed = picture.shape[1] < 200 + picture.shape[0]
+        seen.append(narrowed)
+        return SimpleNamespace(scores=[sure_when_narrow if narrowed else 0.98], line=picture.shape[0])
+
+    lines = [np.zeros((20 + number, 200 + 2 * number + 21), np.uint8) for number in range(20)]
+    with ThreadPoolExecutor(2) as pool:
+        found = ocr_worker._recognised(lines, recognise, pool)
+    assert [one.line for one in found] == [line.shape[0] for line in lines]
+    assert len(seen) == pictures_seen
+    assert all(one.scores[0] >= 0.98 for one in found)
 
 
 @pytest.mark.slow
