@@ -359,14 +359,24 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """A token of an answer and its log-probability in nats; `others` are the likeliest in its place."""
+
+    text: str
+    log_prob: float
+    others: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class Done:
-    """End of an answer."""
+    """End of an answer; `scored` where the request wants it."""
 
     answer: str
     chat: str
     evidence: tuple[Evidence, ...]
     stats: AnswerStats
     looks: tuple[Look, ...] = ()
+    scored: tuple[Scored, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 from app.records import Delta, Done, Evidence, Reading
@@ -71,6 +72,17 @@ def annotations(done: Done) -> list[dict[str, Any]]:
     return [{"type": "file_citation", "file_citation": citation(item)} for item in done.evidence]
 
 
+def log_probs(done: Done) -> list[dict[str, Any]] | None:
+    """Each token of the answer with its log-probability and the likeliest in its place; None where nobody asked."""
+    return [
+        {**_scored(s.text, s.log_prob), "top_logprobs": [_scored(*o) for o in s.others]} for s in done.scored
+    ] or None
+
+
+def _scored(text: str, log_prob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": round(log_prob, 6), "bytes": list(text.encode())}
+
+
 def progress(event: Reading) -> dict[str, Any]:
     """How far reading is, by llama.cpp's names."""
     return {"total": event.tokens_total, "cache": event.tokens_reused, "processed": event.tokens_done}
@@ -84,7 +96,7 @@ class ChatReply:
 
     def whole(self, done: Done) -> dict[str, Any]:
         message = {"role": "assistant", "content": done.answer, "refusal": None, "annotations": annotations(done)}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(done)}
+        choice = {"index": 0, "message": message, "logprobs": _content(done), "finish_reason": _finish(done)}
         return {**self._base("chat.completion"), "choices": [choice], "usage": usage(done), "lectern": _ours(done)}
 
     def stream(self, events: Iterator[Event]) -> Iterator[str]:
@@ -107,7 +119,7 @@ class ChatReply:
         """The finish, with the usage in a chunk of its own where the client asks for it, else beside it: once."""
         last = self._base("chat.completion.chunk")
         delta = {"annotations": annotations(done)} if done.evidence else {}
-        last["choices"] = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": _finish(done)}]
+        last["choices"] = [{"index": 0, "delta": delta, "logprobs": _content(done), "finish_reason": _finish(done)}]
         last["lectern"] = _ours(done)
         if not self.with_usage:
             return sse({**last, "usage": usage(done)})
@@ -122,6 +134,24 @@ class ChatReply:
         return {"id": f"chatcmpl-{head.id}", "object": kind, "created": head.created, "model": head.model}
 
 
+def _content(done: Done) -> dict[str, Any] | None:
+    found = log_probs(done)
+    return found and {"content": found, "refusal": None}
+
+
+def _columns(done: Done, start: int) -> dict[str, Any] | None:
+    """The same as completions have it: a list for each property. `start`: where the answer begins in the text."""
+    if not done.scored:
+        return None
+    ends = list(accumulate((len(s.text) for s in done.scored), initial=start))
+    return {
+        "tokens": [s.text for s in done.scored],
+        "token_logprobs": [round(s.log_prob, 6) for s in done.scored],
+        "top_logprobs": [{text: round(value, 6) for text, value in s.others} for s in done.scored],
+        "text_offset": ends[:-1],
+    }
+
+
 class CompletionReply(ChatReply):
     """text_completion, whole and in chunks."""
 
@@ -130,7 +160,8 @@ class CompletionReply(ChatReply):
         self.echo = echo
 
     def whole(self, done: Done) -> dict[str, Any]:
-        choice = {"index": 0, "text": self.echo + done.answer, "logprobs": None, "finish_reason": _finish(done)}
+        choice = {"index": 0, "text": self.echo + done.answer, "finish_reason": _finish(done)}
+        choice["logprobs"] = _columns(done, len(self.echo))
         return {**self._base(""), "choices": [choice], "usage": usage(done), "lectern": _ours(done)}
 
     def stream(self, events: Iterator[Event]) -> Iterator[str]:
@@ -140,7 +171,8 @@ class CompletionReply(ChatReply):
             if isinstance(event, Delta):
                 yield self._chunk({"content": event.text})
             elif isinstance(event, Done):
-                choice = {"index": 0, "text": "", "logprobs": None, "finish_reason": _finish(event)}
+                columns = _columns(event, len(self.echo))
+                choice = {"index": 0, "text": "", "logprobs": columns, "finish_reason": _finish(event)}
                 last = {**self._base(""), "choices": [choice]}
                 if not self.with_usage:
                     yield sse({**last, "usage": usage(event)})
@@ -170,7 +202,7 @@ class ResponseReply:
         cut = _finish(done) == "length"
         return self._response(
             "incomplete" if cut else "completed",
-            output=[self._message(done.answer, _places(done), "completed")],
+            output=[self._message(_part(done.answer, _places(done), log_probs(done)), "completed")],
             usage=_response_usage(done),
             incomplete_details={"reason": "max_output_tokens"} if cut else None,
             lectern=_ours(done),
@@ -180,7 +212,7 @@ class ResponseReply:
         begun = self._response("in_progress", output=[], usage=None)
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
-        empty = self._message("", [], "in_progress") | {"content": []}
+        empty = self._message(_part("", []), "in_progress") | {"content": []}
         yield self._event("response.output_item.added", output_index=0, item=empty)
         at = {"item_id": self._item, "output_index": 0, "content_index": 0}
         yield self._event("response.content_part.added", **at, part=_part("", []))
@@ -198,10 +230,10 @@ class ResponseReply:
 
     def _end(self, done: Done, at: dict[str, Any]) -> Iterator[str]:
         found, whole = _places(done), self.whole(done)
-        yield self._event("response.output_text.done", **at, text=done.answer, logprobs=[])
+        yield self._event("response.output_text.done", **at, text=done.answer, logprobs=log_probs(done) or [])
         for number, item in enumerate(found):
             yield self._event("response.output_text.annotation.added", **at, annotation_index=number, annotation=item)
-        yield self._event("response.content_part.done", **at, part=_part(done.answer, found))
+        yield self._event("response.content_part.done", **at, part=whole["output"][0]["content"][0])
         yield self._event("response.output_item.done", output_index=0, item=whole["output"][0])
         kind = "response.completed" if whole["status"] == "completed" else "response.incomplete"
         yield self._event(kind, response=whole)
@@ -210,10 +242,8 @@ class ResponseReply:
     def _item(self) -> str:
         return f"msg_{self.head.id}"
 
-    def _message(self, text: str, found: list[dict[str, Any]], status: str) -> dict[str, Any]:
-        return {
-            "id": self._item, "type": "message", "role": "assistant", "status": status, "content": [_part(text, found)],
-        }  # fmt: skip
+    def _message(self, part: dict[str, Any], status: str) -> dict[str, Any]:
+        return {"id": self._item, "type": "message", "role": "assistant", "status": status, "content": [part]}
 
     def _response(self, status: str, **values: Any) -> dict[str, Any]:
         return {
@@ -229,8 +259,8 @@ class ResponseReply:
         return sse(event, kind)
 
 
-def _part(text: str, found: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": found, "logprobs": []}
+def _part(text: str, found: list[dict[str, Any]], scored: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": found, "logprobs": scored or []}
 
 
 def _places(done: Done) -> list[dict[str, Any]]:

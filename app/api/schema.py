@@ -12,11 +12,13 @@ from app.memory.config import GenerationConfig
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound="Body")
+MOST_LIKELY = 20
+LOG_PROBS = "message.output_text.logprobs"  # in `include` of responses
 NO_TOOLS = "the loaded model calls no tools; leave it out, or set tool_choice to auto or none"
 # What is common and changes nothing here: bookkeeping of the client, or hints that may be ignored.
 IGNORED = {
     "user", "metadata", "store", "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity", "reasoning",
-    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "truncation", "include", "background", "text",
+    "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "truncation", "background", "text",
     "tools", "tool_choice",
 }  # fmt: skip
 
@@ -46,6 +48,11 @@ class Body(BaseModel):
     def stops(self) -> Sequence[str]:
         return ()
 
+    @property
+    def log_probs(self) -> int | None:
+        """How many likely tokens are told beside each token of the answer; None: nothing of the kind."""
+        return None
+
     def generation(self) -> GenerationConfig:
         """How the answer is sampled; greedy where the request does not say.
 
@@ -54,7 +61,7 @@ class Body(BaseModel):
         """
         given = {
             "temperature": self.temperature, "top_p": self.top_p, "seed": self.seed, "max_new_tokens": self.longest,
-            "stop": tuple(self.stops) or None,
+            "stop": tuple(self.stops) or None, "log_probs": self.log_probs,
         }  # fmt: skip
         try:
             return GenerationConfig(**{name: value for name, value in given.items() if value is not None})
@@ -95,8 +102,6 @@ def _wanted_form(extra: Mapping[str, Any]) -> Any:
 
 REFUSED = {
     "logit_bias": "not available; leave it out",
-    "logprobs": "not available; leave it out",
-    "top_logprobs": "not available; leave it out",
     "presence_penalty": "not available; leave it out or set it to 0",
     "frequency_penalty": "not available; leave it out or set it to 0",
     "audio": "answers are text",
@@ -116,6 +121,12 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: str | list[str] | None = None
     stream_options: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELY)
+
+    @property
+    def log_probs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs or self.top_logprobs else None
 
     @property
     def longest(self) -> int | None:
@@ -137,7 +148,12 @@ class CompletionBody(Body):
     max_tokens: int | None = Field(None, ge=1)
     stop: str | list[str] | None = None
     stream_options: dict[str, Any] | None = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LIKELY)
     echo: bool = False
+
+    @property
+    def log_probs(self) -> int | None:
+        return self.logprobs
 
     @property
     def longest(self) -> int | None:
@@ -153,6 +169,13 @@ class ResponseBody(Body):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, ge=1)
+    include: list[str] | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LIKELY)
+
+    @property
+    def log_probs(self) -> int | None:
+        wanted = LOG_PROBS in (self.include or ()) or self.top_logprobs
+        return (self.top_logprobs or 0) if wanted else None
 
     @property
     def longest(self) -> int | None:

@@ -12,7 +12,7 @@ from app.chat.reader import ReadDocument, Reader
 from app.errors import CancelledError, InputError, StoreError
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
-from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Tail
+from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Scored, Tail
 from app.runtime.cache import RegionCache
 from app.runtime.decode import WORDS_SHARE
 from app.runtime.engine import Engine
@@ -385,7 +385,8 @@ class Sessions:
             codec=self.engine.shape.codec,
             **cache.counts(),
         )
-        yield Done(answer, session.chat, *self._looked(session, said, stats, answer, offered, unasked))
+        looked = self._looked(session, said, stats, answer, offered, unasked)
+        yield Done(answer, session.chat, *looked, scored=self._scored(cache, said))
 
     def offered(self, session: Session, history: Sequence[Message], question: str) -> list[list[int]]:
         """Passages that the words of a question find in what the session may see, as regions, the best first.
@@ -429,6 +430,14 @@ class Sessions:
                 return []
             self._unasked = names, looked.tolist()
         return self._unasked[1]
+
+    def _scored(self, cache: RegionCache, said: Sequence[int]) -> tuple[Scored, ...]:
+        """How likely each token was, where the answer kept it."""
+        scores, decode = cache.evidence.scores if cache.evidence else [], self.engine.decode
+        return tuple(
+            Scored(text, log_prob, tuple((decode([token]), other) for token, other in others))
+            for text, (log_prob, others) in zip(self.engine.pieces(said) if scores else (), scores, strict=False)
+        )
 
     def _looked(
         self,

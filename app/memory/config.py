@@ -16,6 +16,7 @@ class GenerationConfig:
 
     Attributes:
         repeat_tokens: an answer ends when so many tokens repeat what stands before them; 0 lets it go on.
+        log_probs: tell how likely each token was, and so many of the likeliest in its place; None tells nothing.
     """
 
     temperature: float = 0.0
@@ -24,6 +25,7 @@ class GenerationConfig:
     seed: int = 0
     stop: tuple[str, ...] = ()
     repeat_tokens: int = 96
+    log_probs: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 5:

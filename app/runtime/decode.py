@@ -144,10 +144,13 @@ def answer(
     with _shared_choices(engine, cache) as held:
         hidden = _step(engine, cache, last, held)
         for _ in range(config.max_new_tokens):
-            token = int(sampler(engine.logits(hidden)))
+            logits = engine.logits(hidden)
+            token = int(sampler(logits))
             ending: Ending = "stop" if token in engine.stop_ids else "repetition" if repeats(token) else "length"
             if ending != "stop":
                 evidence.take()
+                if config.log_probs is not None:
+                    evidence.score(logits, token, config.log_probs)
                 yield token
             hidden = _step(engine, cache, token, held)
             if cancelled and cancelled():

@@ -42,6 +42,7 @@ class AnswerEvidence:
             the answer's tokens the root of the sum of squares, so that one sharp look counts more than many faint
             ones. The sinks, the first tokens of every text, are left out.
         chosen: what the answer saw of the memories; None where it saw all.
+        scores: of each token (log-probability, [(token, log-probability) of the likeliest]), where it was asked for.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
@@ -60,6 +61,7 @@ class AnswerEvidence:
         self._best: list[tuple[Tensor, Tensor]] = []
         self._squares = torch.zeros_like(self._step)
         self.chosen: Chosen | None = None
+        self.scores: list[tuple[float, list[tuple[int, float]]]] = []
 
     @property
     def density(self) -> Tensor:
@@ -105,6 +107,12 @@ class AnswerEvidence:
         self._squares[seen] += density.square()
         best = density.topk(len(least))
         self._best.append((seen[best.indices], best.values / density.sum().clamp(min=1e-30)))
+
+    def score(self, logits: Tensor, token: int, count: int) -> None:
+        """Keep how likely the token that was taken is, and the `count` likeliest, of logits [V]."""
+        rows = torch.log_softmax(logits.float(), -1)
+        best = rows.topk(min(count, len(rows)))
+        self.scores.append((float(rows[token]), list(zip(best.indices.tolist(), best.values.tolist(), strict=True))))
 
     def around(self, count: int, seen: Tensor) -> Tensor:
         """The regions that received most, each with its neighbours in the text, at most `count` together.

@@ -255,3 +255,24 @@ def test_a_client_that_waits_too_long_is_told(client, chat, endpoint):
         answer = client.post("/v1/chat/completions", json=talk("Who?"))
     assert answer.status_code == 503 and "busy: answering" in answer.json()["error"]["message"]
     assert chat.chats() == []
+
+
+def test_log_probabilities_of_each_token_in_the_three_shapes(client):
+    body = talk("Who?", logprobs=True, top_logprobs=2)
+    whole = post(client, body)
+    scored = whole["choices"][0]["logprobs"]["content"]
+    assert len(scored) == whole["usage"]["completion_tokens"] and all(len(s["top_logprobs"]) == 2 for s in scored)
+    assert "".join(s["token"] for s in scored).strip() == whole["choices"][0]["message"]["content"]
+    for s in scored:  # greedy: the token that was taken is the likeliest
+        assert s["logprob"] == s["top_logprobs"][0]["logprob"] >= s["top_logprobs"][1]["logprob"] and s["logprob"] < 0
+    *parts, _ = events(client, body)
+    assert [p["choices"][0]["logprobs"] for p in parts if p["choices"] and p["choices"][0]["logprobs"]] == [
+        whole["choices"][0]["logprobs"]
+    ]
+    text = post(client, {"model": "tiny", "prompt": "Who?", "logprobs": 2, **ASK}, "/v1/completions")["choices"][0]
+    assert text["logprobs"]["token_logprobs"] == [s["logprob"] for s in scored]
+    assert text["logprobs"]["text_offset"][0] == 0 and len(text["logprobs"]["top_logprobs"]) == len(scored)
+    asked = {"model": "tiny", "input": "Who?", "include": ["message.output_text.logprobs"], "max_output_tokens": 6}
+    part = post(client, asked, "/v1/responses")["output"][0]["content"][0]
+    assert [s["logprob"] for s in part["logprobs"]] == [s["logprob"] for s in scored]
+    assert post(client, talk("Who?"))["choices"][0]["logprobs"] is None
