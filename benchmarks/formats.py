@@ -27,6 +27,7 @@ from app.eval import report
 from app.ingest import spans
 from app.ingest.load import load_document
 from app.records import Document
+from tests.browser import chromium
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
 HERE = Path(__file__).resolve().parent
@@ -70,6 +71,8 @@ def made(folder: Path, python: str) -> dict[str, Any]:
     """Every reader's words of every made file."""
     subprocess.run([python, str(HERE / "formats_made.py"), str(folder)], check=True)
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    save_page(folder / "page.html", folder / "saved.mhtml")
+    expected["saved.mhtml"] = expected["page.html"]
     rows = []
     for name, wanted in expected.items():
         document = load_document(folder / name)
@@ -78,6 +81,15 @@ def made(folder: Path, python: str) -> dict[str, Any]:
     for reader, texts in json.loads(run.stdout).items():
         rows += [row(reader, name, text, expected[name]) for name, text in texts.items() if name in expected]
     return {"rows": rows, "loses": _loses(rows)}
+
+
+def save_page(page: Path, to: Path) -> None:
+    """Save a page with all that belongs to it, as Chromium does."""
+    with chromium() as browser:
+        tab = browser.new_page()
+        tab.goto(page.as_uri())
+        saved = tab.context.new_cdp_session(tab).send("Page.captureSnapshot", {"format": "mhtml"})["data"]
+    to.write_text(saved, encoding="utf-8", newline="")
 
 
 def row(reader: str, name: str, text: str, wanted: dict[str, Any], labels: list[str] = ()) -> dict[str, Any]:
