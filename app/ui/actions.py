@@ -26,7 +26,15 @@ document.addEventListener(KIND, listen);
 """
 
 
-def on(name: str, handler: Callable[..., Any], *, form: bool = False, cancels: Sequence[Any] = (), **event: Any) -> Any:
+def on(
+    name: str,
+    handler: Callable[..., Any],
+    *,
+    form: bool = False,
+    cancels: Sequence[Any] = (),
+    first: tuple[Callable[[], Any], Any] | None = None,
+    **event: Any,
+) -> Any:
     """Run a handler when something marked `data-do=name` is clicked, or when a form so marked is submitted.
 
     Call it in the tab that draws the button.
@@ -34,6 +42,8 @@ def on(name: str, handler: Callable[..., Any], *, form: bool = False, cancels: S
     Args:
         handler: gets the data-id (and the text of the form's field `text`) before its other inputs.
         cancels: events that end before the handler is called.
+        first: what is said at once, where the handler may have to wait for its turn: a function, and what it is
+            shown in.
         event: arguments of the Gradio event (inputs, outputs, ...).
     """
     script = _LISTEN.replace("NAME", name).replace("KIND", "'submit'" if form else "'click'")
@@ -50,5 +60,7 @@ def on(name: str, handler: Callable[..., Any], *, form: bool = False, cancels: S
 
     if cancels:
         bridge.click(None, cancels=list(cancels), api_visibility="private")
+    if first:
+        bridge.click(first[0], None, first[1], queue=False, **PRIVATE)
     function = stream if inspect.isgeneratorfunction(handler) else call
     return bridge.click(function, show_progress="hidden", api_visibility="private", **event)

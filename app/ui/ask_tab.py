@@ -266,7 +266,7 @@ def build(
         picker, _welcome, _sample, *asked = refresh(picked, policy)
         return picker, gr.skip(), gr.skip(), *asked
 
-    streams = _wire_asking(chat, reading, parts, view, stream, values)
+    streams = _wire_asking(chat, reading, parts, view, stream, values, show)
     for event in streams:  # asking may have read a document
         event.then(refresh, [parts.picker, parts.controls.policy], library, queue=False, **PRIVATE)
     _wire_documents(chat, reading, line, parts, view, library, refresh, show, streams)
@@ -301,13 +301,14 @@ def _wire_asking(
     view: list[Any],
     stream: Callable[..., Any],
     values: Callable[..., tuple[Any, ...]],
+    show: Callable[..., tuple[Any, ...]],
 ) -> list[Any]:
     """Returns the events that write into the conversation."""
     controls = [parts.chat_id, parts.picker, parts.controls.policy]
     controls += [parts.focus, parts.mute, parts.everything, *parts.controls.settings]
 
     def announce(chat_id: str | None) -> tuple[str, str]:
-        return asking.thinking(chat), chat_id or asking.before_first_answer(chat)
+        return asking.thinking(chat, "unask"), chat_id or asking.before_first_answer(chat)
 
     def example(text: str, chat_id: str | None) -> tuple[str, ...]:
         return text, *announce(chat_id)
@@ -336,12 +337,17 @@ def _wire_asking(
     for button in parts.example_buttons:
         clicked = [button, parts.chat_id]
         asked.append(button.click(example, clicked, [parts.question, *announced], queue=False, **PRIVATE))
-    streams = [event.then(ask, [parts.question, *controls], view, **GPU, **PRIVATE) for event in asked]
-    streams.append(actions.on("retry", retry, inputs=controls, outputs=view, **GPU))
-    streams.append(actions.on("longer", longer, inputs=controls, outputs=view, **GPU))
+    # A question that is sent while the answer before it comes to its end is asked then.
+    turn = {"trigger_mode": "always_last", **GPU, **PRIVATE}
+    streams = [event.then(ask, [parts.question, *controls], view, **turn) for event in asked]
+    told = (lambda: asking.thinking(chat, "unask"), parts.status)
+    for name, handler in (("retry", retry), ("longer", longer), ("edit", edit)):
+        form = name == "edit"
+        streams.append(actions.on(name, handler, form=form, first=told, inputs=controls, outputs=view, **GPU))
     shown = lambda turn, chat_id: values(branching.version(chat, chat_id, turn), gr.skip())  # noqa: E731
     actions.on("version", shown, inputs=parts.chat_id, outputs=view, **actions.SHOWS)
-    streams.append(actions.on("edit", edit, form=True, inputs=controls, outputs=view, **GPU))
+    back = lambda _id, chat_id: show(chat_id)  # noqa: E731
+    actions.on("unask", back, inputs=parts.chat_id, outputs=view, cancels=streams, queue=False)
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams
 

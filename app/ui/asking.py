@@ -82,12 +82,18 @@ def _cut(message: Message) -> str:
     return "…" if cut and message.content[-1:].isalnum() else ""
 
 
-def thinking(chat: "DocumentChat") -> str:
-    """What is said until the first word comes: what the answer waits for, if it waits."""
+def thinking(chat: "DocumentChat", stop: str = "") -> str:
+    """What is said until the first word comes: what the answer waits for, if it waits.
+
+    Args:
+        stop: the action of a button that takes the question back.
+    """
     busy = chat.busy() or ""
     if busy.startswith("reading "):
-        return format.waiting(f"Thinking; {busy} pauses meanwhile")
-    return format.waiting(f"Waiting for the model: {busy}" if busy else "Thinking")
+        text = f"Thinking; {busy} pauses meanwhile"
+    else:
+        text = f"Waiting for the model: {busy}" if busy else "Thinking"
+    return format.waiting(text, stop, clock=True)
 
 
 def before_first_answer(chat: "DocumentChat") -> str:

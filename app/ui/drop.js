@@ -1,5 +1,7 @@
 // Files that are dropped or pasted anywhere, and long texts that are pasted, go where "Add documents" puts its files.
 (() => {
+  if (window.lecternDrop) return; // Gradio puts the head's scripts in a second time
+  window.lecternDrop = true;
   const LONG = 3000; // characters; a longer text is a document, not a question
   const carriesFiles = (data) => [...(data?.types ?? [])].includes('Files');
   const give = (files) => {

@@ -112,8 +112,19 @@ def reading(event: Reading, kind: DocumentKind | None = None) -> str:
     return progress(f"<span>Reading <i>{escape(event.title)}</i></span><span>{' · '.join(facts)}</span>", percent)
 
 
-def waiting(text: str) -> str:
-    return f'<div class="lt-waiting" role="status"><span class="lt-dot"></span>{escape(whole(text))}</div>'
+def waiting(text: str, stop: str = "", *, clock: bool = False) -> str:
+    """What is waited for.
+
+    Args:
+        stop: the action of a button that ends the wait; "" for none.
+        clock: the page counts the seconds.
+    """
+    counts = '<span class="lt-clock" aria-hidden="true"></span>' if clock else ""
+    button = f'<button type="button" class="lt-tool" data-do="{stop}">Stop</button>' if stop else ""
+    return (
+        f'<div class="lt-waiting" role="status"><span class="lt-dot"></span><span>{escape(whole(text))}</span>'
+        f"{counts}{button}</div>"
+    )
 
 
 def memory(line: MemoryLine) -> str:

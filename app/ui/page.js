@@ -1,5 +1,7 @@
 // Copy buttons, the Escape and Enter keys, small boxes that close, scrolling and focus. The rest is asked of Python.
 (() => {
+  if (window.lecternPage) return; // Gradio puts the head's scripts in a second time
+  window.lecternPage = true;
   const copied = (button) => {
     button.textContent = 'Copied';
     setTimeout(() => { button.textContent = 'Copy'; }, 1500);
@@ -9,6 +11,19 @@
     if (!button) return;
     navigator.clipboard.writeText(button.dataset.text).then(() => copied(button));
   });
+  // A list may be drawn anew between the press and the release of a button: the click is for what stands there now.
+  const named = (target) => target?.closest?.('[data-do]');
+  const key = (button) => (button ? `${button.dataset.do} ${button.dataset.id ?? ''}` : '');
+  let pressed = '';
+  document.addEventListener('pointerdown', ({ target }) => { pressed = key(named(target)); }, true);
+  document.addEventListener('click', (event) => {
+    const here = named(document.elementFromPoint(event.clientX, event.clientY));
+    const lost = pressed && event.detail && !named(event.target) && key(here) === pressed;
+    pressed = '';
+    if (!lost) return;
+    event.stopPropagation();
+    here.click();
+  }, true);
   // A click elsewhere, or on a passage to hide, closes a question or form that a button opened.
   document.addEventListener('click', (event) => {
     const chosen = event.target.closest('.lt-confirm [data-do="without"]');
@@ -42,10 +57,20 @@
       box.querySelector('summary').focus();
       return;
     }
-    const stop = document.querySelector('#question .stop-button');
+    const stop = document.querySelector('#question .stop-button, [data-do="unask"]');
     const closes = [...document.querySelectorAll('[data-do="close"], [data-do="found-close"]')];
     (stop ?? closes.find((button) => button.checkVisibility()))?.click();
   });
+  // How long something is waited for already.
+  let since = 0;
+  setInterval(() => {
+    const clocks = document.querySelectorAll('.lt-clock');
+    if (!clocks.length) since = 0;
+    else if (!since) since = Date.now();
+    const waited = Math.round((Date.now() - since) / 1000);
+    const text = waited > 2 ? `${waited} s` : '';
+    for (const clock of clocks) if (clock.textContent !== text) clock.textContent = text;
+  }, 500);
   // Screen readers hear an answer once, when it is whole; Gradio's log would tell every piece of it.
   const heard = document.createElement('div');
   heard.className = 'lt-heard';
