@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 KEY = "key"  # in the URL that is printed
-OPEN_TO_ALL = ("/health",)
-PROGRAMS = "/v1/"  # these routes want the key for programs, and no cookie
+OPEN_TO_ALL = ("/health", "/ready")
+PROGRAMS = re.compile(r"/v1/.*|/metrics")  # these want the key for programs, and no cookie
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/")
 OPEN_PAGE = "/gradio_api/heartbeat/"  # a request that lasts as long as the page is open
 CALL_BYTES = 16 << 20  # a pasted text is the longest thing that the page sends as an event
@@ -131,7 +131,7 @@ class Guard:
         problem = refusal(headers.getlist("host"), headers.getlist("origin"), site)
         if problem is not None:
             return PlainTextResponse(problem, status_code=403)
-        if scope["path"].startswith(PROGRAMS):
+        if PROGRAMS.fullmatch(scope["path"]):
             return self._refused_program(headers.get("authorization", ""))
         name = cookie_name(headers["host"])
         if opening and given and all(self._is_key(one) for one in given):

@@ -55,10 +55,12 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
     """
     import gradio
 
+    from app.api.metrics import FORM
     from app.api.routes import Endpoint
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(Endpoint(chat, blocks.reading).router())
+    endpoint = Endpoint(chat, blocks.reading)
+    app.include_router(endpoint.router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
     app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs)
 
@@ -70,6 +72,16 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
             told["model"] |= {"name": model.name, "detail": model.detail}
             told["busy"] = chat.busy()
         return told
+
+    @app.get("/ready")
+    def ready() -> JSONResponse:
+        """Whether questions are answered at once; a model that was unloaded is loaded by the next one."""
+        able = chat.model_state().state in ("ready", "unloaded")
+        return JSONResponse({"ready": able}, 200 if able else 503, headers={} if able else {"Retry-After": "5"})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(endpoint.metrics.text(), media_type=FORM)
 
     @app.get("/chats/{chat_id}/export.{form}")
     def export(chat_id: str, form: Literal["md", "json", "lectern"]) -> Response:

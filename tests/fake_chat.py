@@ -318,7 +318,9 @@ class FakeDocumentChat:
         return self._busy
 
     @contextmanager
-    def claim(self, what: str, since: int | None = None, *, behind: bool = False) -> Iterator[SimpleNamespace]:
+    def claim(
+        self, what: str, since: int | None = None, *, behind: bool = False, beside: bool = False
+    ) -> Iterator[SimpleNamespace]:
         if not self._turns.take(behind, give_way=self._stop.set, wait_s=0 if behind else 5):
             raise InUseError(f"busy: {self._busy}")
         self._stop.clear()

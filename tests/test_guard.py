@@ -221,6 +221,16 @@ def test_routes_for_programs_want_their_own_key(header, status):
     assert foreign.status_code == 403
 
 
+def test_metrics_want_the_key_for_programs_and_readiness_none():
+    app = FastAPI()
+    app.get("/metrics")(lambda: {})
+    app.get("/ready")(lambda: {})
+    app.add_middleware(guard.Guard, key="page", check=None, opened=None, programs="right")
+    client = TestClient(app, base_url="http://127.0.0.1:7860", cookies={"lectern-7860": "page"})
+    assert client.get("/ready").status_code == 200 and client.get("/metrics").status_code == 401
+    assert client.get("/metrics", headers={"Authorization": "Bearer right"}).status_code == 200
+
+
 def test_without_a_key_for_programs_nothing_opens_their_routes():
     app = FastAPI()
     app.add_middleware(guard.Guard, key="page", check=None, opened=None)

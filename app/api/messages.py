@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,18 +174,18 @@ def add_files(chat: "DocumentChat", files: Sequence[FilePart]) -> list[str]:
 
 
 def place(
-    chat: "DocumentChat", talk: Talk, documents: Sequence[str], policy: str
+    chat: "DocumentChat", talk: Talk, documents: Sequence[str], policy: str, taken: Collection[str] = ()
 ) -> tuple[str, Sequence[tuple[str, str]]]:
     """The chat in which a talk goes on, and those of its turns that have to be run there first.
 
-    A chat that holds all turns goes on itself. One that holds the first of them is forked there; where none does, a new
-    one begins.
+    A chat that holds all turns goes on itself. One that holds the first of them, or is one of those `taken`, is forked
+    there; where none does, a new one begins.
     """
     policy = policy or chat.policy_of()
     found, matched = chat.store.chat_with_turns(documents, talk.system, policy, talk.turns)
     if found is None:
         id = chat.new_chat(documents, policy, system=talk.system)
-    elif matched == len(chat.messages(found)) // 2:
+    elif matched == len(chat.messages(found)) // 2 and found not in taken:
         id = found
     else:
         id = chat.fork(found, matched)

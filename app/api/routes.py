@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,10 +15,12 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.errors import ApiError, told
 from app.api.files import FileRoutes
+from app.api.metrics import Metrics
 from app.api.messages import FilePart, Talk, add_files, place, read_messages, split_model, texts
 from app.api.reading import BackgroundReading
 from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
 from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
+from app.chat.turns import MOST_BESIDE
 from app.errors import InUseError
 from app.records import Delta, Done
 from app.wellformed import parse_json
@@ -37,16 +39,27 @@ WENT_WRONG = "Something went wrong inside Lectern; its log has the details."
 
 
 class Queue:
-    """Answers wait here for the model, in the order in which they came, so many and so long at most."""
+    """Answers wait here for the model, in the order in which they came, so many and so long at most.
 
-    def __init__(self, most: int = MOST_WAITING, wait_s: float = MOST_WAIT_S) -> None:
-        self.most, self.wait_s = most, wait_s
+    Attributes:
+        most, wait_s: how many wait or are given, and how long one waits.
+        at_once: how many are given at the same time.
+    """
+
+    def __init__(self, most: int = MOST_WAITING, wait_s: float = MOST_WAIT_S, at_once: int = MOST_BESIDE) -> None:
+        self.most, self.wait_s, self.at_once = most, wait_s, at_once
         self._turn = threading.Condition()
         self._waiting: list[object] = []
 
+    def lengths(self) -> tuple[int, int]:
+        """How many wait, and how many are answered."""
+        with self._turn:
+            running = min(len(self._waiting), self.at_once)
+            return len(self._waiting) - running, running
+
     @contextmanager
     def place(self, left: threading.Event) -> Iterator[None]:
-        """Come first in the queue, and stay so for the time of the block.
+        """Come to the front of the queue, and stay there for the time of the block.
 
         Args:
             left: set when the client has gone.
@@ -64,7 +77,7 @@ class Queue:
             self._waiting.append(ticket)
         try:
             with self._turn:
-                while self._waiting[0] is not ticket and not left.is_set():
+                while ticket not in self._waiting[: self.at_once] and not left.is_set():
                     if time.monotonic() > until:
                         raise ApiError("the model was busy for too long; ask again", status=503, code="busy",
                                        retry_after_s=10)  # fmt: skip
@@ -81,12 +94,16 @@ class Endpoint:
 
     Attributes:
         reading: the queue of documents, which the page may share.
+        metrics: what is counted; `app.server` shows it.
     """
 
     def __init__(self, chat: "DocumentChat", reading: BackgroundReading | None = None) -> None:
         self.chat = chat
         self.reading = reading or BackgroundReading(chat)
         self.queue = Queue()
+        self.metrics = Metrics(chat, self.queue, self.reading)
+        self._placing = threading.Lock()
+        self._taken: set[str] = set()  # chats in which something is answered
 
     def router(self) -> APIRouter:
         """All routes under /v1."""
@@ -161,6 +178,9 @@ class Endpoint:
                                          headers={"Cache-Control": "no-store"})  # fmt: skip
             done = await run_in_threadpool(_last, _chained(first, events))
             return JSONResponse(reply.whole(done))
+        except Exception:
+            self.metrics.refused()
+            raise
         finally:
             watch.cancel()
 
@@ -178,19 +198,31 @@ class Endpoint:
         wanted = [*(FilePart(id=name) for name in named), *talk.files]
         documents = list(dict.fromkeys(add_files(self.chat, wanted)))
         with self.reading.answer_first(), self.queue.place(left):
-            chat, rest = place(self.chat, talk, documents, body.policy)
-            ask = partial(
-                self.chat.ask, talk.question, chat=chat, generation=body.generation(), focus=body.focus, mute=body.mute
-            )
-            try:
+            generation = body.generation()
+            with self._placed(talk, documents, body.policy) as (chat, rest):
+                ask = partial(
+                    self.chat.ask, talk.question, chat=chat, generation=generation, focus=body.focus, mute=body.mute
+                )
                 if rest:
                     self._patiently(partial(self.chat.take_turns, chat, rest), left)
                 for event in self._free(ask, left):
                     if left.is_set():
                         return
+                    if isinstance(event, Done):
+                        self.metrics.answered(event)
                     yield event
-            finally:
-                self.chat.forget_empty(chat)
+
+    @contextmanager
+    def _placed(self, talk: Talk, documents: list[str], policy: str) -> Iterator[tuple[str, Sequence[tuple[str, str]]]]:
+        """The chat in which a talk goes on, for one answer, and the turns that have to be run there first."""
+        with self._placing:
+            chat, rest = place(self.chat, talk, documents, policy, self._taken)
+            self._taken.add(chat)
+        try:
+            yield chat, rest
+        finally:
+            self._taken.discard(chat)
+            self.chat.forget_empty(chat)
 
     def _free(self, ask: Callable[[], Iterator[Event]], left: threading.Event) -> Iterator[Event]:
         """The events of `ask`, begun again as long as the page has the model."""

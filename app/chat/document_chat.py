@@ -37,16 +37,17 @@ from app.wellformed import one_line, whole
 
 if TYPE_CHECKING:
     from app.chat.reader import ReadDocument
-    from app.chat.sessions import Job, Sessions
+    from app.chat.sessions import Job, Session, Sessions
     from app.runtime.engine import Engine
 
 log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
+LOOK_S = 0.1
 T = TypeVar("T")
 
 
 class DocumentChat(Keeping, Loading):
-    """Documents, chats and the model of one data folder. One reading or answer runs at a time.
+    """Documents, chats and the model of one data folder. Answers may run beside each other, any other job runs alone.
 
     Attributes:
         lock: the data folder's lock; the server writes its URL there.
@@ -59,9 +60,10 @@ class DocumentChat(Keeping, Loading):
         self._twins: dict[str, Engine] = {}
         self._failure: LecternError | None = None
         self._load = threading.Lock()
-        self._cancel = threading.Event()
         self._one = Turns()
-        self._doing: str | None = None
+        self._jobs: dict[threading.Event, str] = {}  # what ends each that runs, and what it does
+        self._opening = threading.Lock()
+        self._answered: set[str] = set()  # chats in which an answer is given
         self.stops = 0  # how often `stop` was called
         self._adding_stops = 0
         self._closed = False
@@ -110,41 +112,63 @@ class DocumentChat(Keeping, Loading):
         self.lock.release()
         gc.unfreeze()  # what `swap.settle` set aside
 
-    # --- one at a time
+    # --- who has the model
 
     @contextmanager
-    def claim(self, what: str, since: int | None = None, *, behind: bool = False) -> "Iterator[Job]":
+    def claim(
+        self, what: str, since: int | None = None, *, behind: bool = False, beside: bool = False
+    ) -> "Iterator[Job]":
         """Have the model for one job; `stop` sets its `cancel`.
 
         Args:
             since: `stops` when the job was asked for: a stop that came while it waited counts.
             behind: the job gives way to others, which wait until it is cancelled; it never waits itself.
+            beside: others of this sort may run too; whatever they share they use with `Engine.floor`.
 
         Raises:
             InUseError: something else runs.
         """
-        if not self._one.take(behind, give_way=self._cancel.set):
-            raise InUseError(f"busy: {self._doing or 'closing'}; wait until it ends, or stop it")
-        self._cancel.clear()
+        if not self._one.take(behind, beside=beside, give_way=self._end_jobs):
+            raise InUseError(f"busy: {self.busy() or 'closing'}; wait until it ends, or stop it")
+        cancel = threading.Event()
         if since is not None and self.stops != since:
-            self._cancel.set()
-        self._doing = what
+            cancel.set()
+        self._jobs[cancel] = what
         try:
             from app.chat.sessions import Job
 
-            yield Job(self._cancel, time.monotonic())
+            yield Job(cancel, time.monotonic())
         finally:
-            self._doing = None
+            del self._jobs[cancel]
             self._one.give_back()
+
+    def _end_jobs(self) -> None:
+        for cancel in tuple(self._jobs):
+            cancel.set()
+
+    @contextmanager
+    def _answering(self, chat: str) -> Iterator[None]:
+        """One answer at a time is given in a chat.
+
+        Raises:
+            InUseError: another is given.
+        """
+        if chat in self._answered:
+            raise InUseError("busy: answering; wait until it ends, or stop it")
+        self._answered.add(chat)
+        try:
+            yield
+        finally:
+            self._answered.discard(chat)
 
     def stop(self) -> None:
         """End the running reading or answer within one segment, and those that wait; what is done is kept."""
         self.stops += 1
-        self._cancel.set()
+        self._end_jobs()
 
     def busy(self) -> str | None:
         """What is running now."""
-        return self._doing
+        return next(iter(tuple(self._jobs.values())), None)
 
     def notes(self) -> list[str]:
         """What the user should know about the data folder: files set aside, housekeeping or writing that failed.
@@ -304,11 +328,11 @@ class DocumentChat(Keeping, Loading):
             CancelledError: stopped; the turns before stay.
         """
         self.engine()
-        with self.claim("reading turns") as job:
-            sessions = self._sessions_of(chat)
-            session = returned(sessions.open(self.chat(chat).id, job))
-            for question, answer in turns:
-                sessions.take(session, question, answer, job)
+        id = self.chat(chat).id
+        with self.claim("reading turns", beside=True) as job, self._answering(id):
+            sessions, session = returned(self._opened(id, job))
+            for _ in sessions.engine.floor.during(sessions.take(session, *turn, job) for turn in turns):
+                pass
 
     def forget_empty(self, chat: str) -> None:
         """Delete a chat in which nothing was said."""
@@ -400,19 +424,39 @@ class DocumentChat(Keeping, Loading):
             raise InputError("the question is empty; type one")
         since = self.stops
         self.engine()
-        with self.claim("answering", since) as job:
-            if chat and documents:
-                self.set_chat_documents(chat, documents)
+        with self.claim("answering", since, beside=True) as job:
             new = None if chat else self.new_chat(documents, policy, system)
-            answered = False
+            id, answered = new or self.chat(chat).id, False
             try:
-                sessions = self._sessions_of(new or self.chat(chat).id)
-                session = yield from sessions.open(new or self.chat(chat).id, job, so_far)
-                sessions.see(session, Sight(tuple(focus), tuple(mute), without or ""))
-                answered = yield from sessions.answer(session, question, generation, job)
+                with self._answering(id):
+                    if chat and documents:
+                        self.set_chat_documents(id, documents)
+                    sight = Sight(tuple(focus), tuple(mute), without or "")
+                    sessions, session = yield from self._opened(id, job, so_far, sight)
+                    steps = sessions.answer(session, question, generation, job)
+                    answered = yield from sessions.engine.floor.during(steps)
             finally:
                 if new and not answered and not self.store.messages(new):  # stopped before anything was said
                     self.store.delete_chat(new)
+
+    def _opened(
+        self, chat: str, job: "Job", so_far: Collection[str] = (), sight: Sight = Sight()
+    ) -> "Generator[Reading, None, tuple[Sessions, Session]]":
+        """Bring a chat into memory beside answers that run; chats are opened one after the other."""
+
+        def steps() -> "Generator[Reading, None, tuple[Sessions, Session]]":
+            sessions = self._sessions_of(chat)
+            session = yield from sessions.open(chat, job, so_far)
+            sessions.see(session, sight)
+            return sessions, session
+
+        while not self._opening.acquire(timeout=LOOK_S):
+            if job.cancelled:
+                raise CancelledError("stopped before the chat was opened")
+        try:
+            return (yield from self.engine().floor.during(steps()))
+        finally:
+            self._opening.release()
 
     def retry(
         self,

@@ -18,7 +18,7 @@ from app.runtime.cache import RegionCache, SharedChoices
 from app.runtime.evidence import Chosen
 from app.runtime.held import Held
 from app.runtime.policies import AttentionSpec
-from app.runtime.step import one_row
+from app.runtime.together import Together
 from app.runtime.windows import Windows
 
 
@@ -32,6 +32,7 @@ class Engine(Protocol):
     draft_tokens: int
     lookup: str
     reselect_every: int | Sequence[int]
+    together: Together
 
     def segments(
         self, cache: RegionCache, token_ids: Sequence[int], cancelled: Callable[[], bool] | None
@@ -142,9 +143,8 @@ def answer(
     repeats = Repetition(config.repeat_tokens, [memory.token_ids for memory in cache.memories])
     evidence = cache.watch()
     with _shared_choices(engine, cache) as held:
-        hidden = _step(engine, cache, last, held)
+        logits = _step(engine, cache, last, held)
         for _ in range(config.max_new_tokens):
-            logits = engine.logits(hidden)
             token = int(sampler(logits))
             ending: Ending = "stop" if token in engine.stop_ids else "repetition" if repeats(token) else "length"
             if ending != "stop":
@@ -152,7 +152,7 @@ def answer(
                 if config.log_probs is not None:
                     evidence.score(logits, token, config.log_probs)
                 yield token
-            hidden = _step(engine, cache, token, held)
+            logits = _step(engine, cache, token, held)
             if cancelled and cancelled():
                 return ""
             if ending != "length":
@@ -282,8 +282,7 @@ def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator["Held | Wi
     if use_triton(engine.model.model.norm.weight):
         held: Held | Windows = Held(engine.spec, cache, shared, forward)
     else:
-        run = one_row(engine.model) or (lambda token, windows: forward(torch.tensor([[token]])))
-        held = Windows(engine.spec, cache, shared, run, settled=every != 1)
+        held = Windows(engine.spec, cache, shared, settled=every != 1)
     cache.choices = None if isinstance(every, int) or _drops(engine, cache) else SharedChoices(every)
     try:
         yield held
@@ -294,8 +293,12 @@ def _shared_choices(engine: "Engine", cache: RegionCache) -> Iterator["Held | Wi
 
 @torch.no_grad()
 def _step(engine: "Engine", cache: RegionCache, token: int, held: "Held | Windows") -> Tensor:
-    """Run one token of an answer, with the selection that is held or with a new one; returns its hidden state."""
-    if held.goes_on:
-        return held.step(token)
-    with held.choosing():
-        return engine.forward(cache, [token])[-1]
+    """Run one token of an answer, with the selection that is held or with a new one; returns the logits [V]."""
+    if not held.goes_on:
+        with held.choosing():
+            hidden = engine.forward(cache, [token])[-1]
+    elif isinstance(held, Windows):
+        return engine.together.step(token, held)
+    else:
+        hidden = held.step(token)
+    return engine.logits(hidden)

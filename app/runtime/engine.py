@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -29,6 +27,7 @@ from app.runtime.chat_text import ChatText
 from app.runtime.evidence import Chosen
 from app.runtime.policies import AttentionSpec, Policy
 from app.runtime.recover import restore
+from app.runtime.together import Floor, Together
 
 MEMORY_FORMAT = 2
 FIRST_SEGMENT_TOKENS = 512
@@ -41,7 +40,7 @@ LOGIT_ROWS = 1024
 
 
 class Engine(ChatText):
-    """Reads texts into memories and answers from them. One run at a time: `lock` is shared by UI, CLI and endpoint.
+    """Reads texts into memories and answers from them. One thread runs it at a time, the one that has `floor`.
 
     Attributes:
         weights_in: what its linear layers are multiplied in: its data type, or `float16` where that is faster.
@@ -103,7 +102,8 @@ class Engine(ChatText):
         self.tokens_per_s = 0.0
         self.reselect_every, self.draft_tokens = recipe.decode.reselect_every, recipe.decode.draft_tokens
         self.lookup = recipe.decode.lookup
-        self.lock = threading.Lock()
+        self.floor = Floor()
+        self.together = Together(self.floor, model)
 
     def _check_room(self) -> None:
         """Refuse budgets that cannot hold what one query and one segment need."""
@@ -133,7 +133,7 @@ class Engine(ChatText):
         }
 
     def under(self, policy: Policy) -> "Engine":
-        """The same model under another policy, with memories of its own. The two share the lock: one runs at a time.
+        """The same model under another policy, with memories of its own. The two share the floor: one runs at a time.
 
         Raises:
             ConfigError: the policy cannot be had with this model's budget or codec.
@@ -173,18 +173,12 @@ class Engine(ChatText):
             "threads": torch.get_num_threads(),
         }
 
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Hold the model. A plain lock: generators may be resumed by another thread than the one that began them."""
-        with self.lock:
-            for layer in self.model.model.layers:  # another policy may have run last
-                layer.self_attn.lectern = self.spec
-            yield
-
     @torch.no_grad()
     def forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
         before, hidden, tried = cache.tail.tokens, None, set()
+        for layer in self.model.model.layers:  # another policy may have run last
+            layer.self_attn.lectern = self.spec
         cache.begin()
         while hidden is None:
             try:
@@ -300,14 +294,13 @@ class Engine(ChatText):
         cache = RegionCache(self.shape, tail=memory)
         group, rule = self.shape.attention.group_tokens, self.shape.compaction
         done = memory.tokens
-        with self._running():
-            for _ in self.segments(cache, token_ids[done:], cancelled):
-                first, done = done, memory.tokens
-                if done == len(token_ids):
-                    memory.freeze()
-                for number in range(first // group, -(-done // group)) if on_sealed and not rule else ():
-                    on_sealed(number, memory)
-                yield done
+        for _ in self.segments(cache, token_ids[done:], cancelled):
+            first, done = done, memory.tokens
+            if done == len(token_ids):
+                memory.freeze()
+            for number in range(first // group, -(-done // group)) if on_sealed and not rule else ():
+                on_sealed(number, memory)
+            yield done
         return memory
 
     def open_chat(self, memories: Sequence[RegionMemory] = (), tail: RegionMemory | None = None) -> RegionCache:
@@ -328,13 +321,12 @@ class Engine(ChatText):
             CancelledError: `cancelled` said so.
         """
         before = cache.tail.tokens
-        with self._running():
-            try:
-                for _ in self.segments(cache, token_ids, cancelled):
-                    pass
-            except CancelledError:
-                cache.tail.truncate(before)
-                raise
+        try:
+            for _ in self.segments(cache, token_ids, cancelled):
+                pass
+        except CancelledError:
+            cache.tail.truncate(before)
+            raise
 
     def generate(
         self,
@@ -357,18 +349,17 @@ class Engine(ChatText):
         Returns:
             why the answer ended.
         """
-        with self._running():
-            cache.evidence, before = None, cache.tail.tokens
-            try:
-                decode.look_up(self, cache, token_ids, offered, cancelled)
-            except CancelledError:  # half a question is not left behind
-                cache.narrow(None)
-                cache.tail.truncate(before)
-                return ""
-            try:
-                return (yield from decode.answer(self, cache, token_ids[-1], config, cancelled))
-            finally:
-                cache.narrow(None)
+        cache.evidence, before = None, cache.tail.tokens
+        try:
+            decode.look_up(self, cache, token_ids, offered, cancelled)
+        except CancelledError:  # half a question is not left behind
+            cache.narrow(None)
+            cache.tail.truncate(before)
+            return ""
+        try:
+            return (yield from decode.answer(self, cache, token_ids[-1], config, cancelled))
+        finally:
+            cache.narrow(None)
 
     def glance(
         self,
@@ -379,8 +370,7 @@ class Engine(ChatText):
         cancelled: Callable[[], bool] | None = None,
     ) -> Tensor:
         """Where the first tokens of an answer to a first turn look; see `decode.glance`."""
-        with self._running():
-            return decode.glance(self, self.open_chat(memories), token_ids, tokens, cancelled)
+        return decode.glance(self, self.open_chat(memories), token_ids, tokens, cancelled)
 
     def look_up(
         self,
@@ -399,8 +389,7 @@ class Engine(ChatText):
             CancelledError: `cancelled` said so.
         """
         twin = cache.fork()
-        with self._running():
-            decode.look_up(self, twin, token_ids, offered, cancelled)
+        decode.look_up(self, twin, token_ids, offered, cancelled)
         return twin.narrowed
 
     def log_probs(
@@ -440,13 +429,12 @@ class Engine(ChatText):
     ) -> Tensor:
         """Run tokens and return the log-probabilities of those from `counted_from` (at least 1) on."""
         parts = []
-        with self._running():
-            for start, end, hidden in self.segments(cache, token_ids, cancelled):
-                for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
-                    last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
-                    targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)
-                    rows = torch.log_softmax(self.logits(hidden[i - start : last - start]).float(), -1)
-                    parts.append(rows.gather(-1, targets[:, None])[:, 0].cpu())
+        for start, end, hidden in self.segments(cache, token_ids, cancelled):
+            for i in range(max(start, counted_from - 1), min(end, len(token_ids) - 1), LOGIT_ROWS):
+                last = min(i + LOGIT_ROWS, end, len(token_ids) - 1)
+                targets = torch.tensor(list(token_ids[i + 1 : last + 1]), device=hidden.device)
+                rows = torch.log_softmax(self.logits(hidden[i - start : last - start]).float(), -1)
+                parts.append(rows.gather(-1, targets[:, None])[:, 0].cpu())
         return torch.cat(parts)
 
 

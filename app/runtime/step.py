@@ -1,10 +1,11 @@
-"""One token through the layers of a Llama-like model, without what transformers does around each of them.
+"""One token each of several answers through the layers of a Llama-like model, without what transformers does around.
 
 A token of an answer takes some thirty small operations a layer; half of them, and most of the calls between, are not
-needed where there is one row, no mask, and windows that know their places.
+needed where there is no mask, and windows that know their places. The weights are read once for all rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -19,13 +20,28 @@ LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3
 class Attends(Protocol):
     """What takes the place of attention: `Windows`."""
 
+    cache: Any
+
     def append(self, number: int, keys: Tensor, values: Tensor) -> None: ...
 
     def attend(self, number: int, q: Tensor, scale: float) -> Tensor: ...
 
 
-def one_row(model: Any) -> Callable[[int, Attends], Tensor] | None:
-    """A function that runs one token and gives its hidden state [H]; None for models whose layers are not known."""
+Rows = Callable[[Sequence[int], Sequence[Attends]], Tensor]
+
+
+def rows(model: Any) -> Rows:
+    """A function that runs one token of each answer and gives the hidden states [B, H]."""
+    return _known(model) or (lambda tokens, windows: torch.cat(list(map(partial(_alone, model), tokens, windows))))
+
+
+def _alone(model: Any, token: int, windows: Attends) -> Tensor:
+    """The same of one answer, by a model whose layers are not known."""
+    ids = torch.tensor([[token]], device=model.device)
+    return model.model(input_ids=ids, past_key_values=windows.cache, use_cache=True).last_hidden_state[0]
+
+
+def _known(model: Any) -> Rows | None:
     layers = model.model.layers
     plain = all(type(layer).__name__ in LAYERS and isinstance(layer.mlp.act_fn, _silu()) for layer in layers)
     if not plain or model.dtype != torch.float32 or model.device.type != "cpu":
@@ -33,11 +49,11 @@ def one_row(model: Any) -> Callable[[int, Attends], Tensor] | None:
     blocks = [_Block(layer) for layer in layers]
     embed, norm = model.model.embed_tokens, _Norm(model.model.norm)
 
-    def run(token: int, attends: Attends) -> Tensor:
-        x = embed(torch.tensor([token]))  # [1, H]
+    def run(tokens: Sequence[int], attends: Sequence[Attends]) -> Tensor:
+        x = embed(torch.tensor(tokens))  # [B, H]
         for number, block in enumerate(blocks):
             x = block(x, number, attends)
-        return norm(x)[0]
+        return norm(x)
 
     return run
 
@@ -49,14 +65,14 @@ def _silu() -> tuple[type, ...]:
 
 
 class _Norm:
-    """RMSNorm of one row, in half as many operations as PyTorch's own makes of it."""
+    """RMSNorm of a few rows, in half as many operations as PyTorch's own makes of it."""
 
     def __init__(self, norm: Any) -> None:
         width = norm.weight.numel()
         self.weight, self.least = norm.weight * width**0.5, torch.tensor((norm.variance_epsilon * width) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x / torch.hypot(torch.linalg.vector_norm(x), self.least) * self.weight
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least) * self.weight
 
 
 class _Block:
@@ -72,10 +88,14 @@ class _Block:
         self.out, self.gate_up, self.down = attention.o_proj, joined([mlp.gate_proj, mlp.up_proj]), mlp.down_proj
         self.middle = mlp.gate_proj.out_features
 
-    def __call__(self, x: Tensor, number: int, attends: Attends) -> Tensor:
-        q, k, v = (part.view(-1, 1, self.dim) for part in self.qkv(self.before(x)).split(self.widths, dim=-1))
+    def __call__(self, x: Tensor, number: int, attends: Sequence[Attends]) -> Tensor:
+        parts = self.qkv(self.before(x)).split(self.widths, dim=-1)
+        q, k, v = (part.view(len(x), -1, 1, self.dim) for part in parts)  # [B, heads, 1, D]
         q, k = (part if norm is None else norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
-        attends.append(number, k, v)
-        x = x + self.out(attends.attend(number, q, self.scale).view(1, -1))
+        found = []
+        for row, windows in enumerate(attends):
+            windows.append(number, k[row], v[row])
+            found.append(windows.attend(number, q[row], self.scale).view(1, -1))
+        x = x + self.out(found[0] if len(found) == 1 else torch.cat(found))
         gate, up = self.gate_up(self.between(x)).split(self.middle, dim=-1)
         return x + self.down(F.silu(gate) * up)

@@ -5,7 +5,7 @@ into a window of each layer. The tokens after it add themselves at its end: a st
 leave behind goes to the tail together when the choice ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -59,15 +59,10 @@ class Windows:
         spec: AttentionSpec,
         cache: RegionCache,
         every: int,
-        forward: Callable[[int, "Windows"], Tensor],
         *,
         settled: bool = True,
     ) -> None:
-        """
-        Args:
-            forward: runs a token through the model, with the windows for attention; returns the hidden state [H].
-        """
-        self.spec, self.cache, self.every, self.settled, self._forward = spec, cache, every, settled, forward
+        self.spec, self.cache, self.every, self.settled = spec, cache, every, settled
         self._size = cache.shape.attention.region_tokens
         self._windows: list[Window | None] = [None] * cache.shape.layers
         self._choosing, self._left, self._steps, self._heads = False, 0, 0, 1
@@ -130,13 +125,14 @@ class Windows:
 
     # --- steps
 
-    def step(self, token: int) -> Tensor:
-        """Run one token; returns the hidden state [H]."""
+    @contextmanager
+    def stepping(self, token: int) -> Iterator[None]:
+        """While a token is run through the model with the choice that was made."""
         assert self.goes_on and not self._choosing
         self._left -= 1
         self.cache.held, self._turn = self, None
         try:
-            hidden = self._forward(token, self)
+            yield
         except BaseException:  # some layers may have taken the token, others not
             self._left = 0
             for window in self._windows:
@@ -147,7 +143,6 @@ class Windows:
             self.cache.held = None
         self._tokens.append(token)
         self._count_step()
-        return hidden
 
     def append(self, number: int, keys: Tensor, values: Tensor) -> None:
         """Take a token's raw key and value [Hkv, 1, D]."""

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import FastAPI
@@ -276,3 +277,33 @@ def test_log_probabilities_of_each_token_in_the_three_shapes(client):
     part = post(client, asked, "/v1/responses")["output"][0]["content"][0]
     assert [s["logprob"] for s in part["logprobs"]] == [s["logprob"] for s in scored]
     assert post(client, talk("Who?"))["choices"][0]["logprobs"] is None
+
+
+def test_metrics_count_answers_and_tokens_and_tell_the_queue_and_memory(client, endpoint):
+    first = post(client, talk("Who?"))
+    second = post(client, talk("Who?", first["choices"][0]["message"]["content"], "And then?"))
+    assert client.post("/v1/chat/completions", json=talk("Who?", n=2)).status_code == 400
+    assert client.post("/v1/chat/completions", json=talk("Who?", documents=["gone"])).status_code == 404
+    lines = dict(line.rsplit(" ", 1) for line in endpoint.metrics.text().decode().splitlines() if line[0] != "#")
+    usages = [reply["usage"] for reply in (first, second)]
+    reused = sum(usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+    assert float(lines['lectern_tokens_total{kind="reused"}']) == reused > 0
+    assert float(lines['lectern_tokens_total{kind="said"}']) == sum(u["completion_tokens"] for u in usages)
+    assert float(lines['lectern_tokens_total{kind="read"}']) == sum(u["prompt_tokens"] for u in usages) - reused
+    assert lines['lectern_answers_total{ended="refused"}'] == "1.0"  # what is no request never came so far
+    assert lines["lectern_first_token_seconds_count"] == "2.0" and lines["lectern_ready"] == "1.0"
+    assert lines["lectern_answers_waiting"] == lines["lectern_answers_running"] == "0.0"
+    assert float(lines['lectern_memory_bytes{tier="disk"}']) > 0
+
+
+def test_clients_are_answered_beside_each_other_each_in_a_chat_of_its_own(client, chat):
+    alone = post(client, talk("Who?"))["choices"][0]["message"]["content"]
+    turns = [talk("Who?"), talk("Who?", alone, "And then?")] * 3
+    with ThreadPoolExecutor(len(turns)) as pool:
+        replies = list(pool.map(lambda body: post(client, body), turns))
+    assert {reply["choices"][0]["message"]["content"] for reply in replies[::2]} == {alone}
+    assert len({reply["choices"][0]["message"]["content"] for reply in replies[1::2]}) == 1
+    chats = [reply["lectern"]["chat"] for reply in replies]
+    assert len(set(chats)) == len(chats)
+    for body, id in zip(turns, chats, strict=True):
+        assert [m.content for m in chat.messages(id)][:-1] == [m["content"] for m in body["messages"]]

@@ -23,9 +23,9 @@ def answer(engine, every, memory_tokens, *, texts=1, config=GREEDY):
     memories = [engine.read(tiny.token_ids(memory_tokens, seed=seed)) for seed in range(texts)]
     cache, steps = engine.open_chat(memories), []
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (held.Held, windows.Windows):
-            step = kind.step
-            patch.setattr(kind, "step", lambda self, token, step=step: steps.append(token) or step(self, token))
+        for kind, name in ((held.Held, "step"), (windows.Windows, "stepping")):
+            step = getattr(kind, name)
+            patch.setattr(kind, name, lambda self, token, step=step: steps.append(token) or step(self, token))
         tokens = list(engine.generate(cache, TURN, config))
     return tokens, cache, len(steps)
 

@@ -9,7 +9,7 @@ from app.memory.pages import KVPages
 from app.models.checkpoint import Recipe
 from app.runtime.cache import RegionCache
 from app.runtime.engine import Engine
-from app.runtime.step import one_row
+from app.runtime import step
 from tests import tiny
 
 SIZES = dict(
@@ -206,7 +206,7 @@ def test_nothing_beyond_the_budget_is_gathered_or_numbered(engine: Engine, monke
 def test_tokens_in_windows_say_what_tokens_that_choose_say(engine):
     """Layer by layer without transformers' own code around it (`app/runtime/step.py`), where everything fits."""
     memory, said = engine.read(tiny.token_ids(24)), []
-    assert one_row(engine.model) is not None
+    assert step._known(engine.model) is not None
     for every in (1, 8):
         engine.reselect_every, cache = every, engine.open_chat([memory])
         tokens = list(engine.generate(cache, tiny.token_ids(9, seed=1)[1:], GenerationConfig(max_new_tokens=12)))

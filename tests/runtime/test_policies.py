@@ -290,7 +290,7 @@ def test_one_model_under_several_policies():
     answers = [list(one.generate(cache, question, GREEDY)) for one, cache in zip(engines, caches, strict=True)]
     for name, one, answer in zip(("keep-all", "streaming", "infllm", "h2o"), engines, answers, strict=True):
         alone = engine(name)
-        assert one.recipe == alone.recipe and one.policy == name and one.lock is made.lock
+        assert one.recipe == alone.recipe and one.policy == name and one.floor is made.floor
         assert list(alone.generate(alone.open_chat([alone.read(tiny.token_ids(300))]), question, GREEDY)) == answer
     with pytest.raises(ModelError, match="was made by recipe"):
         engines[1].open_chat(caches[0].memories)
