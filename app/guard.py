@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 KEY = "key"  # in the URL that is printed
-OPEN_TO_ALL = ("/health", "/ready")
+HEALTH = "/health"
+OPEN_TO_ALL = (HEALTH, "/ready")
 PROGRAMS = re.compile(r"/v1/.*|/metrics")  # these want the key for programs, and no cookie
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/")
 OPEN_PAGE = "/gradio_api/heartbeat/"  # a request that lasts as long as the page is open
@@ -54,7 +55,7 @@ _CLOSED = """<!doctype html><meta charset="utf-8"><title>Lectern</title>
 Lectern printed when it started. To see it again, run <code>python launch.py</code> once more.</p>"""
 
 
-def refusal(hosts: list[str], origins: list[str], site: str | None = None) -> str | None:
+def refusal(hosts: list[str], origins: list[str], site: str | None = None, beyond: bool = False) -> str | None:
     """Why a request is refused, or None.
 
     A page of another site can reach a loopback server by naming it (Origin differs) or by a name of its own that
@@ -63,9 +64,10 @@ def refusal(hosts: list[str], origins: list[str], site: str | None = None) -> st
     Args:
         hosts, origins: all values of these headers.
         site: the header Sec-Fetch-Site; browsers say with it whose page asks.
+        beyond: other computers may ask, by whatever name this one has there.
     """
     host = hosts[0] if len(hosts) == 1 else ""
-    if re.sub(r":\d+$", "", host).lower() not in LOOPBACK_NAMES:
+    if not beyond and re.sub(r":\d+$", "", host).lower() not in LOOPBACK_NAMES:
         return f"Host {', '.join(hosts) or '(none)'} is refused: open Lectern under 127.0.0.1 or localhost."
     own = (f"http://{host.lower()}", f"https://{host.lower()}")
     if len(origins) > 1 or any(origin.lower() not in own for origin in origins):
@@ -93,16 +95,20 @@ class Guard:
     Authorization; "" closes them.
 
     Attributes:
+        users: whose a key for programs is, if it is not the owner's; the app sees it as `scope["lectern.user"]`, or
+            `scope["lectern.owner"]`.
+        beyond: requests come from other computers too: only the routes for programs are there.
         check: looks at the events.
         opened: is entered while a page is open, with its session.
     """
 
     def __init__(
-        self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any], programs: str = ""
-    ) -> None:
+        self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any], programs: str = "",
+        users: Callable[[str], Any] = lambda key: None, beyond: bool = False,
+    ) -> None:  # fmt: skip
         self.app = app
         self.key = key
-        self.programs = programs
+        self.programs, self.users, self.beyond = programs, users, beyond
         self.check = check
         self.opened = opened
 
@@ -128,11 +134,14 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get(KEY, [])
         opening = scope.get("method") == "GET" and scope["path"] == "/"
         site = None if opening else headers.get("sec-fetch-site")
-        problem = refusal(headers.getlist("host"), headers.getlist("origin"), site)
+        problem = refusal(headers.getlist("host"), headers.getlist("origin"), site, self.beyond)
         if problem is not None:
             return PlainTextResponse(problem, status_code=403)
         if PROGRAMS.fullmatch(scope["path"]):
-            return self._refused_program(headers.get("authorization", ""))
+            return self._refused_program(scope, headers.get("authorization", ""))
+        if self.beyond:
+            scope["lectern.known"] = False
+            return None if scope["path"] == HEALTH else PlainTextResponse("There is nothing here.", 404)
         name = cookie_name(headers["host"])
         if opening and given and all(self._is_key(one) for one in given):
             return self._welcome(name, headers)
@@ -148,11 +157,15 @@ class Guard:
             return PlainTextResponse("There is nothing here.", status_code=404)
         return None
 
-    def _refused_program(self, given: str) -> Response | None:
-        kind, _, key = given.partition(" ")
-        same = hmac.compare_digest(key.strip().encode(), self.programs.encode())
-        if self.programs and same and kind.lower() == "bearer":
-            return None
+    def _refused_program(self, scope: Scope, given: str) -> Response | None:
+        kind, key = given.partition(" ")[0].lower(), given.partition(" ")[2].strip()
+        if kind == "bearer" and key:
+            if self.programs and hmac.compare_digest(key.encode(), self.programs.encode()):
+                scope["lectern.owner"] = True
+                return None
+            if user := self.users(key):
+                scope["lectern.user"] = user
+                return None
         message = "The key is missing or wrong: send it as Authorization: Bearer KEY; `python launch.py key` shows it."
         error = {"message": message, "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
         return JSONResponse({"error": error}, 401, headers={"WWW-Authenticate": "Bearer"})

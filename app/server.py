@@ -12,6 +12,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -25,14 +26,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.errors import ConfigError, LecternError, StoreError
-from app.guard import Guard, address, new_key
+from app.guard import PROGRAMS, Guard, address, new_key
 from app.store.home import programs_key
 from app.store.room import Room
+from app.store.users import Users
 
 if TYPE_CHECKING:
     import gradio
     import uvicorn
 
+    from app.api.people import People
     from app.chat import DocumentChat
 
 log = logging.getLogger(__name__)
@@ -45,24 +48,78 @@ MAX_UPLOAD = "512mb"
 UPLOAD = "/gradio_api/upload"
 
 
-def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs: str = "") -> FastAPI:
+@dataclass(frozen=True)
+class Network:
+    """Where Lectern listens.
+
+    Attributes:
+        certificate, certificate_key: PEM files, for TLS.
+        behind_proxy: another program does TLS and passes on what other computers ask.
+
+    Raises:
+        ConfigError: other computers could ask without TLS, or a file is not there.
+    """
+
+    host: str = ADDRESS
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    behind_proxy: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.certificate) != bool(self.certificate_key):
+            raise ConfigError("--certificate and --certificate-key: are needed together")
+        for name in ("certificate", "certificate_key"):
+            path = getattr(self, name)
+            if path and not path.is_file():
+                raise ConfigError(f"--{name.replace('_', '-')} {path}: is no file; give one in PEM form")
+        if self.host not in (ADDRESS, "::1", "localhost") and not self.certificate and not self.behind_proxy:
+            raise ConfigError(
+                f"--host {self.host}: other computers could ask, and keys would cross the network as they are; give "
+                "--certificate and --certificate-key, or --behind-proxy where another program does TLS"
+            )
+
+    @property
+    def beyond(self) -> bool:
+        """Whether other computers may ask; the page is not there then."""
+        return self.host not in (ADDRESS, "::1", "localhost") or self.behind_proxy or bool(self.certificate)
+
+    def url(self, port: int) -> str:
+        """The base URL for programs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.certificate else ''}://{host}:{port}/v1"
+
+
+def create_app(
+    chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs: str = "", people: "People | None" = None,
+    beyond: bool = False,
+) -> FastAPI:  # fmt: skip
     """Mount the page at / beside the routes that are not Gradio's: OpenAI's protocol under /v1, health and exports.
 
     Args:
         blocks: what `app.ui.build.build(chat)` made; its theme, css, head, check and queue are used.
         key: without it only /health answers.
         programs: the key that other programs send; "" keeps /v1 closed.
+        people: users who have keys of their own.
+        beyond: other computers ask too; they find /v1 and /health, and nothing else.
     """
     import gradio
 
     from app.api.metrics import FORM
+    from app.api.people import Audit, ByUser
     from app.api.routes import Endpoint
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     endpoint = Endpoint(chat, blocks.reading)
     app.include_router(endpoint.router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
-    app.add_middleware(Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs)
+    if people:
+        app.add_middleware(ByUser, people=people)
+    app.add_middleware(
+        Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs, beyond=beyond,
+        users=people.of_key if people else lambda key: None,
+    )  # fmt: skip
+    if people:
+        app.add_middleware(Audit, home=chat.settings.folder, watched=PROGRAMS.fullmatch)
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:
@@ -127,7 +184,7 @@ def create_app(chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs
     )
 
 
-def bind(port: int | None = None) -> socket.socket:
+def bind(port: int | None = None, host: str = ADDRESS) -> socket.socket:
     """Take the given port, or the first free one from 7860.
 
     Raises:
@@ -136,11 +193,11 @@ def bind(port: int | None = None) -> socket.socket:
     ports = [port] if port is not None else range(FIRST_PORT, FIRST_PORT + PORTS_TRIED)
     problem: OSError | None = None
     for candidate in ports:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         if os.name != "nt":  # on Windows the option would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((ADDRESS, candidate))
+            listener.bind((host, candidate))
             return listener
         except (OSError, OverflowError) as error:
             listener.close()
@@ -178,7 +235,9 @@ def forwarding_line(port: int) -> str:
     return f"From another computer: ssh -L {port}:{ADDRESS}:{port} {getpass.getuser()}@{socket.gethostname()}"
 
 
-def _server(app: ASGIApp, ready: Callable[[], None], ending: Callable[[], None]) -> "uvicorn.Server":
+def _server(
+    app: ASGIApp, ready: Callable[[], None], ending: Callable[[], None], network: "Network" = Network()
+) -> "uvicorn.Server":
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -193,7 +252,8 @@ def _server(app: ASGIApp, ready: Callable[[], None], ending: Callable[[], None])
                 connection.transport.close()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    tls = {"ssl_certfile": network.certificate, "ssl_keyfile": network.certificate_key} if network.certificate else {}
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, **tls)
     return Server(config)
 
 
@@ -292,6 +352,7 @@ def serve(
     browser: bool = True,
     say: Callable[[str], None] = partial(print, flush=True),
     key: str | None = None,
+    network: Network = Network(),
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; the caller closes `chat` afterwards.
 
@@ -300,16 +361,22 @@ def serve(
         browser: open the page where there is a display.
         say: gets the lines for the user, the URL last.
         key: of a page that is open already; a new one when not given.
+        network: where it listens, and how.
 
     Raises:
         ConfigError: no port can be used.
     """
-    listener = bind(port)
+    from app.api.people import People
+
+    listener = bind(port, network.host)
     port = listener.getsockname()[1]
     opened, key = key is not None, key or new_key()
     url = address(f"http://{ADDRESS}:{port}/", key)
 
     def ready() -> None:
+        if network.beyond:
+            say(f"Programs with a key reach Lectern at {network.url(port)}")
+            return
         chat.lock.set_url(url)
         if not has_display():
             say(forwarding_line(port))
@@ -317,12 +384,14 @@ def serve(
         if browser and has_display() and not opened:
             threading.Thread(target=show_page, args=(url, chat.settings.folder), daemon=True).start()
 
+    people = People(chat, Users(chat.settings.folder))
     with _quiet_stop():
         try:
-            app = create_app(chat, blocks, key, _programs_key(chat, say))
+            app = create_app(chat, blocks, key, _programs_key(chat, say), people, network.beyond)
             blocks.reading.take_up()
-            _server(app, ready, chat.stop).run(sockets=[listener])
+            _server(app, ready, chat.stop, network).run(sockets=[listener])
         finally:
+            people.close()
             blocks.reading.close()
             listener.close()
 

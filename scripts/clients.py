@@ -1,201 +1,424 @@
 """Ask a running Lectern through the real client libraries: python scripts/clients.py --url URL --key KEY
 
-In an environment of its own:
-    pip install openai langchain-openai llm litellm pydantic-ai-slim[openai]
+In an environment of its own, aider in another one, since it pins what others need newer:
+    pip install openai langchain-openai llm litellm pydantic-ai-slim[openai]      pip install aider-chat
     python launch.py serve --no-browser --model models/lectern-small    # prints the port
     python launch.py key
 
-Each client asks a plain question, streams one with usage, and asks a second turn. With `openai` a file is uploaded and
-asked about, responses are used, and tools are sent: ignored, or refused where one is forced. Prints one line for each
-and, last, JSON. A client that is not installed is told, not failed.
+Each client asks a plain question, streams one, asks a second turn, asks about a file, sends a tool, is told 503 once,
+and leaves in the middle of a stream. Between them and Lectern stands a server that passes everything on, says 503 when
+it is told to, and notes which tokens were reused. Prints one line for each and writes benchmarks/results/clients.json,
+where clients that are not installed here stay as they are.
 """
 
 import argparse
+import asyncio
+import http.client
 import importlib.metadata
-import io
 import json
 import os
+import re
 import sys
-from collections.abc import Callable
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+ROOT = Path(__file__).resolve().parent.parent
 TEXT = "The lighthouse of Skerry is kept by Ann Marlow. She has a dog named Piper.\n" * 3
 QUESTION, SECOND = "Who keeps the lighthouse?", "And what is the dog called?"
 MODEL, MOST = "lectern", 8
+TOOL = {"type": "function", "function": {"name": "look", "description": "Look at the sea.",
+                                         "parameters": {"type": "object", "properties": {}}}}  # fmt: skip
+
+
+class Between(ThreadingHTTPServer):
+    """Passes requests on.
+
+    Attributes:
+        refuse: so many of the next requests are told 503.
+        cached: tokens that the last answer said were reused; refused: how often 503 was told.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, to: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Passing)
+        self.to = urlsplit(to)
+        self.refuse = self.refused = self.cached = 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{self.to.path}"
+
+
+class _Passing(BaseHTTPRequestHandler):
+    server: Between
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.refuse:
+            self.server.refuse -= 1
+            self.server.refused += 1
+            self.send_response(503)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        to = http.client.HTTPConnection(self.server.to.netloc, timeout=300)
+        headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
+        to.request("POST", self.path, body, headers)
+        answer = to.getresponse()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.headers["Content-Type"])
+        self.end_headers()
+        with closing(to):
+            while part := answer.read1(1 << 16):
+                if found := re.findall(rb'"cached_tokens": ?(\d+)', part):
+                    self.server.cached = int(found[-1])
+                self.wfile.write(part)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+# --- one class for each client: `ask` gives (text, reused tokens as the client shows them), `pieces` a stream
+
+
+class OpenAi:
+    package = "openai"
+
+    def __init__(self, url: str, key: str) -> None:
+        from openai import OpenAI
+
+        self.client = OpenAI(base_url=url, api_key=key)
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        given = {"model": model, "messages": _messages(texts), "max_tokens": MOST} | (
+            {"tools": [TOOL]} if tools else {}
+        )
+        if not stream:
+            reply = self.client.chat.completions.create(**given)
+            return reply.choices[0].message.content, reply.usage.prompt_tokens_details.cached_tokens
+        parts = list(self.client.chat.completions.create(**given, stream=True, stream_options={"include_usage": True}))
+        text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+        return text, parts[-1].usage.prompt_tokens_details.cached_tokens
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        stream = self.client.chat.completions.create(
+            model=MODEL, messages=_messages([text]), max_tokens=400, stream=True
+        )
+        with closing(stream):
+            yield from stream
+
+
+class OpenAiResponses(OpenAi):
+    package, form = "openai", "responses"
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        given: dict[str, Any] = {"model": model, "input": _messages(texts), "max_output_tokens": MOST}
+        given |= {"tools": [{"type": "function", **TOOL["function"]}]} if tools else {}
+        if stream:
+            with self.client.responses.stream(**given) as events:
+                reply = next(event.response for event in events if event.type in ("response.completed",
+                                                                                  "response.incomplete"))  # fmt: skip
+        else:
+            reply = self.client.responses.create(**given)
+        return reply.output_text, reply.usage.input_tokens_details.cached_tokens
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        with closing(
+            self.client.responses.create(model=MODEL, input=text, max_output_tokens=400, stream=True)
+        ) as stream:
+            yield from stream
+
+
+class LangChain:
+    package = "langchain-openai"
+
+    def __init__(self, url: str, key: str) -> None:
+        self.given = {"base_url": url, "api_key": key}
+
+    def _chat(self, model: str = MODEL, tokens: int = MOST) -> Any:
+        from langchain_openai import ChatOpenAI
+
+        return ChatOpenAI(**self.given, model=model, max_tokens=tokens)
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        chat = self._chat(model).bind_tools([TOOL]) if tools else self._chat(model)
+        said = [(("user", "assistant")[i % 2], text) for i, text in enumerate(texts)]
+        reply = None
+        for part in chat.stream(said) if stream else [chat.invoke(said)]:
+            reply = part if reply is None else reply + part
+        return reply.content, reply.usage_metadata["input_token_details"].get("cache_read")
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        with closing(self._chat(tokens=400).stream(text)) as stream:
+            yield from stream
+
+
+class LiteLlm:
+    package = "litellm"
+
+    def __init__(self, url: str, key: str) -> None:
+        self.given = {"base_url": url, "api_key": key}
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        import litellm
+
+        more = {"tools": [TOOL]} if tools else {}
+        reply = litellm.completion(f"openai/{model}", _messages(texts), max_tokens=MOST, stream=stream, num_retries=2,
+                                   **more, **self.given)  # fmt: skip
+        reply = litellm.stream_chunk_builder(list(reply)) if stream else reply
+        details = reply.usage.prompt_tokens_details
+        return reply.choices[0].message.content, details and details.cached_tokens
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        import litellm
+
+        stream = litellm.completion(f"openai/{MODEL}", _messages([text]), max_tokens=400, stream=True, **self.given)
+        yield from stream
+        stream.completion_stream.close()
+
+
+class PydanticAi:
+    package = "pydantic-ai-slim"
+
+    def __init__(self, url: str, key: str) -> None:
+        self.given = {"base_url": url, "api_key": key}
+
+    def _agent(self, model: str, tools: bool = False, tokens: int = MOST) -> Any:
+        from pydantic_ai import Agent
+        from pydantic_ai.models.openai import OpenAIChatModel
+        from pydantic_ai.providers.openai import OpenAIProvider
+
+        chat = OpenAIChatModel(model, provider=OpenAIProvider(**self.given))
+        made = Agent(chat, instructions="Be brief.", system_prompt="You are a keeper.",
+                     model_settings={"max_tokens": tokens})  # fmt: skip
+        if tools:
+            made.tool_plain(_look)
+        return made
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        from pydantic_ai.messages import ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
+
+        agent, history = self._agent(model, tools), []
+        for place, text in enumerate(texts[:-1]):
+            parts = [UserPromptPart(text)] if place % 2 == 0 else [TextPart(text)]
+            if not place:
+                parts.insert(0, SystemPromptPart("You are a keeper."))
+            history.append((ModelRequest, ModelResponse)[place % 2](parts=parts))
+
+        async def run() -> tuple[str, Any]:
+            if not stream:
+                reply = await agent.run(texts[-1], message_history=history)
+                return reply.output, _usage(reply).cache_read_tokens
+            async with agent.run_stream(texts[-1], message_history=history) as reply:
+                text = "".join([piece async for piece in reply.stream_text(delta=True, debounce_by=None)])
+                return text, _usage(reply).cache_read_tokens
+
+        return asyncio.run(run())
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        async def first() -> str:
+            async with self._agent(MODEL, tokens=400).run_stream(text) as reply:
+                async for piece in reply.stream_text(delta=True, debounce_by=None):
+                    return piece
+            return ""
+
+        yield asyncio.run(first())
+
+
+def _usage(reply: Any) -> Any:
+    return reply.usage() if callable(reply.usage) else reply.usage
+
+
+def _look() -> str:
+    """Look at the sea."""
+    return "calm"
+
+
+class Llm:
+    package = "llm"
+
+    def __init__(self, url: str, key: str) -> None:
+        os.environ.setdefault("LLM_USER_PATH", tempfile.mkdtemp())
+        self.url, self.key = url, key
+
+    def _model(self, model: str) -> Any:
+        from llm.default_plugins.openai_models import Chat
+
+        made = Chat(model, model_name=model, api_base=self.url, supports_tools=True)
+        made.key = self.key
+        return made
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        import llm
+
+        talk = llm.Conversation(model=self._model(model))
+        for text in texts[::2]:  # it says by itself what was answered
+            reply = talk.prompt(text, stream=stream, max_tokens=MOST, tools=[_look] if tools else None)
+            said = reply.text()
+        details = reply.usage().details or {}
+        return said, details.get("prompt_tokens_details", {}).get("cached_tokens")
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        yield from self._model(MODEL).prompt(text, stream=True, max_tokens=400)
+
+
+class Aider:
+    package = "aider-chat"
+
+    def __init__(self, url: str, key: str) -> None:
+        os.environ |= {"OPENAI_API_BASE": url, "OPENAI_API_KEY": key, "AIDER_ANALYTICS": "false"}
+
+    def _coder(self, model: str, stream: bool) -> Any:
+        from aider.coders import Coder
+        from aider.io import InputOutput
+        from aider.models import Model
+
+        os.chdir(tempfile.mkdtemp())
+        made = Model(f"openai/{model}")
+        made.extra_params = {"max_tokens": MOST}
+        made.use_repo_map = False
+        return Coder.create(main_model=made, edit_format="ask", io=InputOutput(yes=True, pretty=False), fnames=[],
+                            use_git=False, stream=stream, suggest_shell_commands=False)  # fmt: skip
+
+    def ask(
+        self, texts: list[str], *, stream: bool = False, model: str = MODEL, tools: bool = False
+    ) -> tuple[str, Any]:
+        if tools:
+            raise NotImplementedError("sends none")
+        coder = self._coder(model, stream)
+        said = ""
+        for text in texts[::2]:
+            said = coder.run(text)
+        return said, "not shown"
+
+    def pieces(self, text: str) -> Iterator[Any]:
+        raise NotImplementedError("only by the keyboard")
+
+
+def _messages(texts: list[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+# --- what each of them does
+
+
+def plain(client: Any, between: Between, file: str) -> str:
+    return f"{len(client.ask([QUESTION])[0])} characters"
+
+
+def stream(client: Any, between: Between, file: str) -> str:
+    text, shown = client.ask([QUESTION], stream=True)
+    return f"{len(text)} characters, usage {'shown' if isinstance(shown, int) else shown}"
+
+
+def turns(client: Any, between: Between, file: str) -> str:
+    first, _ = client.ask([QUESTION])
+    _, shown = client.ask([QUESTION, first or "-", SECOND])
+    assert between.cached > 0, "nothing was reused"
+    return f"{between.cached} tokens reused, shows {shown}"
+
+
+def about_file(client: Any, between: Between, file: str) -> str:
+    client.ask([QUESTION], model=f"{MODEL}:{file}")
+    _, shown = client.ask([SECOND], model=f"{MODEL}:{file}")
+    assert between.cached > len(TEXT) // 8, "the document was read again"
+    return f"{between.cached} tokens reused, shows {shown}"
+
+
+def tools(client: Any, between: Between, file: str) -> str:
+    client.ask([QUESTION], tools=True)
+    return "ignored"
+
+
+def busy_once(client: Any, between: Between, file: str) -> str:
+    between.refuse, before, began = 1, between.refused, time.monotonic()
+    client.ask([QUESTION])
+    assert between.refused == before + 1
+    return f"503 once, answered after {time.monotonic() - began:.1f} s"
+
+
+def leave(client: Any, between: Between, file: str) -> str:
+    pieces = client.pieces("Tell a long story.")
+    next(pieces)
+    pieces.close()
+    began = time.monotonic()
+    client.ask([QUESTION])
+    return f"the next was answered after {time.monotonic() - began:.1f} s"
+
+
+CLIENTS = (OpenAi, OpenAiResponses, LangChain, LiteLlm, PydanticAi, Llm, Aider)
+FEATURES: tuple[Callable[[Any, Between, str], str], ...] = (plain, stream, turns, about_file, tools, busy_once, leave)
+
+
+def upload(url: str, key: str) -> str:
+    """The id of the file in the library."""
+    bound = "between-parts"
+    parts = f'--{bound}\r\nContent-Disposition: form-data; name="file"; filename="skerry.txt"\r\n\r\n{TEXT}\r\n'
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": f"multipart/form-data; boundary={bound}"}
+    request = urllib.request.Request(f"{url}/files", f"{parts}--{bound}--\r\n".encode(), headers)
+    return json.load(urllib.request.urlopen(request))["id"].removeprefix("file-")
+
+
+def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows down, in place of those of the same clients."""
+    asked = {row["client"] for row in rows}
+    before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    kept = [row for row in before if row["client"] not in asked]
+    file.write_text(json.dumps({"benchmark": "clients", "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="such as http://127.0.0.1:7860/v1")
     parser.add_argument("--key", required=True)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "clients.json")
     args = parser.parse_args()
-    found = []
-    for name, checks in CLIENTS.items():
+    between, file, rows = Between(args.url), upload(args.url, args.key), []
+    for kind in CLIENTS:
         try:
-            version = importlib.metadata.version(name)
+            version = importlib.metadata.version(kind.package)
         except importlib.metadata.PackageNotFoundError:
-            print(f"{name}: not installed")
+            print(f"{kind.package}: not installed")
             continue
-        for check in checks:
-            found.append({"client": name, "version": version, "feature": check.__name__.split("_", 1)[1]})
+        name = " ".join(filter(None, (kind.package, getattr(kind, "form", ""))))
+        client = kind(between.url, args.key)
+        for feature in FEATURES:
+            row: dict[str, Any] = {"client": name, "version": version, "feature": feature.__name__}
             try:
-                found[-1] |= {"works": True, "seen": check(args.url, args.key)}
+                row |= {"works": True, "seen": feature(client, between, file)}
+            except NotImplementedError as error:
+                row |= {"works": None, "seen": str(error)}
             except Exception as error:  # whatever a library raises is what is looked for
-                found[-1] |= {"works": False, "seen": f"{type(error).__name__}: {error}"[:300]}
-            print(" ".join(str(found[-1][key]) for key in ("client", "version", "feature", "works", "seen")))
-    print(json.dumps(found))
-    return 0 if found and all(row["works"] for row in found) else 1
+                row |= {"works": False, "seen": f"{type(error).__name__}: {error}"[:300]}
+            between.refuse = 0
+            rows.append(row)
+            print(*row.values(), sep=" | ", flush=True)
+    _keep(args.output, rows)
+    return 0 if rows and not any(row["works"] is False for row in rows) else 1
 
-
-def _openai(url: str, key: str) -> Any:
-    from openai import OpenAI
-
-    return OpenAI(base_url=url, api_key=key, max_retries=2)
-
-
-def _messages(*texts: str) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-
-
-def openai_plain(url: str, key: str) -> str:
-    reply = _openai(url, key).chat.completions.create(model=MODEL, messages=_messages(QUESTION), max_tokens=MOST)
-    return f"{reply.usage.total_tokens} tokens"
-
-
-def openai_stream(url: str, key: str) -> str:
-    parts = list(
-        _openai(url, key).chat.completions.create(
-            model=MODEL, messages=_messages(QUESTION), max_tokens=MOST, stream=True,
-            stream_options={"include_usage": True},
-        )
-    )  # fmt: skip
-    assert parts[-1].usage.total_tokens and not parts[-1].choices
-    return f"{len(parts)} chunks, {parts[-1].usage.total_tokens} tokens"
-
-
-def openai_turns(url: str, key: str) -> str:
-    client = _openai(url, key)
-    first = client.chat.completions.create(model=MODEL, messages=_messages(QUESTION), max_tokens=MOST)
-    talk = _messages(QUESTION, first.choices[0].message.content or "-", SECOND)
-    second = client.chat.completions.create(model=MODEL, messages=talk, max_tokens=MOST)
-    cached = second.usage.prompt_tokens_details.cached_tokens
-    assert cached > 0
-    return f"{cached} of {second.usage.prompt_tokens} tokens reused"
-
-
-def openai_file(url: str, key: str) -> str:
-    client = _openai(url, key)
-    file = client.files.create(file=("skerry.txt", io.BytesIO(TEXT.encode())), purpose="user_data")
-    reply = client.chat.completions.create(
-        model=MODEL, messages=_messages(QUESTION), max_tokens=MOST, extra_body={"documents": [file.id]}
-    )
-    again = client.chat.completions.create(model=f"{MODEL}:{file.id.removeprefix('file-')}",
-                                           messages=_messages(SECOND), max_tokens=MOST)  # fmt: skip
-    cached = again.usage.prompt_tokens_details.cached_tokens
-    assert reply.choices[0].message.annotations and cached > 20
-    return f"{len(reply.choices[0].message.annotations)} passages, then {cached} tokens reused"
-
-
-def openai_responses(url: str, key: str) -> str:
-    client = _openai(url, key)
-    whole = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=MOST)
-    with client.responses.stream(model=MODEL, input=QUESTION, max_output_tokens=MOST) as stream:
-        kinds = [event.type for event in stream]
-    return f"{whole.status}, {len(kinds)} events, last {kinds[-1]}"
-
-
-def openai_tools(url: str, key: str) -> str:
-    from openai import BadRequestError
-
-    client = _openai(url, key)
-    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-    given = {"model": MODEL, "messages": _messages(QUESTION), "max_tokens": MOST, "tools": [tool]}
-    assert client.chat.completions.create(**given).choices
-    try:
-        client.chat.completions.create(**given, tool_choice="required")
-    except BadRequestError as error:
-        return f"ignored; forced: {error.body['message'][:60]}"
-    raise AssertionError("a forced tool was not refused")
-
-
-def openai_cancel(url: str, key: str) -> str:
-    client = _openai(url, key)
-    stream = client.chat.completions.create(model=MODEL, messages=_messages(QUESTION), max_tokens=500, stream=True)
-    next(iter(stream))
-    stream.close()
-    assert client.chat.completions.create(model=MODEL, messages=_messages(QUESTION), max_tokens=MOST).choices
-    return "the next one was answered"
-
-
-def langchain_plain(url: str, key: str) -> str:
-    from langchain_openai import ChatOpenAI
-
-    reply = ChatOpenAI(base_url=url, api_key=key, model=MODEL, max_tokens=MOST).invoke(QUESTION)
-    return str(reply.usage_metadata)
-
-
-def langchain_stream(url: str, key: str) -> str:
-    from langchain_openai import ChatOpenAI
-
-    chat = ChatOpenAI(base_url=url, api_key=key, model=MODEL, max_tokens=MOST)
-    whole = None
-    for part in chat.stream([("system", "Be brief."), ("user", QUESTION)]):
-        whole = part if whole is None else whole + part
-    assert whole.usage_metadata["total_tokens"] < 2000
-    return str(whole.usage_metadata)
-
-
-def litellm_plain(url: str, key: str) -> str:
-    import litellm
-
-    reply = litellm.completion(f"openai/{MODEL}", _messages(QUESTION), base_url=url, api_key=key, max_tokens=MOST)
-    return f"{reply.usage.total_tokens} tokens"
-
-
-def litellm_stream(url: str, key: str) -> str:
-    import litellm
-
-    parts = list(litellm.completion(f"openai/{MODEL}", _messages(QUESTION), base_url=url, api_key=key, max_tokens=MOST,
-                                    stream=True))  # fmt: skip
-    built = litellm.stream_chunk_builder(parts)
-    return f"{len(parts)} chunks, {built.usage.prompt_tokens} prompt tokens"
-
-
-def pydantic_plain(url: str, key: str) -> str:
-    from pydantic_ai import Agent
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
-    model = OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=url, api_key=key))
-    settings = {"max_tokens": MOST}
-    agent = Agent(model, instructions="Be brief.", system_prompt="You are a keeper.", model_settings=settings)
-    first = agent.run_sync(QUESTION)
-    second = agent.run_sync(SECOND, message_history=first.all_messages())
-    return f"two turns, {second.usage.cache_read_tokens} tokens reused in the second"
-
-
-def llm_plain(url: str, key: str) -> str:
-    import llm
-    from llm.default_plugins.openai_models import Chat
-
-    model = Chat(MODEL, model_name=MODEL, api_base=url)
-    model.key = key
-    os.environ.setdefault("LLM_USER_PATH", os.path.join(os.getcwd(), "llm-home"))
-    talk = llm.Conversation(model=model)
-    first = talk.prompt(QUESTION, stream=True, max_tokens=MOST)
-    text = first.text()
-    second = talk.prompt(SECOND, stream=False, max_tokens=MOST)
-    second.text()
-    return f"{len(text)} characters, then {second.usage()}"
-
-
-CLIENTS: dict[str, list[Callable[[str, str], str]]] = {
-    "openai": [openai_plain, openai_stream, openai_turns, openai_file, openai_responses, openai_tools, openai_cancel],
-    "langchain-openai": [langchain_plain, langchain_stream],
-    "litellm": [litellm_plain, litellm_stream],
-    "pydantic-ai-slim": [pydantic_plain],
-    "llm": [llm_plain],
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -321,7 +321,7 @@ class FakeDocumentChat:
     def claim(
         self, what: str, since: int | None = None, *, behind: bool = False, beside: bool = False
     ) -> Iterator[SimpleNamespace]:
-        if not self._turns.take(behind, give_way=self._stop.set, wait_s=0 if behind else 5):
+        if not self._turns.take(behind, end=self._stop.set, wait_s=0 if behind else 5):
             raise InUseError(f"busy: {self._busy}")
         self._stop.clear()
         if since is not None and self.stops != since:

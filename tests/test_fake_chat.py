@@ -8,8 +8,8 @@ from app.chat import DocumentChat
 from app.store.store import Store
 from tests.fake_chat import FakeDocumentChat, FakeStore
 
-# The fake is made directly; ingestion and the endpoint, which alone calls the last two, have tests of their own.
-REAL_ONLY = {"open", "text", "reader", "take_turns", "forget_empty"}
+# The fake is made directly; ingestion and the endpoint, which alone calls the last four, have tests of their own.
+REAL_ONLY = {"open", "text", "reader", "take_turns", "forget_empty", "beside", "follow"}
 
 
 def public(kind: type) -> dict[str, object]:

@@ -33,6 +33,7 @@ ROWS = (
 LIBRARIES = {
     "gradio": {"ui", "server"},  # the server only mounts what the UI built
     "fastapi": {"server", "api"},
+    "prometheus_client": {"api"},
     "pydantic": {"api"},
     "starlette": {"server", "guard", "recovery", "api"},
     "uvicorn": {"server"},

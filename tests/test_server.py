@@ -168,7 +168,7 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     opened: list[str] = []
     monkeypatch.setattr(server, "has_display", lambda: display)
     monkeypatch.setattr(server, "show_page", lambda url, home: opened.append(url))
-    monkeypatch.setattr(server, "create_app", lambda chat, blocks, key, programs: None)
+    monkeypatch.setattr(server, "create_app", lambda chat, blocks, key, programs, people, beyond: None)
 
     class Instant:
         def __init__(self, ready):
@@ -178,7 +178,7 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             self.ready()
             raise KeyboardInterrupt  # what Ctrl-C does; serve returns, so that the caller can close the chat
 
-    monkeypatch.setattr(server, "_server", lambda app, ready, ending: Instant(ready))
+    monkeypatch.setattr(server, "_server", lambda app, ready, ending, network: Instant(ready))
     server.serve(chat, SimpleNamespace(reading=BackgroundReading(chat)), say=said.append)
     assert said[-1] == f"Lectern is open at {chat.lock.url}"
     assert chat.lock.url.startswith("http://127.0.0.1:")
@@ -188,6 +188,21 @@ def test_serve_says_the_url_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     else:
         assert f"ssh -L {port}:127.0.0.1:{port} " in said[0]
         assert opened == []
+
+
+def test_beyond_this_computer_only_with_tls(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("c")
+    pair = {"certificate": tmp_path / "cert.pem", "certificate_key": tmp_path / "cert.pem"}
+    assert not server.Network().beyond and server.Network(behind_proxy=True).beyond
+    assert server.Network("0.0.0.0", **pair).url(443) == "https://0.0.0.0:443/v1"
+    assert server.Network("::", behind_proxy=True).url(80) == "http://[::]:80/v1"
+    for given, words in (
+        ({"host": "0.0.0.0"}, "keys would cross the network as they are"),
+        ({"certificate": tmp_path / "cert.pem"}, "are needed together"),
+        ({**pair, "certificate_key": tmp_path / "gone.pem"}, "--certificate-key .*is no file"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            server.Network(**given)
 
 
 def test_the_key_stands_in_no_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app.api.errors import ApiError
+from app.api.limits import Allowance
 from app.api.reading import BackgroundReading
 from app.records import DocumentInfo
 from app.wellformed import file_name
@@ -28,8 +29,8 @@ MOST_BYTES = 512_000_000
 class FileRoutes:
     """Handlers of /v1/files."""
 
-    def __init__(self, chat: "DocumentChat", reading: BackgroundReading) -> None:
-        self.chat, self.reading = chat, reading
+    def __init__(self, chat: "DocumentChat", reading: BackgroundReading, allowance: Allowance) -> None:
+        self.chat, self.reading, self.allowance = chat, reading, allowance
 
     def routes(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
         """(path, method, handler) of each."""
@@ -54,6 +55,7 @@ class FileRoutes:
         return JSONResponse(self._described(info, purpose))
 
     def _add(self, path: Path) -> DocumentInfo:
+        self.allowance.room(self.chat)
         info = self.chat.add_document(path, name=path.name)
         if info.state != "read":
             self.reading.add(info.id)

@@ -69,7 +69,26 @@ def citation(item: Evidence) -> dict[str, Any]:
 
 
 def annotations(done: Done) -> list[dict[str, Any]]:
-    return [{"type": "file_citation", "file_citation": citation(item)} for item in done.evidence]
+    """Passages as annotations of a message: what OpenAI's form has there, which some clients check, and the rest."""
+    first = _first_places(done)
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "url": f"lectern://{item.document}/{item.part}",
+                "title": f"{item.title}, {item.label}",
+                "start_index": first.get(number, 0),
+                "end_index": first.get(number, len(done.answer)),
+            },
+            "file_citation": citation(item),
+        }
+        for number, item in enumerate(done.evidence, start=1)
+    ]
+
+
+def _first_places(done: Done) -> dict[int, int]:
+    """Where the text cites a passage first, by its number."""
+    return {number: place for place, number in reversed(done.stats.cited)}
 
 
 def log_probs(done: Done) -> list[dict[str, Any]] | None:
@@ -265,7 +284,7 @@ def _part(text: str, found: list[dict[str, Any]], scored: list[dict[str, Any]] |
 
 def _places(done: Done) -> list[dict[str, Any]]:
     """Passages as annotations of a response: each where the text cites it first, else for the whole answer."""
-    first = {number: place for place, number in reversed(done.stats.cited)}
+    first = _first_places(done)
     return [
         {"type": "file_citation", "index": first.get(number, len(done.answer)), **citation(item)}
         for number, item in enumerate(done.evidence, start=1)

@@ -15,14 +15,16 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.errors import ApiError, told
 from app.api.files import FileRoutes
+from app.api.limits import Allowance
 from app.api.metrics import Metrics
 from app.api.messages import FilePart, Talk, add_files, place, read_messages, split_model, texts
 from app.api.reading import BackgroundReading
 from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
 from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
 from app.chat.turns import MOST_BESIDE
-from app.errors import InUseError
+from app.errors import CancelledError, InUseError
 from app.records import Delta, Done
+from app.store.users import Limits
 from app.wellformed import parse_json
 
 if TYPE_CHECKING:
@@ -46,8 +48,9 @@ class Queue:
         at_once: how many are given at the same time.
     """
 
-    def __init__(self, most: int = MOST_WAITING, wait_s: float = MOST_WAIT_S, at_once: int = MOST_BESIDE) -> None:
-        self.most, self.wait_s, self.at_once = most, wait_s, at_once
+    def __init__(self, limits: Limits | None = None, wait_s: float = MOST_WAIT_S) -> None:
+        self.at_once, self.most = (limits.answers, 2 * limits.answers) if limits else (MOST_BESIDE, MOST_WAITING)
+        self.wait_s, self._status = wait_s, 429 if limits else 503
         self._turn = threading.Condition()
         self._waiting: list[object] = []
 
@@ -72,7 +75,7 @@ class Queue:
             if len(self._waiting) >= self.most:
                 raise ApiError(
                     f"{len(self._waiting)} answers are waited for already; ask again later",
-                    status=503, code="queue_full", retry_after_s=2 * len(self._waiting),
+                    status=self._status, code="queue_full", retry_after_s=2 * len(self._waiting),
                 )  # fmt: skip
             self._waiting.append(ticket)
         try:
@@ -97,10 +100,12 @@ class Endpoint:
         metrics: what is counted; `app.server` shows it.
     """
 
-    def __init__(self, chat: "DocumentChat", reading: BackgroundReading | None = None) -> None:
-        self.chat = chat
+    def __init__(
+        self, chat: "DocumentChat", reading: BackgroundReading | None = None, limits: Limits | None = None
+    ) -> None:
+        self.chat, self.allowance = chat, Allowance(limits)
         self.reading = reading or BackgroundReading(chat)
-        self.queue = Queue()
+        self.queue = Queue(limits)
         self.metrics = Metrics(chat, self.queue, self.reading)
         self._placing = threading.Lock()
         self._taken: set[str] = set()  # chats in which something is answered
@@ -113,7 +118,7 @@ class Endpoint:
         router.add_api_route("/chat/completions", _safe(self.chat_completions), methods=["POST"])
         router.add_api_route("/completions", _safe(self.completions), methods=["POST"])
         router.add_api_route("/responses", _safe(self.responses), methods=["POST"])
-        for path, method, handler in FileRoutes(self.chat, self.reading).routes():
+        for path, method, handler in FileRoutes(self.chat, self.reading, self.allowance).routes():
             router.add_api_route(path, _safe(handler), methods=[method])
         return router
 
@@ -196,7 +201,8 @@ class Endpoint:
         """The answer, when the model is free; reading in the background waits for it."""
         named = [*split_model(body.model, self._name()), *body.documents]
         wanted = [*(FilePart(id=name) for name in named), *talk.files]
-        documents = list(dict.fromkeys(add_files(self.chat, wanted)))
+        self.allowance.question()
+        documents = list(dict.fromkeys(add_files(self.chat, wanted, self.allowance.room)))
         with self.reading.answer_first(), self.queue.place(left):
             generation = body.generation()
             with self._placed(talk, documents, body.policy) as (chat, rest):
@@ -209,7 +215,10 @@ class Endpoint:
                     if left.is_set():
                         return
                     if isinstance(event, Done):
+                        if event.stats.stopped:  # on the page, or at the end of Lectern: half an answer is none
+                            raise CancelledError("the answer was stopped")
                         self.metrics.answered(event)
+                        self.allowance.spend(event)
                     yield event
 
     @contextmanager

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -106,11 +107,33 @@ class DocumentChat(Keeping, Loading):
         self.stop()
         self.stop_adding()
         self.fetching.stop()
-        self._one.take(wait_s=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
+        waited = self._one.take(wait_s=CLOSE_WAIT_S)  # a generator that nobody closed must not keep us
         self._pages.close()
         self.store.close()
         self.lock.release()
+        if waited:
+            self._one.give_back()  # to others over the same model
         gc.unfreeze()  # what `swap.settle` set aside
+
+    # --- several data folders over one model
+
+    def beside(self, home: Path, **changes: Any) -> "DocumentChat":
+        """Another data folder over the model that is loaded; jobs in both wait for the same turns.
+
+        Args:
+            changes: of the settings.
+        """
+        made = DocumentChat.open(replace(self.settings, home=home, **changes), engine=self.engine())
+        made._one = self._one
+        return made
+
+    def follow(self, other: "DocumentChat") -> None:
+        """Use the model that another data folder has now."""
+        engine = other.engine()
+        if self._engine is not engine:
+            self.settings = replace(self.settings, model=other.settings.model, adapter=other.settings.adapter)
+            self._twins.clear()
+            self._use(engine)
 
     # --- who has the model
 
@@ -128,9 +151,9 @@ class DocumentChat(Keeping, Loading):
         Raises:
             InUseError: something else runs.
         """
-        if not self._one.take(behind, beside=beside, give_way=self._end_jobs):
-            raise InUseError(f"busy: {self.busy() or 'closing'}; wait until it ends, or stop it")
         cancel = threading.Event()
+        if self._closed or not self._one.take(behind, beside=beside, end=cancel.set):
+            raise InUseError(f"busy: {self.busy() or 'other work'}; wait until it ends, or stop it")
         if since is not None and self.stops != since:
             cancel.set()
         self._jobs[cancel] = what

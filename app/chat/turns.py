@@ -21,9 +21,10 @@ class Turns:
         self._changed = threading.Condition()
         self._kind: Kind | None = None  # None: nobody has it
         self._holders = 0
+        self._end: Callable[[], None] = lambda: None  # ends the job behind that has it
 
     def take(
-        self, behind: bool = False, *, beside: bool = False, give_way: Callable[[], None] = lambda: None,
+        self, behind: bool = False, *, beside: bool = False, end: Callable[[], None] = lambda: None,
         wait_s: float = 0.0,
     ) -> bool:  # fmt: skip
         """Take the model; False when it cannot be had.
@@ -31,7 +32,7 @@ class Turns:
         Args:
             behind: the job gives way to others, and does not begin while one waits.
             beside: others of its sort may have it too, MOST_BESIDE of them.
-            give_way: ends a job behind; its end is waited for.
+            end: how a job behind is told to end, when another wants the model; its end is waited for.
             wait_s: how long the end of another job is waited for.
         """
         kind: Kind = "behind" if behind else "beside" if beside else "alone"
@@ -39,17 +40,17 @@ class Turns:
             if behind:
                 if self._kind is not None or self.wanted:
                     return False
-            elif not self._wait(kind, give_way, wait_s):
+            elif not self._wait(kind, wait_s):
                 return False
-            self._kind, self._holders = kind, self._holders + 1
+            self._kind, self._holders, self._end = kind, self._holders + 1, end
             return True
 
-    def _wait(self, kind: Kind, give_way: Callable[[], None], wait_s: float) -> bool:
+    def _wait(self, kind: Kind, wait_s: float) -> bool:
         """Wait until the model can be had, called by one that goes before those behind."""
         self.wanted += 1
         try:
             if self._kind == "behind":
-                give_way()
+                self._end()
                 self._changed.wait_for(lambda: self._kind != "behind", max(wait_s, GIVE_WAY_S))
             return self._changed.wait_for(lambda: self._open_to(kind), wait_s)
         finally:

@@ -15,6 +15,7 @@ from app.cli import (
     models,
     serve,
     store,
+    users,
 )
 from app.cli.train import samples, train
 from app.errors import ConfigError
@@ -122,6 +123,11 @@ def parser() -> Parser:
     page = commands.add("serve", COMMANDS["serve"], serve.serve)
     page.add_argument("--port", type=_whole, metavar="N", help="port; the first free one from 7860 when not given")
     page.add_argument("--no-browser", dest="browser", action="store_false", help="do not open a browser")
+    page.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen there: for programs with a key")
+    page.add_argument("--certificate", type=Path, metavar="FILE", help="PEM certificate, with --host")
+    page.add_argument("--certificate-key", type=Path, metavar="FILE", help="its key")
+    page.add_argument("--behind-proxy", action="store_true", help="another program does TLS")
+    _users(commands.group("users", COMMANDS["users"], users.users_list))
     commands.add("doctor", COMMANDS["doctor"], serve.doctor)
     key = commands.add("key", COMMANDS["key"], serve.key)
     key.add_argument("--new", action="store_true", help="make another one; the old one opens nothing any more")
@@ -174,6 +180,19 @@ def _samples(command: Parser) -> None:
     command.add_argument("--layout", choices=("app", "chat"), default="app", help="where the document stands (app)")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the draw")
     command.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def _users(group: _Commands) -> None:
+    group.add("list", "list who has a key, and their limits", users.users_list)
+    add = group.add("add", "make a key for somebody, who has a library of their own", users.users_add)
+    add.add_argument("--documents", type=_whole, default=200, metavar="N", help="in the library, at most (200)")
+    add.add_argument("--gigabytes", type=float, default=2.0, metavar="G", help="of documents, and of memories (2)")
+    add.add_argument(
+        "--tokens-per-minute", type=_whole, default=200_000, metavar="N", help="read and said, at most (200000)"
+    )
+    add.add_argument("--answers", type=_whole, default=2, metavar="N", help="at the same time, at most (2)")
+    for parser in (add, group.add("remove", "take the key away and delete the library", users.users_remove)):
+        parser.add_argument("name", metavar="NAME", help="small letters and digits")
 
 
 def _library(commands: _Commands) -> None:

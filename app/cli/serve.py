@@ -10,13 +10,14 @@ def serve(session: Session, args: argparse.Namespace) -> None:
     """Serve the page; on a folder that is already served, open the running page."""
     try:
         try:
-            _serve(session, args.port, args.browser)
+            _serve(session, args)
         except LostLibrary as lost:
             from app.recovery import offer
 
             session.out.say(str(lost))
             if chosen := offer(lost, port=args.port, browser=args.browser, say=session.out.say):
-                _serve(session, chosen[0], args.browser, chosen[1])
+                args.port, key = chosen
+                _serve(session, args, key)
     except BusyError as error:
         if error.url is None:
             raise
@@ -29,12 +30,16 @@ def serve(session: Session, args: argparse.Namespace) -> None:
             session.out.result({"url": error.url})
 
 
-def _serve(session: Session, port: int | None, browser: bool, key: str | None = None) -> None:
+def _serve(session: Session, args: argparse.Namespace, key: str | None = None) -> None:
+    from app.server import Network
+    from app.server import serve as serve_page
+
+    network = Network(args.host, args.certificate, args.certificate_key, args.behind_proxy)
     with session.chat() as chat:
-        from app.server import serve as serve_page
         from app.ui.build import build
 
-        serve_page(chat, build(chat), port=port, browser=browser, say=session.out.say, key=key)
+        serve_page(chat, build(chat), port=args.port, browser=args.browser, say=session.out.say, key=key,
+                   network=network)  # fmt: skip
 
 
 def key(session: Session, args: argparse.Namespace) -> None:

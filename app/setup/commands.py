@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "chats": "list, show, fork, edit, export, import or delete chats",
     "store": "stats: what the store holds; verify: check it; compact: give space back; restore: a lost library",
     "key": "show the key that other programs need for the endpoint (--new: make another)",
+    "users": "list, add or remove users of the endpoint, each with a key, a library and limits of their own",
     "eval": "measure the model: passkey, needles, perplexity, qa; questions: make a file for qa",
     "train": "tune a model by a recipe, or make one from texts",
     "samples": "make long samples to train on from documents",

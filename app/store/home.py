@@ -19,7 +19,7 @@ OWNER_NAME = "owner.json"
 # What lies in a data folder. Nothing else is touched: --home may name a folder that holds other things too.
 KEY_NAME = "programs.key"
 OWN_FILES = ("*.db", "*.db-*", "*.json", "*.new", "*.log*", "*.html", "reserve", LOCK_NAME, KEY_NAME)
-OWN_FOLDERS = ("uploads", "exports", "sources", "ocr")
+OWN_FOLDERS = ("uploads", "exports", "sources", "ocr", "users")
 ONLY_OWNER = 0o077
 UNFINISHED = ("owner.new", "library.new", "library.backup.new", "open.html")
 EXPORT = re.compile(r"[0-9a-f]{16}\.lectern(\.part)?")

@@ -9,7 +9,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.api import schema
+from app.api.errors import told
+from app.api.messages import read_messages
 from app.api.routes import Endpoint
+from app.errors import CancelledError
 from app.memory.config import GenerationConfig
 from tests.chat.opened import open_chat, write  # noqa: F401  a fixture
 
@@ -148,7 +152,8 @@ def test_documents_are_named_in_four_ways(client, tmp_path, name):
     reply = post(client, body)
     found = reply["choices"][0]["message"]["annotations"]
     assert found and {item["file_citation"]["file_id"] for item in found} == {file["id"]}
-    assert found[0]["type"] == "file_citation" and found[0]["file_citation"]["filename"] == "book"
+    assert found[0]["type"] == "url_citation" and found[0]["url_citation"]["title"].startswith("book, ")
+    assert found[0]["file_citation"]["filename"] == "book" and found[0]["file_citation"]["label"]
 
 
 def test_a_file_is_read_in_the_background_and_its_status_told(client, tmp_path):
@@ -277,6 +282,16 @@ def test_log_probabilities_of_each_token_in_the_three_shapes(client):
     part = post(client, asked, "/v1/responses")["output"][0]["content"][0]
     assert [s["logprob"] for s in part["logprobs"]] == [s["logprob"] for s in scored]
     assert post(client, talk("Who?"))["choices"][0]["logprobs"] is None
+
+
+def test_an_answer_that_is_stopped_on_the_page_does_not_pass_for_whole(client, chat, endpoint):
+    asked = iter(endpoint._events(schema.read(schema.ChatBody, talk("Who?")), read_messages(talk("Who?")["messages"]),
+                                  threading.Event()))  # fmt: skip
+    next(asked)
+    chat.stop()
+    with pytest.raises(CancelledError, match="was stopped"):
+        list(asked)
+    assert told(CancelledError("stopped")).status == 503
 
 
 def test_metrics_count_answers_and_tokens_and_tell_the_queue_and_memory(client, endpoint):

@@ -263,16 +263,6 @@ def test_a_question_stopped_before_its_answer_leaves_nothing(open_chat, tmp_path
     assert chat.memory_line(first.chat).tokens == tokens
 
 
-def test_one_job_at_a_time(open_chat):
-    chat = open_chat()
-    running = chat.ask("hello", generation=SHORT)
-    next(running)
-    with pytest.raises(LecternError, match="busy: answering"):
-        next(chat.ask("me too", generation=SHORT))
-    running.close()
-    finish(chat.ask("now", generation=SHORT))
-
-
 def test_retry_replaces_the_last_answer(open_chat, tmp_path):
     chat = open_chat()
     document = chat.add_document(write(tmp_path))

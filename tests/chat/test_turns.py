@@ -20,10 +20,10 @@ def test_a_job_behind_is_asked_to_end_and_waited_for() -> None:
         after.append(turns.wanted)
         turns.give_back()
 
-    assert turns.take(behind=True)
+    assert turns.take(behind=True, end=asked.set)
     thread = threading.Thread(target=behind)
     thread.start()
-    assert turns.take(give_way=asked.set)
+    assert turns.take()
     thread.join(20)
     assert after == [1] and turns.wanted == 0 and not turns.take(behind=True)
 

@@ -88,6 +88,14 @@ def book(tmp_path: Path) -> Path:
     return path
 
 
+def test_users_are_added_listed_and_removed(line: Line) -> None:
+    added = line.json("users", "add", "ann", "--documents", "3")
+    assert added["key"].startswith("lectern-ann-")
+    (listed,) = line.json("users", "list")["users"]
+    assert (listed["name"], listed["documents"], listed["answers"]) == ("ann", 3, 2) and added["key"] not in str(listed)
+    assert line.json("users", "remove", "ann")["deleted"] is True and line.json("users")["users"] == []
+
+
 def test_read_counts_tokens_and_reads_once(line: Line, book: Path) -> None:
     first = line.json("read", book)
     assert set(first) == {"document", "tokens", "tokens_read", "tokens_reused", "disk_bytes", "seconds", "peak_bytes"}
