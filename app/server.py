@@ -109,7 +109,7 @@ def create_app(
     from app.api.routes import Endpoint
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    endpoint = Endpoint(chat, blocks.reading)
+    endpoint = Endpoint(chat, blocks.reading, share=people.share if people else None)
     app.include_router(endpoint.router())
     app.add_middleware(UploadRoom, home=chat.settings.folder)
     if people:

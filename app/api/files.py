@@ -15,13 +15,16 @@ from starlette.datastructures import UploadFile
 from app.api.errors import ApiError
 from app.api.limits import Allowance
 from app.api.reading import BackgroundReading
+from app.api.schema import read_json
 from app.records import DocumentInfo
 from app.wellformed import file_name
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
+Share = Callable[["DocumentChat", str, str], None]  # (chat, document, name of the user)
 PREFIX = "file-"
+MOST_NAME_BYTES = 1000
 CHUNK_BYTES = 1 << 20
 MOST_BYTES = 512_000_000
 
@@ -29,8 +32,10 @@ MOST_BYTES = 512_000_000
 class FileRoutes:
     """Handlers of /v1/files."""
 
-    def __init__(self, chat: "DocumentChat", reading: BackgroundReading, allowance: Allowance) -> None:
-        self.chat, self.reading, self.allowance = chat, reading, allowance
+    def __init__(
+        self, chat: "DocumentChat", reading: BackgroundReading, allowance: Allowance, share: Share | None
+    ) -> None:
+        self.chat, self.reading, self.allowance, self._share = chat, reading, allowance, share
 
     def routes(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
         """(path, method, handler) of each."""
@@ -39,6 +44,7 @@ class FileRoutes:
             ("/files", "GET", self.list),
             ("/files/{id}", "GET", self.show),
             ("/files/{id}", "DELETE", self.delete),
+            ("/files/{id}/share", "POST", self.share),
         ]
 
     async def upload(self, request: Request) -> Response:
@@ -75,6 +81,15 @@ class FileRoutes:
         with self.reading.answer_first():
             await run_in_threadpool(self.chat.delete_document, info.id)
         return JSONResponse({"id": PREFIX + info.id, "object": "file", "deleted": True})
+
+    async def share(self, request: Request) -> Response:
+        """Give another user a copy of a document, with its memory: they can neither change nor follow this one."""
+        body = await read_json(request, MOST_NAME_BYTES)
+        if self._share is None or not isinstance(name := body.get("user"), str):
+            raise ApiError('user: is missing; send {"user": NAME}', param="user")
+        info = await run_in_threadpool(self._document, request)
+        await run_in_threadpool(self._share, self.chat, info.id, name)
+        return JSONResponse({"id": PREFIX + info.id, "object": "file", "shared_with": name})
 
     def _document(self, request: Request) -> DocumentInfo:
         return self.chat.document(request.path_params["id"].removeprefix(PREFIX))

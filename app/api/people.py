@@ -5,6 +5,7 @@ Nothing of one is within reach of another: whose key it is decides which store i
 
 import json
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import ApiError, told
 from app.api.routes import WENT_WRONG, Endpoint
-from app.errors import StoreError
+from app.errors import NotFoundError, StoreError
 from app.store.users import User, Users
 
 if TYPE_CHECKING:
@@ -51,10 +52,32 @@ class People:
             chat.follow(self.owner)
             return app
 
+    def share(self, chat: "DocumentChat", document: str, name: str) -> None:
+        """Put a copy of a document, with the memory of its reading, into the library of another user.
+
+        Raises:
+            LecternError: there is no such document or user, or the model is in use.
+            ApiError: the other's library is full.
+        """
+        user = next((user for user in self.users.everyone() if user.name == name), None)
+        if user is None:
+            raise NotFoundError(f"user {name!r:.60}: not there; ask for the name that `users add` was given")
+        self.app(user)
+        theirs, endpoint, _ = self._open[user.id]
+        endpoint.allowance.room(theirs)
+        with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
+            path, own = Path(folder) / "shared.lectern", chat.new_chat([document])
+            try:
+                chat.export_file(own, path)
+            finally:
+                chat.forget_empty(own)
+            theirs.forget_empty(theirs.import_chat(path))
+
     def _opened(self, user: User) -> "tuple[DocumentChat, Endpoint, FastAPI]":
         home = self.users.folder(user)
         chat = self.owner.beside(home, disk_budget_gb=user.limits.gigabytes)
-        endpoint, app = Endpoint(chat, limits=user.limits), FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+        endpoint = Endpoint(chat, limits=user.limits, share=self.share)
+        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app.include_router(endpoint.router())
         endpoint.reading.take_up()
         return chat, endpoint, app

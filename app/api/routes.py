@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,18 +15,17 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from app.api.errors import ApiError, told
-from app.api.files import FileRoutes
+from app.api.files import FileRoutes, Share
 from app.api.limits import Allowance
 from app.api.metrics import Metrics
 from app.api.messages import FilePart, Talk, add_files, place, read_messages, split_model, texts
 from app.api.reading import BackgroundReading
 from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
-from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read
+from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read, read_json
 from app.chat.turns import MOST_BESIDE
 from app.errors import CancelledError, InUseError
 from app.records import Delta, Done
 from app.store.users import Limits
-from app.wellformed import parse_json
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -101,9 +101,10 @@ class Endpoint:
     """
 
     def __init__(
-        self, chat: "DocumentChat", reading: BackgroundReading | None = None, limits: Limits | None = None
-    ) -> None:
-        self.chat, self.allowance = chat, Allowance(limits)
+        self, chat: "DocumentChat", reading: BackgroundReading | None = None, limits: Limits | None = None,
+        share: Share | None = None,
+    ) -> None:  # fmt: skip
+        self.chat, self.allowance, self._share = chat, Allowance(limits), share
         self.reading = reading or BackgroundReading(chat)
         self.queue = Queue(limits)
         self.metrics = Metrics(chat, self.queue, self.reading)
@@ -118,9 +119,12 @@ class Endpoint:
         router.add_api_route("/chat/completions", _safe(self.chat_completions), methods=["POST"])
         router.add_api_route("/completions", _safe(self.completions), methods=["POST"])
         router.add_api_route("/responses", _safe(self.responses), methods=["POST"])
-        for path, method, handler in FileRoutes(self.chat, self.reading, self.allowance).routes():
+        for path, method, handler in self._files().routes():
             router.add_api_route(path, _safe(handler), methods=[method])
         return router
+
+    def _files(self) -> FileRoutes:
+        return FileRoutes(self.chat, self.reading, self.allowance, self._share)
 
     # --- models
 
@@ -147,14 +151,14 @@ class Endpoint:
     # --- answers
 
     async def chat_completions(self, request: Request) -> Response:
-        body = read(ChatBody, await _json(request))
+        body = read(ChatBody, await read_json(request, MOST_BODY_BYTES))
         reply = ChatReply(
             Head(body.model or self._name()), with_usage=body.wants_usage, with_progress=body.return_progress
         )
         return await self._answer(request, body, read_messages(body.messages), reply)
 
     async def completions(self, request: Request) -> Response:
-        body = read(CompletionBody, await _json(request))
+        body = read(CompletionBody, await read_json(request, MOST_BODY_BYTES))
         prompt = texts(body.prompt)
         reply = CompletionReply(
             Head(body.model or self._name()), with_usage=body.wants_usage, echo=prompt if body.echo else ""
@@ -163,7 +167,7 @@ class Endpoint:
         return await self._answer(request, body, talk, reply)
 
     async def responses(self, request: Request) -> Response:
-        body = read(ResponseBody, await _json(request))
+        body = read(ResponseBody, await read_json(request, MOST_BODY_BYTES))
         given = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
         talk = read_messages(given, body.instructions or "", "input")
         reply = ResponseReply(Head(body.model or self._name()), instructions=body.instructions)
@@ -209,14 +213,14 @@ class Endpoint:
                 ask = partial(
                     self.chat.ask, talk.question, chat=chat, generation=generation, focus=body.focus, mute=body.mute
                 )
-                if rest:
-                    self._patiently(partial(self.chat.take_turns, chat, rest), left)
+                before = self._patiently(partial(self.chat.take_turns, chat, rest), left) if rest else 0
                 for event in self._free(ask, left):
                     if left.is_set():
                         return
                     if isinstance(event, Done):
                         if event.stats.stopped:  # on the page, or at the end of Lectern: half an answer is none
                             raise CancelledError("the answer was stopped")
+                        event = _with_read(event, before)
                         self.metrics.answered(event)
                         self.allowance.spend(event)
                     yield event
@@ -292,27 +296,6 @@ def _safe(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     return route
 
 
-async def _json(request: Request) -> Any:
-    """The body of a request.
-
-    Raises:
-        ApiError: it is too large, or no JSON object.
-    """
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > MOST_BODY_BYTES:
-            raise ApiError(f"the request is larger than {MOST_BODY_BYTES:,} bytes; upload the file first", status=413)
-    try:
-        value = parse_json(b"".join(parts))
-    except ValueError as error:
-        raise ApiError(f"the body is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ApiError("the body must be a JSON object")
-    return value
-
-
 async def _watch(request: Request, left: threading.Event) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)
@@ -332,6 +315,13 @@ def _until_text(events: Iterator[Event]) -> list[Event]:
 def _chained(first: list[Event], events: Iterator[Event]) -> Iterator[Event]:
     yield from first
     yield from events
+
+
+def _with_read(done: Done, tokens: int) -> Done:
+    """An answer for which so many tokens were run before it, which it found in memory then."""
+    stats = done.stats
+    read, reused = stats.tokens_read + tokens, stats.tokens_reused - tokens
+    return replace(done, stats=replace(stats, tokens_read=read, tokens_reused=reused))
 
 
 def _last(events: Any) -> Done:

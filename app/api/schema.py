@@ -4,11 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.api.errors import ApiError, refused
 from app.errors import ConfigError
 from app.memory.config import GenerationConfig
+from app.wellformed import parse_json
 
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound="Body")
@@ -196,3 +198,24 @@ def read(kind: type[T], value: Any) -> T:
         raise ApiError(f"{name}: {first['msg']}", param=name) from error
     body.check()
     return body
+
+
+async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
+    """The body of a request, a JSON object.
+
+    Raises:
+        ApiError: it is too large, or no JSON object.
+    """
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > most_bytes:
+            raise ApiError(f"the request is larger than {most_bytes:,} bytes; upload the file first", status=413)
+    try:
+        value = parse_json(b"".join(parts))
+    except ValueError as error:
+        raise ApiError(f"the body is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ApiError("the body must be a JSON object")
+    return value

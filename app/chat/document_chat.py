@@ -344,8 +344,11 @@ class DocumentChat(Keeping, Loading):
         ids = [self.document(d).id for d in documents]
         return self.store.create_chat(ids, self.settings.model_name, policy=policy or self.policy_of(), system=system)
 
-    def take_turns(self, chat: str, turns: Sequence[tuple[str, str]]) -> None:
+    def take_turns(self, chat: str, turns: Sequence[tuple[str, str]]) -> int:
         """Let a chat go on with turns that were had elsewhere: they are run and kept as if answered here.
+
+        Returns:
+            the tokens that were run for it, of documents that were not read yet too.
 
         Raises:
             CancelledError: stopped; the turns before stay.
@@ -354,8 +357,10 @@ class DocumentChat(Keeping, Loading):
         id = self.chat(chat).id
         with self.claim("reading turns", beside=True) as job, self._answering(id):
             sessions, session = returned(self._opened(id, job))
+            before = session.cache.tail.tokens - session.reread - sum(d.tokens_read for d in session.documents)
             for _ in sessions.engine.floor.during(sessions.take(session, *turn, job) for turn in turns):
                 pass
+            return session.cache.tail.tokens - before
 
     def forget_empty(self, chat: str) -> None:
         """Delete a chat in which nothing was said."""

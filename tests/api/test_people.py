@@ -60,6 +60,23 @@ def test_nothing_of_one_user_is_within_reach_of_another(client, users, chat):
     assert client.get("/v1/files", **bearer("owner")).json()["data"] == []
 
 
+def test_a_document_is_shared_as_a_copy_with_its_memory(client, users):
+    ann, ben = users.add("ann"), users.add("ben")
+    file = client.post("/v1/files", files={"file": ("book.txt", b"The keeper is Ann. " * 60)}, **bearer(ann)).json()
+    body = {"model": "lectern", "messages": [{"role": "user", "content": "Who?"}], **ASK, "documents": [file["id"]]}
+    client.post("/v1/chat/completions", json=body, **bearer(ann))  # which reads it
+    path = f"/v1/files/{file['id']}/share"
+    assert client.post(path, json={"user": "nobody"}, **bearer(ann)).status_code == 404
+    assert client.post(path, json={"user": "ben"}, **bearer(ben)).status_code == 404  # it is not his to share
+    assert client.post(path, json={"user": "ben"}, **bearer(ann)).json()["shared_with"] == "ben"
+    (theirs,) = client.get("/v1/files", **bearer(ben)).json()["data"]
+    assert theirs["status"] == "processed" and theirs["filename"] == "book"
+    client.delete(f"/v1/files/{file['id']}", **bearer(ann))
+    reply = client.post("/v1/chat/completions", json=body | {"documents": [theirs["id"]]}, **bearer(ben)).json()
+    assert reply["usage"]["prompt_tokens_details"]["cached_tokens"] >= theirs["lectern"]["tokens"]
+    assert client.get("/v1/files", **bearer(ann)).json()["data"] == []
+
+
 def test_a_key_that_is_taken_away_opens_nothing_more(client, users):
     key = users.add("ann")
     assert client.get("/v1/files", **bearer(key)).status_code == 200
