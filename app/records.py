@@ -200,12 +200,14 @@ class AnswerSettings:
     Attributes:
         temperature, top_p, max_new_tokens: as `GenerationConfig` has them.
         system: text before the first question, "" for the model's own.
+        model: id of the `Choice` that answers, see `LocalModel.choices`; "" for whichever is loaded.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 256
     system: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,8 @@ class FakeDocumentChat:
         key = document.sha256[:12]
         if key not in self._documents:
             tokens = sum(len(part.text.split()) for part in document.parts)
-            info = DocumentInfo(key, document.title, document.kind, len(document.parts), tokens, "new", "", CREATED)
+            about = (key, document.title, document.kind, len(document.parts), tokens, "new", "", CREATED)
+            info = DocumentInfo(*about, notes=document.notes)
             self._documents[key] = (info, document)
             if document.keep_file:
                 self.files[key] = Path(shutil.copy(path, self.settings.folder / f"{key}.pdf"))

@@ -36,6 +36,15 @@ def test_a_model_is_loaded_and_a_chat_leads_back(visit: Visit) -> None:
     page.locator("#other-model").get_by_role("button", name="Load lectern-small").click()
     expect(page.locator("#other-model .lt-notice")).to_have_count(0)
     expect(page.locator(".lt-model")).to_contain_text("lectern-small")
+    # a chat may have a model of its own, which its next question loads
+    page.locator("button", has_text="Answer settings").click()
+    own = page.get_by_label("Model", exact=True)
+    own.click()
+    page.get_by_role("option", name="harbour-1b", exact=True).click()
+    visit.ask("And the ships?")
+    expect(page.locator(".lt-model")).to_contain_text("harbour-1b")
+    page.click("#new-chat")
+    expect(own).to_have_value("whichever is loaded")
     assert not visit.scrolls_sideways()
 
 

@@ -67,6 +67,18 @@ def test_a_passage_stands_on_its_page_and_moves_nothing(visit: Visit, pdf: Path)
         expect(chips.first).not_to_have_attribute("aria-current", "true")
 
 
+def test_a_pdf_of_images_is_told_in_amber(visit: Visit, tmp_path: Path) -> None:
+    image = b"q 400 0 0 400 50 300 cm BI /W 1 /H 1 /BPC 8 /CS /G ID x EI Q"
+    path = tmp_path / "scan.pdf"
+    path.write_bytes(pdf_bytes(page_objects([drawn("The harbour master kept a lantern."), image, image])))
+    visit.tab("Library")
+    visit.page.set_input_files("#drop input[type=file]", [str(path)])
+    expect(visit.row("scan").locator(".lt-partly")).to_be_visible()
+    visit.row("scan").get_by_role("button", name="Ask").click()
+    expect(visit.page.locator("#picker .token")).to_contain_text("only partly readable")
+    expect(visit.page.locator(".lt-welcome .lt-partly")).to_contain_text("scan: 2 of 3 pages hold only images")
+
+
 def test_models_are_downloaded_and_unloaded(visit: Visit) -> None:
     page = visit.page
     page.get_by_role("button", name="Choose another model").click()

@@ -1,6 +1,8 @@
 """How a chat is answered: the controls of its own settings, and those of new chats."""
 
+import logging
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +10,15 @@ import gradio as gr
 
 from app.memory.config import GenerationConfig
 from app.records import AnswerSettings
-from app.ui import format, policies
+from app.ui import asking, format, policies, switching
 from app.ui.actions import PRIVATE
+from app.ui.asking import View
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
+
+log = logging.getLogger(__name__)
+ANY = ("whichever is loaded", "")
 
 
 @dataclass(frozen=True)
@@ -41,18 +47,67 @@ def build(policy: str) -> Controls:
             choice = gr.Dropdown(
                 policies.choices(), value=policy, label="Memory policy", info=about, elem_id="policy"
             )  # fmt: skip
+        about = "a question in this chat loads it first; what another model has read is kept"
+        model = gr.Dropdown([ANY], value="", label="Model", info=about, elem_id="chat-model")
         default = gr.Button("Use for new chats", size="sm", scale=0, elem_id="default")
-    return Controls([temperature, top_p, longest, system], choice, default)
+    return Controls([temperature, top_p, longest, system, model], choice, default)
 
 
-def chosen(temperature: float, top_p: float, longest: float, system: str) -> AnswerSettings:
+def chosen(temperature: float, top_p: float, longest: float, system: str, model: str) -> AnswerSettings:
     """What the controls say."""
-    return AnswerSettings(temperature, top_p, int(longest), system.strip())
+    return AnswerSettings(temperature, top_p, int(longest), system.strip(), model)
 
 
-def values(settings: AnswerSettings) -> tuple[Any, ...]:
-    """What the controls show."""
-    return settings.temperature, settings.top_p, settings.max_new_tokens, settings.system
+def values(settings: AnswerSettings, models: Sequence[tuple[str, str]]) -> tuple[Any, ...]:
+    """What the controls show.
+
+    Args:
+        models: what `models` gives; the one that is set is offered even when it is not among them.
+    """
+    known = any(choice == settings.model for _, choice in models)
+    offered = [*models, *([] if known else [("one that is not here any more", settings.model)])]
+    shown = gr.update(choices=offered, value=settings.model)
+    return settings.temperature, settings.top_p, settings.max_new_tokens, settings.system, shown
+
+
+def models(chat: "DocumentChat") -> list[tuple[str, str]]:
+    """(what the list of models shows, id of a Choice): whichever is loaded, then those that can be used here."""
+    listed = [ANY]
+    try:
+        for model in chat.models():
+            for choice in model.choices if model.usable else ():
+                listed.append((f"{model.name} on {choice.base}" if choice.adapter else model.name, choice.id))
+    except Exception as error:
+        log.warning("the models cannot be listed: %s", error)
+    return listed
+
+
+def offered(chat: "DocumentChat", chat_id: str | None) -> Any:
+    """What the list of models shows for a chat."""
+    try:
+        return values(chat.answer_settings(chat_id), models(chat))[-1]
+    except Exception as error:  # it was deleted, which its next question says
+        log.warning("the models of a chat cannot be listed: %s", error)
+        return gr.skip()
+
+
+def loaded_first(
+    chat: "DocumentChat", wanted: str, chat_id: str | None, question: str, views: Iterator[View]
+) -> Iterator[View]:
+    """The views of an answer; before them the model that answers the chat is loaded, unless it is.
+
+    Args:
+        wanted: id of its Choice; "" for whichever is loaded.
+        question: goes back into the box when the model cannot be had.
+    """
+    if wanted and wanted != chat.loaded_choice():
+        before = asking.show(chat, chat_id)
+        for status in switching.load(chat, wanted):
+            yield replace(before, status=status, running=True)
+        if wanted != chat.loaded_choice():
+            yield replace(before, status=status, draft=question)
+            return
+    yield from views
 
 
 def generation(settings: AnswerSettings) -> GenerationConfig:

@@ -50,6 +50,7 @@ class AskTab:
         remark: what is said about the model, beside the question box.
         side: the column of the passage viewer.
         other: the notice that another model made the chat's memory; `switching.notice` gives it.
+        settings: what `answer_settings.values` gives values for.
     """
 
     chat_id: gr.State
@@ -65,6 +66,7 @@ class AskTab:
     remark: gr.HTML
     side: gr.Column
     other: gr.HTML
+    settings: list[Any]
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,9 @@ def build(
         else:
             key, kept, memory = shown.chat, shown.chat or "", _memory(chat, shown.chat)
             other = switching.notice(chat, shown.chat)
-        own = answer_settings.values(settings) if settings else (gr.skip(),) * len(parts.controls.settings)
+        own = (gr.skip(),) * len(parts.controls.settings)
+        if settings:
+            own = answer_settings.values(settings, answer_settings.models(chat))
         return talk, key, kept, shown.status, box, gr.update(visible=not shown.messages), memory, policy, other, *own
 
     def stream(views: Iterable[View]) -> Iterator[tuple[Any, ...]]:
@@ -276,7 +280,7 @@ def build(
     switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
         parts.chat_id, parts.picker, parts.controls.policy, view, show, library, refresh, news, parts.kept, streams,
-        parts.remark, parts.side, parts.other,
+        parts.remark, parts.side, parts.other, parts.controls.settings,
     )  # fmt: skip
 
 
@@ -313,24 +317,32 @@ def _wire_asking(
     def example(text: str, chat_id: str | None) -> tuple[str, ...]:
         return text, *announce(chat_id)
 
+    def settled(*settings: Any) -> tuple[tuple[GenerationConfig, Sight], AnswerSettings]:
+        return _settings(*settings), answer_settings.chosen(*settings[3:])
+
+    def streamed(own: AnswerSettings, chat_id: str | None, views: Iterator[View], question: str = "") -> Iterator[Any]:
+        yield from stream(answer_settings.loaded_first(chat, own.model, chat_id, question, views))
+
     def ask(question: str, chat_id: str | None, picked: list[str], policy: str, *settings: Any) -> Iterator[Any]:
-        settled, own = _settings(*settings), answer_settings.chosen(*settings[3:])
+        how, own = settled(*settings)
         more = {"policy": policy, "system": own.system, "so_far": reading.documents()}
-        views = asking.answer(chat, question, chat_id, picked or [], *settled, **more)
-        yield from stream(views if chat_id else _keeping(chat, views, own))
+        views = asking.answer(chat, question, chat_id, picked or [], *how, **more)
+        yield from streamed(own, chat_id, views if chat_id else _keeping(chat, views, own), question)
 
     def retry(_id: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any) -> Iterator[Any]:
-        yield from stream(asking.again(chat, chat_id, *_settings(*settings), so_far=reading.documents()))
+        how, own = settled(*settings)
+        yield from streamed(own, chat_id, asking.again(chat, chat_id, *how, so_far=reading.documents()))
 
     def longer(_id: str, chat_id: str | None, *rest: Any) -> Iterator[Any]:
-        *settings, longest, system = rest
-        yield from retry(_id, chat_id, *settings, 2 * max(longest, asking.last_length(chat, chat_id)), system)
+        *settings, longest, system, model = rest
+        yield from retry(_id, chat_id, *settings, 2 * max(longest, asking.last_length(chat, chat_id)), system, model)
 
     def edit(
         answer: str, text: str, chat_id: str | None, _picked: list[str], _policy: str, *settings: Any
     ) -> Iterator[Any]:
-        settled, so_far = _settings(*settings), reading.documents()
-        yield from stream(branching.edit(chat, chat_id, answer, text, *settled, so_far=so_far))
+        how, own = settled(*settings)
+        views = branching.edit(chat, chat_id, answer, text, *how, so_far=reading.documents())
+        yield from streamed(own, chat_id, views)
 
     announced = [parts.status, parts.kept]
     asked = [parts.question.submit(announce, parts.chat_id, announced, queue=False, **PRIVATE)]

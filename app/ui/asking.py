@@ -329,11 +329,14 @@ def read_sample(chat: "DocumentChat", reading: BackgroundReading, book: Path | N
 
 def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:
     """The page before the first question: what Lectern is, or which documents are asked."""
-    titles = [f"<i>{escape(document.title)}</i>" for document in chat.documents() if document.id in documents]
+    picked = [document for document in chat.documents() if document.id in documents]
+    titles = [f"<i>{escape(document.title)}</i>" for document in picked]
     if titles:
+        lost = [f"{document.title}: {missed}." for document in picked if (missed := format.missed(document))]
         return (
             f"<h2>Ask about {' and '.join(titles)}</h2><p>The whole text is read once and remembered. "
             "Every answer shows the passages that the model looked at.</p>"
+            + "".join(f'<p class="lt-partly">{escape(line)} See the remarks in Library.</p>' for line in lost)
         )
     return (
         "<h2>Give it a whole book. Then ask.</h2><p>Lectern reads all of a document once, remembers it on this "

@@ -10,6 +10,7 @@ from app.api.reading import BackgroundReading
 from app.eval import passkey
 from app.ui import (
     actions,
+    answer_settings,
     ask_tab,
     branching,
     chats_tab,
@@ -96,6 +97,8 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         recall = lambda kept: (*opening.handler(reopened(chat, kept))[:-1], gr.skip())  # noqa: E731
         reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
         look_at_model(reload.then)
+        for event in asking.streams:  # a chat may have loaded its own
+            look_at_model(event.then)
         reload.then(lambda now: sidebar.listing(chat, now), asking.chat_id, listed, queue=False, **PRIVATE)
         # What was read and how long a text may be depends on the model too.
         for tab, look, given, shown in (
@@ -114,6 +117,8 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             line.mark.change(look, given, shown, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
         model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
+        offer = lambda shown: answer_settings.offered(chat, shown)  # noqa: E731
+        model.change(offer, asking.chat_id, asking.settings[-1], queue=False, **PRIVATE)
         model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
     tell_failures(blocks)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)

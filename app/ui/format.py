@@ -55,12 +55,12 @@ def place(label: str, kind: DocumentKind | None) -> str:
 
 
 def missed(document: DocumentInfo) -> str:
-    """What could not be read of a document, where it is more than half: "21 of 23 pages hold images"; else ""."""
+    """What could not be read of a document, where it is more than half: "21 of 23 pages hold only images"; else ""."""
     for note in document.notes:
         found = re.match(r"(\d+) of (\d+) pages (?!were read)[^(;]*", note)
         if found and 2 * int(found[1]) > int(found[2]):
             return found[0].strip()
-    return ""
+    return "most of its pages could not be read" if document.mostly_unread else ""
 
 
 def notice(text: str, tone: Literal["calm", "bad"] = "calm") -> str:

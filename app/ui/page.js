@@ -13,16 +13,12 @@
   });
   // A list may be drawn anew between the press and the release of a button: the click is for what stands there now.
   const named = (target) => target?.closest?.('[data-do]');
-  const key = (button) => (button ? `${button.dataset.do} ${button.dataset.id ?? ''}` : '');
-  let pressed = '';
-  document.addEventListener('pointerdown', ({ target }) => { pressed = key(named(target)); }, true);
-  document.addEventListener('click', (event) => {
-    const here = named(document.elementFromPoint(event.clientX, event.clientY));
-    const lost = pressed && event.detail && !named(event.target) && key(here) === pressed;
-    pressed = '';
-    if (!lost) return;
-    event.stopPropagation();
-    here.click();
+  let pressed = null;
+  document.addEventListener('pointerdown', ({ target }) => { pressed = named(target); }, true);
+  document.addEventListener('pointerup', ({ target }) => {
+    const before = pressed?.isConnected ? null : pressed, here = named(target);
+    pressed = null;
+    if (before && here?.dataset.do === before.dataset.do && here.dataset.id === before.dataset.id) here.click();
   }, true);
   // A click elsewhere, or on a passage to hide, closes a question or form that a button opened.
   document.addEventListener('click', (event) => {

@@ -58,6 +58,8 @@ def notice(chat: "DocumentChat", chat_id: str | None) -> str:
     """HTML that says whose memory the chat has, when another model is loaded, and how to go on with it; else ""."""
     try:
         other = chat.other_model(chat_id) if chat_id else None
+        if other and chat.answer_settings(chat_id).model not in ("", chat.loaded_choice()):
+            return format.notice("This chat has a model of its own; its next question loads that first.")
     except Exception as error:
         return format.failure(error)
     if other is None:
