@@ -133,12 +133,12 @@ def test_numbers_lie_in_their_range(page: Page, value: Any) -> None:
     number = next(
         key
         for key, fn in page.blocks.fns.items()
-        if fn.fn and [block.get_block_name() for block in fn.inputs] == ["slider", "slider", "slider", "textbox"]
+        if fn.fn and [block.get_block_name() for block in fn.inputs] == [*["slider"] * 3, "textbox", "dropdown"]
     )
-    call = {"session_hash": "s1", "fn_index": number, "data": [0.5, 1, 64, ""]}
+    call = {"session_hash": "s1", "fn_index": number, "data": [0.5, 1, 64, "", ""]}
     call |= {"event_data": {"id": "", "text": ""}}
     assert page.blocks.check(call) is None
-    assert page.blocks.check(call | {"data": [value, 1, 64, ""]}) is not None
+    assert page.blocks.check(call | {"data": [value, 1, 64, "", ""]}) is not None
 
 
 def test_a_library_that_another_program_holds_is_told(
