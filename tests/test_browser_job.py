@@ -74,7 +74,7 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
     with serving(command, tmp_path) as server, visiting(browser, server.url) as visit:
         page, line = visit.page, visit.page.locator("#reading .lt-queue")
         expect(page.locator(".lt-model")).to_contain_text("ready", timeout=60_000)
-        page.evaluate(DROP, ["drop", "Black Beauty.pdf", book_pdf(0, 20)])
+        page.evaluate(DROP, ["drop", "Black Beauty.pdf", book_pdf(0, 30)])
         expect(line).to_contain_text(re.compile(r"[1-9]\d*%"), timeout=60_000)
         visit.ask("What is the name of the horse's mother?", timeout_s=300)
         expect(page.locator(".lt-foot")).to_contain_text(re.compile(r"from the first \d+% of Black Beauty"))
@@ -98,7 +98,7 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
         expect(page.locator(".lt-foot")).to_have_count(1)
         with visiting(browser, f"{server.url}{re.search('#.*', address)[0]}") as other:
             expect(other.page.locator(".lt-foot")).to_have_count(2)
-        page.evaluate(DROP, ["drop", "The end.pdf", book_pdf(20, 32)])
+        page.evaluate(DROP, ["drop", "The end.pdf", book_pdf(30, 42)])
         expect(line).to_contain_text(re.compile(r"The end.*[1-9]\d*%", re.DOTALL), timeout=60_000)
         assert visit.outside == [] and server.contacts == []
 

@@ -13,6 +13,19 @@ BRIDGE = "do-"  # begins the elem_id of what a click comes through
 SHOWS = {"queue": False, "trigger_mode": "multiple"}
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 
+# For a list that is drawn anew now and then: a question that the user has opened in it stays open.
+STAYS_OPEN = """
+const about = (box) => Object.values(box.querySelector("[data-id]")?.dataset ?? {}).join(" ");
+let open = '';
+element.addEventListener('toggle', ({ target }) => {
+  if (!target.matches('.lt-confirm')) return;
+  if (target.open) open = about(target);
+  else if (open === about(target)) open = '';
+}, true);
+watch('value', () => requestAnimationFrame(() => {
+  for (const box of element.querySelectorAll('.lt-confirm')) if (open && about(box) === open) box.open = true;
+}));
+"""
 _LISTEN = """
 const listen = (event) => {
   if (!element.isConnected) { document.removeEventListener(KIND, listen); return; }

@@ -162,7 +162,7 @@ def build(
     with gr.Accordion("Import a chat", open=False, elem_classes="lt-settings"):
         file = gr.File(label="A .lectern or .json file", type="filepath", height=110, elem_id="import")
         text_only = gr.Checkbox(label="Leave its memory out: its documents are read again when asked about")
-    found = gr.HTML(elem_id="chats")
+    found = gr.HTML(elem_id="chats", js_on_load=actions.STAYS_OPEN)
 
     query.change(lambda words: listing(chat, words), query, found, queue=False, trigger_mode="always_last", **PRIVATE)
 

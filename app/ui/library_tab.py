@@ -34,19 +34,6 @@ KINDS = {
     "pdf": "PDF", "text": "Text", "code": "Code", "book": "E-book", "document": "Document", "slides": "Slides",
     "notebook": "Notebook", "web": "Web page", "captions": "Captions",
 }  # fmt: skip
-# The table is drawn anew whenever a document is read: a question that the user has opened stays open.
-_STAYS_OPEN = """
-const about = (box) => Object.values(box.querySelector("[data-id]")?.dataset ?? {}).join(" ");
-let open = '';
-element.addEventListener('toggle', ({ target }) => {
-  if (!target.matches('.lt-confirm')) return;
-  if (target.open) open = about(target);
-  else if (open === about(target)) open = '';
-}, true);
-watch('value', () => requestAnimationFrame(() => {
-  for (const box of element.querySelectorAll('.lt-confirm')) if (open && about(box) === open) box.open = true;
-}));
-"""
 UNITS = {"pdf": "page", "code": "file", "slides": "slide", "notebook": "cell"}  # of others: section
 
 def _state(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
@@ -263,7 +250,7 @@ def build(
             opening = gr.HTML(scale=5)
             stop = gr.Button("Stop", size="sm", scale=0, min_width=72, visible=False, elem_id="library-stop")
         status = gr.HTML()
-    shelf = gr.HTML(elem_id="library", js_on_load=_STAYS_OPEN)
+    shelf = gr.HTML(elem_id="library", js_on_load=actions.STAYS_OPEN)
 
     def shown(steps: Iterator[Adding]) -> Iterator[tuple[Any, ...]]:
         for step in steps:

@@ -105,7 +105,7 @@ def build(chat: "DocumentChat", shown: gr.State, kept: gr.HTML) -> gr.HTML:
         value="", placeholder="Search the chats", show_label=False, label="Search the chats", container=False,
         elem_id="side-search",
     )  # fmt: skip
-    chats = gr.HTML(elem_id="side-chats")
+    chats = gr.HTML(elem_id="side-chats", js_on_load=actions.STAYS_OPEN)
 
     def look(words: str, now: str | None) -> str:
         return found(chat, words, now)
