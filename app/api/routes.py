@@ -277,7 +277,8 @@ class Endpoint:
             yield reply.broken(known.body)
         finally:
             left.set()
-            await run_in_threadpool(events.close)
+            # Where the client has gone this task is cancelled, and would not wait for anything else.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, events.close))
 
 
 def _safe(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:

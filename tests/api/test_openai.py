@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from tests.api.test_routes import chat, client, endpoint  # noqa: F401  fixtures
+from tests.api.test_reading import until
 from tests.chat.opened import open_chat  # noqa: F401  a fixture
 
 WORDS = b"The lighthouse is kept by Ann. " * 20
@@ -67,4 +68,4 @@ def test_a_stream_that_is_closed_frees_its_place(program, endpoint):  # noqa: F8
     next(iter(stream))
     stream.close()
     assert program.chat.completions.create(messages=said("Who?"), **ASK).choices
-    assert endpoint.queue.lengths() == (0, 0)
+    until(lambda: endpoint.queue.lengths() == (0, 0))
