@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from app.api.errors import ApiError, told
 from app.api.files import FileRoutes, Share
@@ -183,8 +184,7 @@ class Endpoint:
             first = await run_in_threadpool(_until_text, events)
             if body.stream:
                 watch.cancel()
-                return StreamingResponse(self._sent(first, events, reply, left), media_type="text/event-stream",
-                                         headers={"Cache-Control": "no-store"})  # fmt: skip
+                return _Stream(self._sent(first, events, reply), events, left)
             done = await run_in_threadpool(_last, _chained(first, events))
             return JSONResponse(reply.whole(done))
         except Exception:
@@ -262,9 +262,7 @@ class Endpoint:
                     raise
                 time.sleep(POLL_S)
 
-    async def _sent(
-        self, first: list[Event], events: Iterator[Event], reply: Reply, left: threading.Event
-    ) -> AsyncIterator[str]:
+    async def _sent(self, first: list[Event], events: Iterator[Event], reply: Reply) -> AsyncIterator[str]:
         """Server-sent events. A stream that cannot go on ends with an error, never as if it were complete."""
         parts = reply.stream(_chained(first, events))
         try:
@@ -275,10 +273,22 @@ class Endpoint:
             if known.status == 500:
                 log.error("an answer failed", exc_info=error)
             yield reply.broken(known.body)
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events of an answer, which ends with them, also when the client has gone before the first."""
+
+    def __init__(self, parts: AsyncIterator[str], events: Iterator[Event], left: threading.Event) -> None:
+        super().__init__(parts, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._events, self._left = events, left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
         finally:
-            left.set()
-            # Where the client has gone this task is cancelled, and would not wait for anything else.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, events.close))
+            self._left.set()
+            # A task that is cancelled waits for nothing, but what it waits for goes on.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._events.close))
 
 
 def _safe(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
