@@ -26,7 +26,8 @@ def read_and_ask(visit: Visit, question: str) -> None:
     page = visit.page
     expect(page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_MS)
     page.click("#sample")
-    expect(page.locator(".lt-example").first).to_be_visible(timeout=MINUTES_MS)
+    expect(page.locator("#picker .token")).to_be_visible(timeout=MINUTES_MS)
+    expect(page.locator("#reading .lt-queue")).to_have_count(0, timeout=MINUTES_MS)  # it is read, and tried
     visit.ask(question, timeout_s=MINUTES_MS / 1000)
     open_first_passage(visit)
 
