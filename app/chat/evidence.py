@@ -56,7 +56,7 @@ def evidence(
         density: [regions of the memories] attention mass per token of the region, as `AnswerEvidence` has it.
         tokenizer: the one that the memories were encoded with.
         found_by: what offered a region to the answer, where it did not see all.
-        by_words: passages that words found, as regions, best first; those that were not offered do not count.
+        by_words: passages that words found, as regions, best first; those that the answer did not see do not count.
         answer: its text.
         unasked: the density of an answer to an empty question; empty when it is not known.
     """
@@ -66,7 +66,8 @@ def evidence(
     always = always_looked_at(density, unasked)
     if any(mass > 0 for region, mass in enumerate(density) if region not in always):
         density = [0.0 if region in always else mass for region, mass in enumerate(density)]
-    seen = [sorted(run) for run in by_words if run and all(region in found_by for region in run)][:MOST]
+    offered = (run for run in by_words if run and (not found_by or all(region in found_by for region in run)))
+    seen = [sorted(run) for run in offered][:MOST]
     inside = {region for run in seen for region in run}
     best = sorted(range(len(density)), key=density.__getitem__, reverse=True)[: 2 * MOST]
     enough = LEAST_SHARE * density[best[0]]

@@ -461,7 +461,7 @@ class Sessions:
             engine.text_tokenizer,
             size,
             found_by=seen.chosen.found_by() if seen.chosen else {},
-            by_words=offered if seen.chosen else (),
+            by_words=offered,
             answer=answer,
             unasked=unasked,
         )

@@ -60,6 +60,8 @@ def test_a_passage_of_words_stands_first_when_it_holds_the_answer():
     assert found[0].weight < found[1].weight
     unseen = passages({looked: 2.0}, parts, memory, tokenizer, found_by={looked: "attention"}, by_words=[run])
     assert [item.found_by for item in unseen] == ["attention"]
+    whole = passages({looked: 2.0, place: 0.1}, parts, memory, tokenizer, by_words=[other, run], answer="To Malta.")
+    assert "Malta" in whole[0].text and [item.found_by for item in whole] == ["", ""]  # the answer saw all
 
 
 def test_where_the_model_always_looks_is_left_out_unless_the_answer_means_it():
