@@ -144,6 +144,7 @@ def test_a_chat_of_another_model_says_so_and_offers_the_way_back(chat: FakeDocum
 
 
 def test_without_the_old_models_files_there_is_no_button(chat: FakeDocumentChat, monkeypatch) -> None:
+    list(chat.ask("Who?"))
     other = OtherModel("<old>", "new", "", 7)
     monkeypatch.setattr(chat, "other_model", lambda key: other)
     html = switching.notice(chat, "c1")
