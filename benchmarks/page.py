@@ -26,7 +26,8 @@ from playwright.sync_api import Page, expect
 from app.eval import report
 from app.settings import SMALL_MODEL
 from benchmarks import machine
-from tests.browser import Visit, chromium, serving, visiting
+from tests.browser import Visit, chromium, visiting
+from tests.serving import serving
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
 PAGES, TURNS, LONGEST_S = 1_000, 200, 600

@@ -11,8 +11,6 @@ and in order, what is refused is told (429, 503), and what memory the process ta
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +31,7 @@ import psutil
 
 from app.settings import SMALL_MODEL
 from benchmarks import machine
+from tests.serving import serving
 
 BOOK = machine.ROOT / "tests" / "data" / "book.txt"
 QUESTIONS = (
@@ -84,32 +83,14 @@ class Served:
 def served(model: str, threads: int) -> Iterator[Served]:
     """A Lectern on a data folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        line = [sys.executable, "-P", "-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", folder]
-        line += ["--model", model, "--threads", str(threads)]
-        log = open(Path(folder) / "said.txt", "w+")  # noqa: SIM115  closed with the process
-        process = subprocess.Popen(
-            line, stdout=log, stderr=log, cwd=machine.ROOT, env=os.environ | {"PYTHONPATH": str(machine.ROOT)}
-        )
-        try:
-            page = _page(process, Path(folder) / "said.txt")
-            url = page[: page.index("/?")]
+        command = ["-P", "-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", folder]
+        command += ["--model", model, "--threads", str(threads)]
+        with serving(command, Path(folder), WAIT_S) as server:
+            url = server.base.rstrip("/")
             key = (Path(folder) / "programs.key").read_text().strip()
             while httpx.get(f"{url}/ready").status_code != 200:
                 time.sleep(0.5)
-            yield Served(url, page, key, psutil.Process(process.pid))
-        finally:
-            process.terminate()
-            process.wait(60)
-            log.close()
-
-
-def _page(process: subprocess.Popen, said: Path) -> str:
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until and process.poll() is None:
-        if found := re.search(r"open at (http://127\.0\.0\.1:\d+/\?key=\S+)", said.read_text()):
-            return found[1]
-        time.sleep(0.2)
-    raise RuntimeError(f"Lectern did not start: {said.read_text()[-500:]}")
+            yield Served(url, server.url, key, psutil.Process(server.pid))
 
 
 def streams(lectern: Served, tokens: int, counts: tuple[int, ...]) -> dict[str, Any]:

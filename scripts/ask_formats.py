@@ -24,9 +24,9 @@ from playwright.sync_api import expect  # noqa: E402
 from app.ingest import ocr  # noqa: E402
 from app.settings import SHIPPED_MODEL  # noqa: E402
 from app.tasks.needles import Passkey  # noqa: E402
-from tests import browser as browsing  # noqa: E402
-from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
+from tests.browser import Visit, chromium, find_chromium, visiting  # noqa: E402
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes  # noqa: E402
+from tests.serving import serving  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "asked_formats.json"
 MINUTES_S = 20 * 60  # until the model is ready, all is read, a question is answered
@@ -306,14 +306,14 @@ def main() -> int:
         sys.exit("Chromium is not installed; install it, then run this again")
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
-    done, browsing.START_S = [], MINUTES_S
+    done = []
     expect.set_options(timeout=CLICK_S * 1000)
     with tempfile.TemporaryDirectory() as place, chromium() as browser:
         folder = Path(place)
         files = make(folder)
         command = ["-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", f"{place}/home"]
         command += ["--model", args.model]
-        with serving(command, folder) as server, visiting(browser, server.url) as visit:
+        with serving(command, folder, MINUTES_S) as server, visiting(browser, server.url, start_s=MINUTES_S) as visit:
             expect(visit.page.locator(".lt-model")).to_contain_text("ready", timeout=MINUTES_S * 1000)
             visit.page.set_default_timeout(CLICK_S * 1000)
             visit.tab("Library")

@@ -14,7 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 from playwright.sync_api import expect  # noqa: E402
 
-from tests.browser import Visit, chromium, find_chromium, serving, visiting  # noqa: E402
+from tests.browser import Visit, chromium, find_chromium, visiting  # noqa: E402
+from tests.serving import serving  # noqa: E402
 
 PDF, WORDS = ROOT / "tests" / "data" / "crazyones.pdf", "misfits"
 QUESTION = "What did the boy see at the window?"

@@ -11,7 +11,6 @@ JSON line, and writes benchmarks/results/separation.json; the exit code is 1 whe
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from tests.serving import serving  # noqa: E402
 
 SECRET, TITLE = "Quillfeather", "harbour-ledger"
 TEXT = f"The keeper of the harbour is {SECRET}. " * 40
@@ -210,12 +211,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as home:
         keys = {name: _command(home, "users", "add", name)["key"] for name in ("ann", "ben")}
         ann = json.loads((Path(home) / "users.json").read_text())[0]
-        line = ["serve", "--behind-proxy", "--no-browser", "--port", "0", "--model", args.model]
-        said = open(Path(home) / "said.txt", "w+")  # noqa: SIM115  closed below
-        process = subprocess.Popen(_line(home, *line), stdout=said, stderr=said, cwd=ROOT, env=_environment())
-        try:
-            url = _url(process, Path(home) / "said.txt")
-            with httpx.Client(base_url=url, timeout=WAIT_S, headers={"Host": "lectern.example"}) as client:
+        command = _line(home, "serve", "--behind-proxy", "--no-browser", "--port", "0", "--model", args.model)
+        with serving(command, Path(home), WAIT_S) as server:
+            base, host = server.url.removesuffix("/v1"), {"Host": "lectern.example"}
+            with httpx.Client(base_url=base, timeout=WAIT_S, headers=host) as client:
                 while client.get("/health").json()["model"]["state"] == "loading":
                     time.sleep(0.5)
                 theirs = have(client, keys["ann"], "ann", ann["id"], ann["digest"])
@@ -225,10 +224,6 @@ def main() -> int:
                 own = {"Authorization": f"Bearer {keys['ann']}"}
                 kept = client.get(f"/v1/files/file-{theirs.document}", headers=own)
                 reached += [] if kept.status_code == 200 else ["the document is gone"]
-        finally:
-            process.terminate()
-            process.wait(60)
-            said.close()
     for kind, count in tried.most_common():
         print(f"{kind}: {count}")
     print(*reached, *open_routes, sep="\n")
@@ -240,26 +235,15 @@ def main() -> int:
 
 
 def _line(home: str, *words: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "app.cli", *words, "--home", home]
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    return ["-P", "-m", "app.cli", *words, "--home", home]
 
 
 def _command(home: str, *words: str) -> dict[str, Any]:
-    done = subprocess.run(_line(home, *words, "--json"), capture_output=True, text=True, check=True, cwd=ROOT,
-                          env=_environment())  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *_line(home, *words, "--json")], capture_output=True, text=True, check=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _url(process: "subprocess.Popen[bytes]", said: Path) -> str:
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until and process.poll() is None:
-        if found := re.search(r"reach Lectern at (http://127\.0\.0\.1:\d+)/v1", said.read_text()):
-            return found[1]
-        time.sleep(0.2)
-    raise RuntimeError(f"Lectern did not start: {said.read_text()[-500:]}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 """A real browser on a real server, for the browser tests and the screenshots."""
 
-import os
-import re
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.serving import START_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Without these Chromium itself asks its maker for updates and variations.
 QUIET = (
@@ -25,78 +21,11 @@ QUIET = (
     "--no-first-run",
     "--disable-dev-shm-usage",
 )
-START_S = 120
 expect.set_options(timeout=20_000)  # a busy machine draws late
 
 
 def find_chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
-
-
-@dataclass
-class Server:
-    """A served page.
-
-    Attributes:
-        url: what the server printed, with the key of this start.
-        contacts: names and addresses beyond loopback that the server process asked for.
-    """
-
-    url: str
-    log: list[str] = field(default_factory=list)
-    contacts_file: Path | None = None
-
-    @property
-    def base(self) -> str:
-        """The address without the key, which the page has once it is open."""
-        return self.url.partition("?")[0]
-
-    @property
-    def contacts(self) -> list[str]:
-        file = self.contacts_file
-        return file.read_text(encoding="utf-8").splitlines() if file and file.exists() else []
-
-
-@contextmanager
-def serving(arguments: Sequence[str], folder: Path) -> Iterator[Server]:
-    """Run `python ARGUMENTS` until the block ends; ready when it says its URL."""
-    contacts = folder / "contacts.txt"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "guard"), str(ROOT)]),
-        "LECTERN_TEST_CONTACTS": str(contacts),
-        "PYTHONUNBUFFERED": "1",
-    }
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    server = Server("", contacts_file=contacts)
-    open_now = threading.Event()
-
-    def listen() -> None:
-        for line in process.stdout:
-            server.log.append(line.rstrip())
-            if found := re.search(r"Lectern is open at (http://\S+)", line):
-                server.url = found.group(1)
-                open_now.set()
-        open_now.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    try:
-        assert open_now.wait(START_S) and server.url, "the server did not start:\n" + "\n".join(server.log)
-        yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
 
 
 @contextmanager
@@ -145,7 +74,9 @@ class Visit:
 
 
 @contextmanager
-def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 860, scheme: str = "light"):
+def visiting(
+    browser: Browser, url: str, *, width: int = 1280, height: int = 860, scheme: str = "light", start_s: float = START_S
+):
     """Open the page in a fresh profile; yields a Visit."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -165,8 +96,8 @@ def visiting(browser: Browser, url: str, *, width: int = 1280, height: int = 860
     page.on("websocket", lambda socket: visit.outside.append(socket.url))
     page.on("console", lambda message: visit.errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: visit.errors.append(str(error)))
-    page.goto(url, timeout=START_S * 1000)
-    expect(page.locator("#question textarea")).to_be_visible(timeout=START_S * 1000)
+    page.goto(url, timeout=start_s * 1000)
+    expect(page.locator("#question textarea")).to_be_visible(timeout=start_s * 1000)
     expect(page.locator(".lt-model")).to_be_visible()
     try:
         yield visit

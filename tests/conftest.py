@@ -11,7 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.browser import Server, Visit
+    from tests.browser import Visit
+    from tests.serving import Server
 
 from app.settings import SMALL_MODEL
 from app.setup.builds import nvidia_seen
@@ -105,7 +106,7 @@ def browser() -> "Iterator[Browser]":
 @pytest.fixture(scope="module")
 def fake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
     """The page over a fake chat; a module's FAKE_PACE_S is the pause per word and per reading step."""
-    from tests.browser import serving
+    from tests.serving import serving
 
     folder = tmp_path_factory.mktemp("fake")
     pace_s = str(getattr(request.module, "FAKE_PACE_S", 0))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import ROOT, Server, Visit, find_chromium, serving, visiting
+from tests.browser import Visit, find_chromium, visiting
+from tests.serving import ROOT, Server, serving
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import ROOT, Server, Visit, find_chromium, serving, visiting
+from tests.browser import Visit, find_chromium, visiting
+from tests.serving import ROOT, Server, serving
 from tests.fake_chat import ENDLESS
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 from tests.test_browser_places import DROP

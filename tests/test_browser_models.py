@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import Visit, find_chromium, serving, visiting
+from tests.browser import Visit, find_chromium, visiting
+from tests.serving import serving
 from tests.chat.checkpoints import save_checkpoint
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.browser import ROOT, Server, Visit, find_chromium, visiting
+from tests.browser import Visit, find_chromium, visiting
+from tests.serving import ROOT, Server
 from tests.fake_chat import ENDLESS
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
