@@ -154,6 +154,13 @@ def test_the_rules_can_fail(tmp_path, monkeypatch):
         assert (complaint is None and not found) or complaint in found[0], source
 
 
+def test_the_running_app_imports_transformers_in_one_place():
+    """Two threads that import it at once would be given different modules: see app/models/stock.py."""
+    rooms = [path for path in MODULES if unit_of(path) in ("models", "runtime")]
+    bare = [relative(path) for path in rooms if {"transformers"} & {n.partition(".")[0] for n in imports(path)}]
+    assert bare == ["app/models/stock.py", "app/runtime/step.py"]  # step.py does when a model is there
+
+
 def test_imported_libraries_are_declared():
     declared = set(re.findall(r"^[a-z][a-z0-9-]*", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     used = {name.partition(".")[0] for path in MODULES for name in imports(path)} & set(LIBRARIES)

@@ -192,9 +192,9 @@ def load_model(
         ModelError: weights or adapter do not fit together.
     """
     from safetensors import SafetensorError
-    from transformers.utils import logging as transformers_logging
+    from app.models.stock import transformers
 
-    transformers_logging.disable_progress_bar()  # the app shows its own state
+    transformers.utils.logging.disable_progress_bar()  # the app shows its own state
     try:
         model, found = load_stock(
             folder,

@@ -13,11 +13,11 @@ from typing import Any
 
 import psutil
 import torch
-import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
 from app import __version__
+from app.models.stock import transformers
 from app.errors import ConfigError, InputError, ModelError
 from app.models.adapter import EMBEDDINGS, HEAD, Adapter, check_base, check_fit, find_base, read_adapter
 from app.models.checkpoint import read_recipe

@@ -15,8 +15,8 @@ import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
+from app.models.stock import transformers
 from app.errors import ModelError
 from app.models.adapter import TRAINABLE_FILE, Adapter, base_name
 from app.models.folder import fingerprint, stored_weights, weight_files
@@ -62,7 +62,7 @@ def compare(
     Raises:
         ModelError: the merged model is another.
     """
-    transformers_logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     stored = stored_weights(merged)
     count = sum(math.prod(entry.shape) for entry in stored.values())
     need, free = int(ROOM * 4 * count), psutil.virtual_memory().available

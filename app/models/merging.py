@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
+from app.models.stock import transformers
 from app.errors import ModelError
 from app.models.adapter import EMBEDDINGS, HEAD, TOKEN_ROWS, TRAINABLE_FILE, Adapter, base_name, part_of
 from app.models.files import GGUF_LIST, first_line

@@ -6,13 +6,17 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import InputError, ModelError, StoreError
 from app.models.fits import Fit
 from app.models.gguf_header import SPLIT_NAME
 from app.settings import ROOT, Settings
+
+if TYPE_CHECKING:
+    from app.models.inspect import Inspection
 
 log = logging.getLogger(__name__)
 
@@ -317,11 +321,26 @@ def _package(path: Path, settings: Settings) -> LocalModel | None:
 def _inspected(path: Path, model: str, place: str, name: str) -> LocalModel:
     from app.models.inspect import inspect
 
-    seen = inspect(path)
+    alone = not (path / "adapter_config.json").exists()  # what an adapter is depends on its base
+    seen = _seen(path, _stamps(path)) if alone else inspect(path)
     choices: tuple[Choice, ...] = ()
     if seen.usable:
         choices = (Choice(str(seen.base), str(path)) if seen.base else Choice(model),)
     return LocalModel(name, path, place, seen.kind, seen.facts, seen.usable, seen.reasons, _weight_bytes(path), choices)
+
+
+@lru_cache(maxsize=256)
+def _seen(path: Path, _stamps: tuple[tuple[str, int, int], ...]) -> "Inspection":
+    """What a checkpoint's folder or file is; looked at once, as long as its files stay."""
+    from app.models.inspect import inspect
+
+    return inspect(path)
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int, int], ...]:
+    files = sorted(path.iterdir()) if path.is_dir() else sorted(path.parent.glob("*.gguf"))  # with its other parts
+    found = ((file.name, file.stat()) for file in files if file.exists())
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def _with_base(model: LocalModel, bases: Sequence[str]) -> LocalModel:

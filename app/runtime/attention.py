@@ -9,8 +9,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
+from app.models.stock import transformers
 from app.kernels.backend import use_triton
 from app.kernels.decode import decode_attention
 from app.kernels.h2o import attention_mass, causal_mass
@@ -344,8 +344,8 @@ class IdentityRotary(nn.Module):
 
 def install(model, spec: AttentionSpec) -> None:
     """Put region attention into a model through its public seams: attention and mask by name, and rotary module."""
-    AttentionInterface.register(NAME, lectern_attention)
-    AttentionMaskInterface.register(NAME, refuse_padding)
+    transformers.AttentionInterface.register(NAME, lectern_attention)
+    transformers.AttentionMaskInterface.register(NAME, refuse_padding)
     model.set_attn_implementation(NAME)
     model.model.rotary_emb = IdentityRotary()
     for layer in model.model.layers:

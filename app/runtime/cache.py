@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from app.models.stock import transformers
 from app.errors import CancelledError
 from app.kernels.layout import Pages, Places
 from app.memory.memory import RegionMemory
@@ -27,7 +27,7 @@ class HeldSteps(Protocol):
     def append(self, number: int, keys: Tensor, values: Tensor) -> None: ...
 
 
-class RegionLayer(CacheLayerMixin):
+class RegionLayer(transformers.cache_utils.CacheLayerMixin):
     """Thin adapter between one decoder layer and the cache."""
 
     def __init__(self, cache: "RegionCache", number: int) -> None:
@@ -73,7 +73,7 @@ class RegionLayer(CacheLayerMixin):
         raise ValueError("beam search is not supported: the scores of regions cannot follow the beams")
 
 
-class RegionCache(Cache):
+class RegionCache(transformers.cache_utils.Cache):
     """Attached memories and the tail.
 
     Attributes:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
+from app.models.stock import transformers
 from app.errors import ModelError
 from app.memory.pools import Tiers
 from app.models import checkpoint, shipped
@@ -58,7 +58,7 @@ def check(settings: Settings) -> tuple[Path, Recipe, Any]:
     if settings.adapter:
         check_adapter(settings.adapter, folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare Exceptions for a damaged file
         raise ModelError(f"{folder}: the tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast:

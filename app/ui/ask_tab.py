@@ -44,7 +44,7 @@ class AskTab:
         view: components of the conversation; `show` gives their values for a chat id, None for a new chat.
         policy: the list of policies, set by `show`.
         library: components that depend on the library; `refresh` gives their values for picked documents and policy.
-        news: values of `library` when something was read; what is picked stays.
+        again, news: values of `library` when it is looked at again, and when something was read; what is picked stays.
         kept: what the browser keeps of the chat for a reload; see `asking.reopened`.
         streams: events that write into the conversation; showing another one has to cancel them.
         remark: what is said about the model, beside the question box.
@@ -60,6 +60,7 @@ class AskTab:
     show: Callable[[str | None], tuple[Any, ...]]
     library: list[Any]
     refresh: Callable[..., tuple[Any, ...]]
+    again: Callable[..., tuple[Any, ...]]
     news: Callable[..., tuple[Any, ...]]
     kept: gr.HTML
     streams: list[Any]
@@ -264,23 +265,28 @@ def build(
         buttons += [gr.update(visible=False)] * (examples.SHOWN - len(asked))
         return picker, asking.welcome(chat, picked), sample, shown, *buttons
 
+    def again(picked: list[str], policy: str = "") -> tuple[Any, ...]:
+        """What is picked is set only where it is gone: another may be picked while this is found out."""
+        picker, *others = refresh(picked, policy)
+        return {name: value for name, value in picker.items() if name != "value" or value != (picked or [])}, *others
+
     def news(picked: list[str], policy: str = "") -> tuple[Any, ...]:
-        if not picked:  # perhaps something is by now: this must not undo it
+        if not picked:
             return gr.update(choices=asking.choices(chat, policy)), *[gr.skip()] * (len(library) - 1)
-        picker, _welcome, _sample, *asked = refresh(picked, policy)
+        picker, _welcome, _sample, *asked = again(picked, policy)
         return picker, gr.skip(), gr.skip(), *asked
 
     streams = _wire_asking(chat, reading, parts, view, stream, values, show)
     for event in streams:  # asking may have read a document
-        event.then(refresh, [parts.picker, parts.controls.policy], library, queue=False, **PRIVATE)
+        event.then(again, [parts.picker, parts.controls.policy], library, queue=False, **PRIVATE)
     _wire_documents(chat, reading, line, parts, view, library, refresh, show, streams)
     _wire_adding(chat, reading, uploads, parts, library, refresh)
     _wire_evidence(chat, parts)
     answer_settings.wire(chat, parts.controls, parts.chat_id, parts.status)
     switching.wire(chat, "model-back", parts.status, header)
     return AskTab(
-        parts.chat_id, parts.picker, parts.controls.policy, view, show, library, refresh, news, parts.kept, streams,
-        parts.remark, parts.side, parts.other, parts.controls.settings,
+        parts.chat_id, parts.picker, parts.controls.policy, view, show, library, refresh, again, news, parts.kept,
+        streams, parts.remark, parts.side, parts.other, parts.controls.settings,
     )  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
         reload.then(lambda now: sidebar.listing(chat, now), asking.chat_id, listed, queue=False, **PRIVATE)
         # What was read and how long a text may be depends on the model too.
         for tab, look, given, shown in (
-            (ask, asking.refresh, [asking.picker, asking.policy], asking.library),
+            (ask, asking.again, [asking.picker, asking.policy], asking.library),
             (library, lambda: library_tab.table(chat, queue), None, shelf.table),
             (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
             (models, lambda: models_tab.shown(chat), None, shelves.outputs),

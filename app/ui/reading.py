@@ -17,7 +17,7 @@ from app.ui.plainly import plainly
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
-BUSY_S, IDLE_S = 0.5, 2.0  # between two looks at the queue
+BUSY_S, IDLE_S = 1.0, 3.0  # between two looks at the queue; each takes the browser a tenth of a second and more
 
 # Numbers are written into what is drawn already: drawing it anew would close what the user has opened.
 _LIVE = """

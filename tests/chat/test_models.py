@@ -14,6 +14,7 @@ import app.runtime.load
 from app.chat import DocumentChat
 from app.errors import InputError, LecternError, ModelError, NotFoundError
 from app.models.folder import cached
+from app.models.inspect import inspect
 from app.models.shelf import Choice, KnownModels, LocalModel, add_folder, local_models, remove_folder
 from app.runtime.load import first_try
 from app.settings import Settings
@@ -85,6 +86,21 @@ def test_everything_is_listed_with_the_reason_that_keeps_it_from_use(home: Path,
     assert not found["broken"].usable and not found["broken"].choices
     assert "cut short" in found["broken"].reasons[0]
     assert found["alpha"].facts["trained length"] == "64 tokens" and found["alpha"].size_bytes > 100_000
+
+
+def test_a_checkpoint_is_looked_at_once_until_its_files_change(made: Path, tmp_path: Path, monkeypatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("app.models.inspect.inspect", lambda path, look=inspect: looked.append(path.name) or look(path))
+    shutil.copytree(made / "beta", tmp_path / "home" / "models" / "mine")
+    settings = Settings(home=tmp_path / "home")
+    local_models(settings)
+    seen = looked.count("mine")
+    local_models(settings)
+    assert seen == looked.count("mine") == 1
+    config = tmp_path / "home" / "models" / "mine" / "config.json"
+    config.write_text("{}", encoding="utf-8")
+    (mine,) = [model for model in local_models(settings) if model.name == "mine"]
+    assert looked.count("mine") == 2 and not mine.usable
 
 
 def test_an_adapter_is_offered_on_the_base_that_it_names_else_on_those_it_fits(home: Path, made: Path) -> None:

@@ -38,6 +38,16 @@ def test_model_work_is_done_one_at_a_time(chat: FakeDocumentChat) -> None:
     assert len([fn for fn in blocks.fns.values() if fn.concurrency_id == "gpu"]) == 13
 
 
+def test_what_is_picked_is_set_only_where_it_is_gone(chat: FakeDocumentChat, book: Path) -> None:
+    """The library may be looked at for long, and another document be picked meanwhile."""
+    document = chat.add_document(book).id
+    blocks = build(chat, run_passkey=fake_passkey_run)
+    again = next(fn.fn for fn in blocks.fns.values() if fn.name == "again")
+    for picked in ([], None, [document]):
+        assert "value" not in again(picked, "keep-all")[0]
+    assert again([document, "gone"], "keep-all")[0]["value"] == [document]
+
+
 def test_uploads_stay_in_the_data_folder(chat: FakeDocumentChat, config: dict) -> None:
     assert Path(os.environ["GRADIO_TEMP_DIR"]).is_relative_to(chat.settings.folder)
 
