@@ -78,6 +78,7 @@ class SqliteFile:
         self._text_factory = text_factory
         self._writing = threading.RLock()
         self._inside: int | None = None  # the thread whose transaction is open
+        self._then: list[Callable[[], None]] = []  # what waits for its end
         self._gate = threading.Condition()
         self._idle: list[Database] = []
         self._borrowed = 0
@@ -105,9 +106,20 @@ class SqliteFile:
                 self._writer.commit()
             except BaseException:
                 self._writer.rollback()
+                self._then.clear()
                 raise
             finally:
                 self._inside = None
+            then, self._then = self._then, []
+            for action in then:
+                action()
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Do something when the transaction of this thread is committed, at once where there is none."""
+        if self._inside == threading.get_ident():
+            self._then.append(action)
+        else:
+            action()
 
     @contextmanager
     def read(self) -> Iterator[Database]:

@@ -68,6 +68,7 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
         self._notes: list[str] = []
         self._copying = threading.RLock()
         self._rescued: str | None = None
+        self._collecting = threading.Lock()
         self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-background")
         if full:
             self._notes.append(f"{home}: the disk is full. {FULL}")
@@ -89,7 +90,7 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
 
     def set_manifest(self, id: str, recipe: str, memory: int, keys: Sequence[str]) -> None:
         super().set_manifest(id, recipe, memory, keys)
-        self.blocks.settle(keys)
+        self._library.after_commit(lambda: self.blocks.settle(keys))
 
     def delete_document(self, id: str) -> None:
         self._without(self.own_keys(document=id), lambda: super(Store, self).delete_document(id))
@@ -147,7 +148,7 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
         after: int | None = None,
     ) -> tuple[Message, Message]:
         messages = super().save_turn(chat, question, answer, stats, evidence, tail, after=after)
-        self.blocks.settle(tail.keys if tail else ())
+        self._library.after_commit(lambda: self.blocks.settle(tail.keys if tail else ()))
         if after is not None:
             self._later(self.collect_garbage)
         self._later(self._back_up_when_due)
@@ -173,14 +174,15 @@ class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
 
         None for a day after library.db was replaced by a smaller or another one.
         """
-        if self.blocks.library_shrank(*astuple(copies.life(self._library))):
-            return 0  # what another library.db named may come back with it
-        kept = self.sources()  # in this order: a file is kept after its document
-        with self._library.read() as db:
-            known = {row[0] for row in db.execute("SELECT id FROM document")}
-        for document in kept.keys() - known:
-            self.forget_source(document)
-        return self._delete_unnamed(self.blocks.settled_keys())
+        with self._collecting:  # what one thread knows of the library must not be older than what another noted
+            if self.blocks.library_shrank(*astuple(copies.life(self._library))):
+                return 0  # what another library.db named may come back with it
+            kept = self.sources()  # in this order: a file is kept after its document
+            with self._library.read() as db:
+                known = {row[0] for row in db.execute("SELECT id FROM document")}
+            for document in kept.keys() - known:
+                self.forget_source(document)
+            return self._delete_unnamed(self.blocks.settled_keys())
 
     def _delete_unnamed(self, keys: Sequence[str]) -> int:
         """Delete those blocks that no memory and no chat names; returns how many."""

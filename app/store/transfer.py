@@ -226,7 +226,6 @@ def _take(store: Store, documents: Sequence[_Incoming], chat: _Chat, keys: Seque
         for role, content, stats, evidence in chat.messages
     ]
     store.import_messages(created, messages, tail)
-    store.blocks.settle(keys)
     return created
 
 

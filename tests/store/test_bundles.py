@@ -4,6 +4,7 @@ import json
 import math
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(tmp_path: Path):
     store = open_store(tmp_path / "to")
+    store.catch_up()
     yield store
     store.close()
 
@@ -120,8 +122,25 @@ def test_adding_its_file_takes_the_mark_and_the_memory_that_came(file: Path, sto
     assert store.add_document(Document("Again", "text", SHA256, ())) == id
 
 
+def test_what_comes_in_is_no_garbage_before_it_is_named(file: Path, store: Store, monkeypatch) -> None:
+    """Another thread collects while the names of blocks are written, but not yet committed."""
+    named, collected = store.import_messages, []
+
+    def meanwhile(*values) -> None:
+        with ThreadPoolExecutor(1) as other:
+            collected.append(other.submit(store.collect_garbage).result())
+        named(*values)
+
+    monkeypatch.setattr(store, "import_messages", meanwhile)
+    tail = store.tail(take(store, file))
+    assert collected == [0] and store.blocks.known_prefix(tail.keys) == 3
+    assert store.blocks.known_prefix(store.blocks.chain_keys(RECIPE, TOKENS, GROUP)) == 0  # of a document not proven
+    assert store.stats()["blocks"] == 6 and store.collect_garbage() == 0
+
+
 def test_a_document_that_is_here_serves_with_its_own_memory(file: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "from")
+    store.catch_up()
     before = store.stats()["blocks"]
     chat = take(store, file)
     (info,) = store.documents(RECIPE)
