@@ -1,6 +1,6 @@
 """What other libraries read of the files of `formats.py`: prints {library version: {file: text}} as JSON.
 
-    PYTHON_WITH_THE_LIBRARIES benchmarks/formats_others.py FOLDER
+PYTHON_WITH_THE_LIBRARIES benchmarks/formats_others.py FOLDER
 """
 
 import json

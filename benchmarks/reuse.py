@@ -176,9 +176,7 @@ def main() -> int:
     from benchmarks import machine
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)"
-    )
+    parser.add_argument("--model", default=str(SMALL_MODEL), help="checkpoint folder (the small model that ships)")
     parser.add_argument("--kilobytes", type=int, default=100, help="of text in the book (100)")
     parser.add_argument("--output", type=Path, default=machine.ROOT / "benchmarks" / "results" / "reuse.json")
     args = parser.parse_args()

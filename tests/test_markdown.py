@@ -96,6 +96,7 @@ def test_generated_text_has_no_html_in_exports() -> None:
             assert not kinds & {"html_block", "html_inline", "image"}, (text, made)
         assert not re.search(r"<(?:b>|img|!--)", markdown.html(text)), text
 
+
 @pytest.mark.parametrize(
     ("text", "display"),
     [

@@ -98,9 +98,7 @@ def answer_values(done: Done) -> dict[str, Any]:
     stats = done.stats
     return {
         "evidence": [passage_values(passage) for passage in done.evidence],
-        "citations": [
-            {"index": place, "evidence": done.evidence[number - 1].id} for place, number in done.stats.cited
-        ],
+        "citations": [{"index": place, "evidence": done.evidence[number - 1].id} for place, number in done.stats.cited],
         "tokens": [look_values(look, done.evidence) for look in done.looks],
         "focus": list(stats.focus),
         "mute": list(stats.mute),

@@ -48,9 +48,7 @@ def check_ratio(name: str, unpacked_bytes: int, packed_bytes: int) -> None:
         )
 
 
-def open_archive(
-    path: Path, name: str, cancelled: Cancelled = never
-) -> tuple[zipfile.ZipFile, list[Entry], Sieve]:
+def open_archive(path: Path, name: str, cancelled: Cancelled = never) -> tuple[zipfile.ZipFile, list[Entry], Sieve]:
     """The files of a zip archive that a codebase is read from, and what left the others out.
 
     The caller closes the archive. One folder around everything, as GitHub makes it, is not part of the paths.

@@ -115,9 +115,7 @@ def load_codebase(
     return Document(title, "code", digest, tuple(_parts(sources)), tuple(skipped), notes)
 
 
-def load_code_file(
-    path: Path, name: str, *, encoding: str | None = None, cancelled: Cancelled = never
-) -> Document:
+def load_code_file(path: Path, name: str, *, encoding: str | None = None, cancelled: Cancelled = never) -> Document:
     """Read one source file as a document.
 
     Raises:
@@ -221,9 +219,7 @@ def _parts(sources: dict[str, _Source]) -> list[Part]:
     return parts
 
 
-def _places(
-    places: Sequence[tuple[int, str]], path: str, shift: int, size: int
-) -> tuple[tuple[int, str], ...]:
+def _places(places: Sequence[tuple[int, str]], path: str, shift: int, size: int) -> tuple[tuple[int, str], ...]:
     """The places of a file's text that a piece of `size` characters holds, which stand `shift` characters later."""
     moved = [(max(0, start + shift), f"{path}, {label}") for start, label in places if start + shift < size]
     before = max((number for number, (start, _) in enumerate(moved) if start == 0), default=0)

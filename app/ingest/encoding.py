@@ -23,8 +23,10 @@ _CANDIDATES = """
     iso8859-7 iso8859-8 iso8859-9 iso8859-15 koi8-r koi8-u cp437 cp737 cp850 cp852 cp857 cp862 cp866 mac-roman mac-greek
     mac-cyrillic mac-latin2 mac-turkish shift_jis cp932 euc-jp iso2022-jp-2 euc-kr cp949 gb18030 big5
     """.split()
-_MULTIBYTE = set("""cp932 cp949 shift_jis shift_jis_2004 euc_jp euc_jis_2004 euc-jp euc_kr gb18030 big5 big5hkscs
-    iso2022_jp_2 johab""".split())
+_MULTIBYTE = set(
+    """cp932 cp949 shift_jis shift_jis_2004 euc_jp euc_jis_2004 euc-jp euc_kr gb18030 big5 big5hkscs
+    iso2022_jp_2 johab""".split()
+)
 _WIDER = {"iso8859-1": "cp1252", "iso8859-9": "cp1254"}  # what files that claim the one are written in
 _WINDOWS = {
     "iso8859-2": "cp1250", "iso8859-6": "cp1256", "iso8859-7": "cp1253", "iso8859-8": "cp1255", "iso8859-15": "cp1252",

@@ -7,9 +7,7 @@ _LONGEST_FRONT_CHARS = 60_000
 _NAME_CHARS = 5_000  # at the beginning, where the project is named
 _WORK = r"(?:(?:THE|THIS) )?PROJECT GUTENBERG'?S? (?:E-?BOOK|E-?TEXT)"
 _LINES = re.IGNORECASE | re.MULTILINE
-_START = re.compile(
-    rf"^[ \t]*\*{{1,3}} ?START OF {_WORK}[^*]{{0,400}}?(?:\*{{1,3}}|(?=\n[ \t]*\n))[^\n]*\n", _LINES
-)
+_START = re.compile(rf"^[ \t]*\*{{1,3}} ?START OF {_WORK}[^*]{{0,400}}?(?:\*{{1,3}}|(?=\n[ \t]*\n))[^\n]*\n", _LINES)
 _SMALL_PRINT_END = re.compile(
     r"^[ \t]*\*{1,3} ?END ?\*{0,3} ?THE SMALL PRINT[^\n]*\n(?:[^\n]*\*END\*[^\n]*\n)?", _LINES
 )

@@ -90,9 +90,7 @@ def compare(
     return check, ""
 
 
-def check_once(
-    adapter: Adapter, base: Path, rope: dict[str, Any] | None, known: MutableMapping[str, str]
-) -> str:
+def check_once(adapter: Adapter, base: Path, rope: dict[str, Any] | None, known: MutableMapping[str, str]) -> str:
     """Compare an adapter with its merge before it is loaded, once for each adapter and base.
 
     Args:

@@ -177,9 +177,7 @@ def build(
         cancels=open_chat.cancels,
         queue=False,
     )
-    actions.on(
-        "chat-open", open_chat.handler, outputs=open_chat.outputs, cancels=open_chat.cancels, **actions.SHOWS
-    )
+    actions.on("chat-open", open_chat.handler, outputs=open_chat.outputs, cancels=open_chat.cancels, **actions.SHOWS)
     actions.on(
         "chat-rename",
         lambda key, title, words: rename(chat, key, title, words),

@@ -36,6 +36,7 @@ KINDS = {
 }  # fmt: skip
 UNITS = {"pdf": "page", "code": "file", "slides": "slide", "notebook": "cell"}  # of others: section
 
+
 def _state(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
     """The state cell of a document's row; `queue`: ids of those that wait to be read, in order."""
     words = {"new": document.detail or "not read yet", "reading": "not read to its end", "read": "read"}
@@ -48,9 +49,7 @@ def _state(document: DocumentInfo, queue: Sequence[str] = ()) -> str:
     elif state != "read" and document.id in queue:
         state, live = "reading", f' data-live="{escape(document.id)}"'
         text = "reading" if queue[0] == document.id else "waits to be read"
-    return (
-        f'<span class="lt-state lt-{state}"><span class="lt-dot"></span><span{live}>{escape(text)}</span></span>'
-    )
+    return f'<span class="lt-state lt-{state}"><span class="lt-dot"></span><span{live}>{escape(text)}</span></span>'
 
 
 def _remarks(document: DocumentInfo) -> str:
@@ -222,9 +221,7 @@ class LibraryTab:
     table: gr.HTML
 
 
-def build(
-    chat: "DocumentChat", reading: BackgroundReading, open_ask: Reaction, uploads: Uploads
-) -> LibraryTab:
+def build(chat: "DocumentChat", reading: BackgroundReading, open_ask: Reaction, uploads: Uploads) -> LibraryTab:
     """Lay the tab out inside the current gr.Tab and wire it.
 
     Args:

@@ -64,6 +64,7 @@ def build(chat: "DocumentChat") -> Search:
         return hits(chat, words), ""
 
     query.change(look, query, [found, shown], queue=False, trigger_mode="always_last", **PRIVATE)
+
     def opened(target: str, words: str) -> str:
         return leafing.document(chat, target, words=words)
 
@@ -79,4 +80,3 @@ def build(chat: "DocumentChat") -> Search:
     actions.on(LIBRARY.find, found_in, form=True, outputs=shown, queue=False)
     actions.on(LIBRARY.close, lambda _id: "", outputs=shown, queue=False)
     return Search(query, found, shown)
-

@@ -21,10 +21,7 @@ SWITCHES = (
     'title="Keyboard shortcuts">?</button>'
 )
 
-SIDE = (
-    '<div class="lt-side-head"><button type="button" class="lt-button" data-here="fresh">New chat</button>'
-    "</div>"
-)
+SIDE = '<div class="lt-side-head"><button type="button" class="lt-button" data-here="fresh">New chat</button></div>'
 
 # Of Gradio 6.31's own font files these have Latin letters; its SemiBold files, Lora and Source Sans 3 do not.
 _WEIGHTS = (400, 700)

@@ -162,7 +162,7 @@ def _found(shown: Shown) -> str:
     rows = "".join(
         f'<li><button type="button" class="lt-tool" data-do="{shown.doing.turn}" '
         f'data-id="{escape(f"{shown.key}@{index}|{shown.words}")}"'
-        f'{" aria-current=true" if index == shown.part.index else ""}>{escape(place)}</button></li>'
+        f"{' aria-current=true' if index == shown.part.index else ''}>{escape(place)}</button></li>"
         for index, place in shown.found
     )
     return f'<ul class="lt-hits" aria-label="Places">{rows}</ul>'

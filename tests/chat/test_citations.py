@@ -38,7 +38,7 @@ def test_a_refusal_cites_nothing(answer: str) -> None:
 
 
 def test_sentences_end_where_a_reader_says_so() -> None:
-    text = "Mr. Orlov paid 3.50 to J. Smith. \"Why?\" he asked.\n- one\n- two"
+    text = 'Mr. Orlov paid 3.50 to J. Smith. "Why?" he asked.\n- one\n- two'
     assert [text[start:end].strip() for start, end, _ in sentences(text)] == [
         "Mr. Orlov paid 3.50 to J. Smith.", '"Why?"', "he asked.", "- one", "- two",
     ]  # fmt: skip

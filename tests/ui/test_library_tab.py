@@ -159,9 +159,7 @@ def test_table_escapes_titles(chat: FakeDocumentChat, book: Path) -> None:
     assert "<script>" not in html and "&lt;script&gt;" in html
 
 
-def test_delete(
-    chat: FakeDocumentChat, book: Path, reading: BackgroundReading
-) -> None:
+def test_delete(chat: FakeDocumentChat, book: Path, reading: BackgroundReading) -> None:
     key = chat.add_document(book).id
     status, table = library_tab.delete(chat, reading, key)
     assert status == "" and "No documents yet" in table

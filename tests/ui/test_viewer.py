@@ -185,8 +185,8 @@ def test_a_web_page_has_headings_lists_and_tables() -> None:
     text = "Big\n\nSome words.\n\n- one\n- two\n\nA | B\n1 | <2>"
     part = Part(1, "Big", text, places=((0, "Big"), (5, "Big, paragraph 1")))
     html = page_text.text(part, text.index("two"), len(text), "web")
-    assert "<h4>Big</h4><p>Some words.</p>" in html and "<ul><li style=\"--d:0\">- one</li>" in html
-    assert "<td><mark class=\"lt-mark\">&lt;2&gt;</mark></td>" in html and marked(html) == "two|A|B|1|<2>"
+    assert "<h4>Big</h4><p>Some words.</p>" in html and '<ul><li style="--d:0">- one</li>' in html
+    assert '<td><mark class="lt-mark">&lt;2&gt;</mark></td>' in html and marked(html) == "two|A|B|1|<2>"
 
 
 def test_the_passages_of_an_answer_follow_each_other() -> None:
