@@ -27,6 +27,7 @@ from app.eval import report
 from app.ingest import spans
 from app.ingest.load import load_document
 from app.records import Document
+from benchmarks import machine
 from tests.browser import chromium
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
@@ -57,6 +58,7 @@ def main() -> int:
         result["books"] = [book(path) for path in sorted(args.epubs.glob("*.epub"))] if args.epubs else []
         result["pdfs"] = pdfs(args.pdfs) if args.pdfs else {}
         result["large"] = [large(_large_pdf(folder), PAGES), large(_large_epub(folder), FILES)]
+    result |= machine.describe()
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for row in result.get("rows", ()):
         if row["problems"]:

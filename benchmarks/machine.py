@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe() -> dict[str, Any]:
-    """Hardware, versions, commit and date; torch must be importable."""
-    import torch
-    import transformers
-
+    """Hardware, versions of what is installed, commit and date."""
     values: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "commit": _commit(),
@@ -24,11 +23,15 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
     }
-    if torch.cuda.is_available():
-        values["gpu"] = torch.cuda.get_device_name()
+    for package in ("torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            values[package] = version(package)
+    if "torch" in values:
+        import torch
+
+        if torch.cuda.is_available():
+            values["gpu"] = torch.cuda.get_device_name()
     return values
 
 
@@ -38,4 +41,3 @@ def _commit() -> str:
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return answer.stdout.strip() or "unknown"
-

@@ -27,6 +27,7 @@ from app.ingest import ocr
 from app.ingest.files import never, no_progress
 from app.ingest.pdf import load_pdf
 from app.records import Box
+from benchmarks import machine
 from benchmarks.ocr_pages import Page, pages
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +50,7 @@ def main() -> int:
         "benchmark": "ocr", "pages": rows, "scans": scans, "wrong": round(fmean(row["wrong"] for row in rows), 5),
         "wrong_clean_300": round(fmean(clean), 5) if clean else None,
         "boxes_right": round(fmean(row["boxes"] for row in rows), 4),
-        "pages_per_cpu_s": round(len(rows) / used, 3), "cpu_s": round(used, 1),
+        "pages_per_cpu_s": round(len(rows) / used, 3), "cpu_s": round(used, 1), **machine.describe(),
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(report.table(["page", "wrong", "boxes"], [list(row.values()) for row in rows]))

@@ -31,6 +31,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import machine  # noqa: E402
+
 TEXT = "The lighthouse of Skerry is kept by Ann Marlow. She has a dog named Piper.\n" * 3
 QUESTION, SECOND = "Who keeps the lighthouse?", "And what is the dog called?"
 MODEL, MOST = "lectern", 8
@@ -387,7 +391,10 @@ def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
     asked = {row["client"] for row in rows}
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     kept = [row for row in before if row["client"] not in asked]
-    file.write_text(json.dumps({"benchmark": "clients", "rows": [*kept, *rows]}, indent=1) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps({"benchmark": "clients", "rows": [*kept, *rows], **machine.describe()}, indent=1) + "\n",
+        encoding="utf-8",
+    )
 
 
 def main() -> int:

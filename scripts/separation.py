@@ -25,6 +25,7 @@ from urllib.parse import quote
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import machine  # noqa: E402
 from tests.serving import serving  # noqa: E402
 
 SECRET, TITLE = "Quillfeather", "harbour-ledger"
@@ -228,7 +229,7 @@ def main() -> int:
         print(f"{kind}: {count}")
     print(*reached, *open_routes, sep="\n")
     result = {"benchmark": "separation", "ways": tried.total(), "by_kind": dict(tried), "reached": reached,
-              "without_key": {"tried": 5 * len(ROUTES), "answered": open_routes}}  # fmt: skip
+              "without_key": {"tried": 5 * len(ROUTES), "answered": open_routes}, **machine.describe()}  # fmt: skip
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({"ways": tried.total(), "reached": len(reached), "without_key": len(open_routes)}))
     return 1 if reached or open_routes else 0
