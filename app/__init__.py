@@ -3,6 +3,7 @@
 Who may import whom; a row imports rows below it, never up or sideways (tests/test_imports.py):
 
     launch  cli
+    recovery  cluster
     ui  server
     api
     chat  eval  train  guard

@@ -16,7 +16,7 @@ APP = ROOT / "app"
 # A unit imports units of lower rows only. A package is one unit.
 ROWS = (
     ("launch", "cli"),
-    ("recovery",),
+    ("recovery", "cluster"),
     ("ui", "server"),
     ("api",),
     ("chat", "eval", "train", "guard"),
