@@ -2,9 +2,9 @@
 
     PYTHON_WITH_THE_LIBRARIES benchmarks/formats_made.py FOLDER
 
-python-docx, python-pptx, nbformat, pandoc and LibreOffice write them. Every construct holds a word of its own, such as
-`dx012`, so that a lost, doubled or moved one is seen. `expected.json` has for each file the words in reading order,
-those that no reader sees, and labels of some.
+python-docx, python-pptx, nbformat, pandoc and LibreOffice (with Math, without which it drops formulas) write them.
+Every construct holds a word of its own, such as `dx012`, so that a lost, doubled or moved one is seen. `expected.json`
+has for each file the words in reading order, those that no reader sees, and labels of some.
 """
 
 import json

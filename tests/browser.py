@@ -8,6 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from app.ui.ask_tab import TURNS
 from tests.serving import START_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -64,9 +65,11 @@ class Visit:
     def ask(self, question: str, *, timeout_s: float = 30) -> None:
         """Type a question, press Enter and wait for the end of the answer."""
         before = self.page.locator(".lt-foot").count()
+        turns = int(self.page.locator("#talk [data-turn]").last.get_attribute("data-turn")) if before else 0
         self.page.fill("#question textarea", question)
         self.page.keyboard.press("Enter")
-        expect(self.page.locator(".lt-foot")).to_have_count(before + 1, timeout=timeout_s * 1000)
+        expect(self.page.locator(f"#talk [data-turn='{turns + 1}']")).to_be_visible(timeout=timeout_s * 1000)
+        expect(self.page.locator(".lt-foot")).to_have_count(min(before + 1, TURNS), timeout=timeout_s * 1000)
         expect(self.page.locator("#question .submit-button")).to_be_visible(timeout=timeout_s * 1000)
 
     def scrolls_sideways(self) -> bool:

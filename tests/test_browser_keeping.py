@@ -1,5 +1,6 @@
 """The page in Chromium over a fake chat: forks, edits, files, search, pins."""
 
+import json
 import re
 from pathlib import Path
 
@@ -93,3 +94,28 @@ def test_words_are_found_and_memories_pinned(visit: Visit, tmp_path: Path) -> No
     row.get_by_role("button", name="Free").click()
     expect(row).to_contain_text("once read")
     assert not visit.scrolls_sideways()
+
+
+def test_a_long_chat_opens_at_its_end_and_shows_earlier_questions_in_their_place(visit: Visit, tmp_path: Path) -> None:
+    page, file = visit.page, tmp_path / "long.json"
+    texts = [text for turn in range(1, 26) for text in (f"Question {turn}?", "It says so. " * 30)]
+    file.write_text(json.dumps({"title": "A long talk", "messages": texts}), encoding="utf-8")
+    visit.tab("Chats")
+    page.get_by_role("button", name="Import a chat").click()
+    page.set_input_files("#import input[type=file]", str(file))
+    page.locator(".lt-chat", has_text="A long talk").get_by_role("button", name="A long talk").first.click()
+    questions = page.locator("#talk .user-row")
+    expect(questions).to_have_count(20)
+    expect(page.locator(".lt-foot").last).to_be_in_viewport()
+    earlier = page.get_by_role("button", name="Show what was asked earlier (5 questions)")
+    earlier.scroll_into_view_if_needed()
+    top = questions.get_by_text("Question 6?").bounding_box()["y"]
+    earlier.click()
+    expect(questions).to_have_count(25)
+    expect(questions.get_by_text("Question 1?")).to_have_count(1)
+    page.wait_for_timeout(500)  # what is drawn later must not move it
+    assert abs(questions.get_by_text("Question 6?").bounding_box()["y"] - top) < 80
+    expect(earlier).to_have_count(0)
+    visit.ask("And now?")
+    expect(questions).to_have_count(20)
+    expect(page.locator(".lt-foot").last).to_be_in_viewport()

@@ -22,6 +22,8 @@ from app.ui.viewer import ASK
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
+TURNS, MORE_TURNS = 20, 100  # of a chat: shown of those that were last, and shown more of at a click
+
 
 @dataclass(frozen=True)
 class Reaction:
@@ -191,14 +193,24 @@ def _place_list(label: str, example: str, name: str) -> gr.Dropdown:
     )
 
 
-def _messages(view: View) -> list[dict[str, Any]]:
-    """Gradio's messages, each as HTML of ours: Gradio's own Markdown would take its own view of what is code."""
+def _messages(view: View, turns: int) -> list[dict[str, Any]]:
+    """Gradio's messages, each as HTML of ours: Gradio's own Markdown would take its own view of what is code.
+
+    Args:
+        turns: so many of the last are shown: all messages travel and are drawn anew with every piece of an answer.
+    """
     messages = []
-    for message in view.messages:
+    begins = [place for place, message in enumerate(view.messages) if message.get("role") == "user"]
+    earlier = max(0, len(begins) - turns)
+    if earlier and not view.running:
+        messages.append({"role": "assistant", "content": gr.HTML(format.earlier(earlier, turns + MORE_TURNS))})
+    turn = earlier
+    for message in view.messages[begins[earlier] if earlier else 0 :]:
         if "foot" in message:
             html = message["foot"]
         elif message["role"] == "user":
-            html = markdown.plain_html(message["text"])
+            turn += 1
+            html = f'<div data-turn="{turn}">{markdown.plain_html(message["text"])}</div>'
         else:
             html = markdown.html(message["text"], message.get("marks", ()))
         messages.append({"role": message.get("role", "assistant"), "content": gr.HTML(html)})
@@ -221,9 +233,13 @@ def build(
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
 
     def values(
-        shown: View, box: Any, policy: Any = gr.skip(), settings: AnswerSettings | None = None
+        shown: View,
+        box: Any,
+        policy: Any = gr.skip(),
+        settings: AnswerSettings | None = None,
+        turns: int = TURNS,
     ) -> tuple[Any, ...]:
-        talk = gr.update(value=_messages(shown), visible=bool(shown.messages))
+        talk = gr.update(value=_messages(shown, turns), visible=bool(shown.messages))
         if shown.running:  # which chat it is changes at the end only: the user may have turned to another one
             key, kept, memory, other = (gr.skip(),) * 4
         else:
@@ -246,10 +262,10 @@ def build(
         except Exception as error:  # the chat was deleted in another window, say
             yield values(View(status=format.failure(error)), _running(False))
 
-    def show(chat_id: str | None) -> tuple[Any, ...]:
+    def show(chat_id: str | None, turns: int = TURNS) -> tuple[Any, ...]:
         try:
             own = chat.policy_of(chat_id), chat.answer_settings(chat_id)
-            return values(asking.show(chat, chat_id), _running(False), *own)
+            return values(asking.show(chat, chat_id), _running(False), *own, turns)
         except Exception as error:
             return values(View(status=format.failure(error)), _running(False))
 
@@ -365,6 +381,8 @@ def _wire_asking(
     shown = lambda turn, chat_id: values(branching.version(chat, chat_id, turn), gr.skip())  # noqa: E731
     actions.on("version", shown, inputs=parts.chat_id, outputs=view, **actions.SHOWS)
     back = lambda _id, chat_id: show(chat_id)  # noqa: E731
+    earlier = lambda id, chat_id: show(chat_id, int(id) if id.isdecimal() else TURNS)  # noqa: E731
+    actions.on("earlier", earlier, inputs=parts.chat_id, outputs=view, **actions.SHOWS)
     actions.on("unask", back, inputs=parts.chat_id, outputs=view, cancels=streams, queue=False)
     parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
     return streams

@@ -127,6 +127,19 @@ def waiting(text: str, stop: str = "", *, clock: bool = False) -> str:
     )
 
 
+def earlier(count_left: int, then_shown: int) -> str:
+    """A button over a long chat that shows more of its earlier turns.
+
+    Args:
+        count_left: turns that are not shown.
+        then_shown: turns that it asks for.
+    """
+    return (
+        f'<button type="button" class="lt-tool" data-do="earlier" data-id="{then_shown}">'
+        f"Show what was asked earlier ({plural(count_left, 'question')})</button>"
+    )
+
+
 def memory(line: MemoryLine) -> str:
     """What a chat remembers, in a sentence, and folded under it how; the bytes are those of all that is held."""
     if not line.tokens:

@@ -81,19 +81,34 @@
     for (const log of document.querySelectorAll('#talk :is([role=log], [aria-live]):not([aria-live=off])')) log.setAttribute('aria-live', 'off');
     const runs = Boolean(document.querySelector('#question .stop-button'));
     if (answering && !runs) {
+      if (talk() && below() < talk().clientHeight + 500) hold(0); // the passages under it
       if (!heard.isConnected) document.body.append(heard);
       say();
     }
     answering = runs;
   }).observe(document, { childList: true, subtree: true });
-  // A new question comes into view, also when the user had scrolled up.
-  let asked = 0;
+  // A new question, and the end of a chat that is opened, come into view, also when the reader had scrolled up; what is
+  // read stays where it is when earlier questions are put above it. Gradio draws for a while: until then it is held.
+  const talk = () => document.querySelector('#talk .message-wrap')?.parentElement;
+  const below = () => (talk() ? talk().scrollHeight - talk().scrollTop : 0);
+  let asked = '', held = null;
+  const hold = (distance) => {
+    held = { distance, until: Date.now() + 1500 };
+    requestAnimationFrame(keep);
+  };
+  const keep = () => {
+    if (!held || !talk()) return;
+    if (Date.now() < held.until) talk().scrollTop = talk().scrollHeight - held.distance;
+    else held = null;
+  };
+  for (const kind of ['wheel', 'touchmove', 'keydown', 'pointerdown'])
+    document.addEventListener(kind, ({ target }) => { if (target.closest?.('#talk')) held = null; }, { capture: true, passive: true });
+  document.addEventListener('click', ({ target }) => { if (target.closest('[data-do="earlier"]')) hold(below()); });
   new MutationObserver(() => {
-    const now = document.querySelectorAll('#talk .user-row').length;
-    if (now > asked) requestAnimationFrame(() => {
-      const talk = document.querySelector('#talk .message-wrap')?.parentElement;
-      if (talk) talk.scrollTop = talk.scrollHeight;
-    });
+    const last = [...document.querySelectorAll('#talk [data-turn]')].at(-1);
+    const now = last ? `${last.dataset.turn} ${last.textContent}` : '';
+    if (now !== asked) hold(0);
+    else if (held) requestAnimationFrame(keep);
     asked = now;
   }).observe(document, { childList: true, subtree: true });
   // Enter in a list of places takes the first match, and asks in the form of another question.

@@ -30,13 +30,16 @@ const write = () => {
 watch('value', write);
 write();
 """
+# The list stays as the reader left it: drawing anew closes it, in the same element or in another one.
 _OPEN = """
 let open = false;
-element.addEventListener('toggle', (event) => { open = event.target.open; }, true);
-watch('value', () => requestAnimationFrame(() => {
-  const queue = element.querySelector('details');
-  if (queue) queue.open = open;
-}));
+element.addEventListener('click', ({ target }) => {
+  if (target.closest('summary')) open = !target.closest('details').open;
+});
+new MutationObserver(() => {
+  const list = element.querySelector('details');
+  if (list && list.open !== open) list.open = open;
+}).observe(element, {childList: true, subtree: true, attributeFilter: ['open']});
 """
 
 

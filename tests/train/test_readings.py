@@ -99,7 +99,7 @@ def test_merged_lora_learns_what_peft_learns(readings):
     ours, theirs = learnt(readings, merged=True), learnt(readings, merged=False)
     torch.testing.assert_close(ours[0]["loss"], theirs[0]["loss"])
     for mine, other in zip(ours[1], theirs[1], strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(mine, other, atol=1e-4 * float(other.abs().max()), rtol=1e-3)
 
 
 def test_the_loss_is_that_of_its_sources(readings):
