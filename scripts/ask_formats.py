@@ -52,7 +52,8 @@ class Asked:
     def is_at(self, where: str) -> bool:
         """Whether a place, which may be one from a number to another, holds the fact's."""
         name, number = re.fullmatch(r"(.*?)([\d:]+)", self.label).groups()
-        found = re.search(rf"(?:^|· |\b){re.escape(name)}([\d:]+)(?:-([\d:]+))?(?= ·|$)", where)
+        name = re.escape(name).replace("line", "lines?")
+        found = re.search(rf"(?:^|· |\b){name}([\d:]+)(?:-([\d:]+))?(?= ·|$)", where)
         return bool(found) and _clock(found[1]) <= _clock(number) <= _clock(found[2] or found[1])
 
 

@@ -106,26 +106,27 @@ def parts_in(spans: Sequence[Span], token_start: int, token_end: int) -> list[Sp
 
 
 def label(part: Part, char_start: int, char_end: int, text_line: int | None = None) -> str:
-    """Where a passage stands: the page label, `path:first-last` lines of a file, chapter and line of a plain text, or
-    the places from that which it begins in to that which it ends in.
+    """Where a passage stands: the page label, `path:first-last` lines of a file, chapter and lines of a plain text,
+    or the places from that which it begins in to that which it ends in.
 
     Args:
         text_line: of a plain text's part, whose label only counts parts: number of the line that it begins on.
     """
-    if text_line is not None:
-        line = text_line + part.text.count("\n", 0, char_start)
-        chapter = _chapter_at(part, char_start)
-        return f"{shorten(chapter, _CHAPTER_CHARS, placeholder=' …')}, line {line:,}" if chapter else f"line {line:,}"
-    if part.places:
+    if text_line is None and part.places:
         return _from_to(_place_at(part, char_start), _place_at(part, max(char_start, char_end - 1)))
-    if part.first_line is None:
+    begins = part.first_line if text_line is None else text_line
+    if begins is None:
         return part.label
     passage = part.text[char_start:char_end]
     char_start += len(passage) - len(passage.lstrip("\n"))
     char_end -= len(passage) - len(passage.rstrip("\n"))
-    first = part.first_line + part.text.count("\n", 0, char_start)
-    last = part.first_line + part.text.count("\n", 0, max(char_start, char_end))
-    return f"{part.label}:{max(1, first)}-{max(1, last)}"
+    first = max(1, begins + part.text.count("\n", 0, char_start))
+    last = max(1, begins + part.text.count("\n", 0, max(char_start, char_end)))
+    if text_line is None:
+        return f"{part.label}:{first}-{last}"
+    lines = f"line {first:,}" if first == last else f"lines {first:,}-{last:,}"
+    chapter = _chapter_at(part, char_start)
+    return f"{shorten(chapter, _CHAPTER_CHARS, placeholder=' …')}, {lines}" if chapter else lines
 
 
 def _place_at(part: Part, char: int) -> str:

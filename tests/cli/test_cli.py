@@ -192,7 +192,7 @@ def test_ask_streams_to_stdout_and_tells_the_rest_on_stderr(line: Line, book: Pa
     code, out, err = line.run("ask", "-d", document, "How many ships?")
     assert code == 0
     assert out.startswith("You asked: How many ships?") and out.endswith("\n") and "tokens" not in out
-    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, Chapter I, line 1 (" in err
+    assert "180 reused" in err and "chat c1" in err and "[e2-1] book, Chapter I, lines 1-4 (" in err
     assert "Looked at (share of the attention on the documents):" in err
 
 

@@ -140,14 +140,14 @@ def test_parts_in():
     assert spans.parts_in([], 0, 5) == []
 
 
-def test_labels_of_plain_texts_are_chapter_and_line():
+def test_labels_of_plain_texts_are_chapter_and_lines():
     text = "The sea.\n\nCHAPTER II. The Bell\n\nIt rang."
     assert spans.label(Part(9, "9", text), 0, 4, 1204) == "line 1,204"
     assert spans.label(Part(9, "9", text, "CHAPTER I. Dawn"), 4, 8, 1204) == "CHAPTER I. Dawn, line 1,204"
     for chapter in (None, "CHAPTER I. Dawn"):  # the heading inside the part is nearer than the part's own
         part = Part(9, "9", text, chapter)
         assert spans.label(part, text.index("It"), len(text), 1) == "CHAPTER II. The Bell, line 5"
-        assert spans.label(part, text.index("CHAPTER"), len(text), 1) == "CHAPTER II. The Bell, line 3"
+        assert spans.label(part, text.index("CHAPTER"), len(text), 1) == "CHAPTER II. The Bell, lines 3-5"
     notes = Part(2, "2", "Before.\n\n# Use\n\nAfter.", "Install")
     assert spans.label(notes, 0, 3, 10) == "Install, line 10" and spans.label(notes, 16, 20, 10) == "Use, line 14"
     assert spans.label(Part(1, "1", "# a comment\n\nx"), 13, 14, 1) == "line 3"

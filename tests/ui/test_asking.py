@@ -44,7 +44,7 @@ def test_first_question_reads_then_answers(chat: FakeDocumentChat, document: str
     assert not last.running and last.status == "" and last.chat == "c1"
     assert [set(message) for message in last.messages] == [{"role", "text"}, {"role", "text", "marks"}, {"foot"}]
     assert last.messages[1]["text"] == growing[-1].strip()
-    assert 'data-do="passage"' in last.messages[2]["foot"] and "line 2<" in last.messages[2]["foot"]
+    assert 'data-do="passage"' in last.messages[2]["foot"] and "lines 2-3<" in last.messages[2]["foot"]
 
 
 def test_second_question_keeps_the_chat_and_reads_nothing(chat: FakeDocumentChat, document: str) -> None:
