@@ -9,6 +9,7 @@ DocumentKind = Literal["pdf", "text", "code", "book", "document", "slides", "not
 DocumentState = Literal["new", "reading", "read", "failed"]
 Role = Literal["system", "user", "assistant"]
 Ending = Literal["", "stop", "length", "repetition"]
+FROM_MEMORY = "memory"  # where an answer comes from that looked at no place of the documents more than at any time
 
 
 class Box(NamedTuple):
@@ -320,6 +321,13 @@ class AnswerStats(TokenCounts):
         policy: what it was read and answered under; "" in answers of older releases.
         model: name of the model that answered; `weights` is its fingerprint; both "" in answers of older releases.
         cited: (place in the answer's text, number of the passage under it from 1) of each mark in the text, in order.
+        on_documents, on_chat, on_question: shares of the answer's attention, 0 to 1; None where not known. What is left
+            went to the first tokens of texts, which draw it whatever they say, and to the answer itself.
+        looked_beyond: by how much the place of the documents that gained most drew more attention than for an empty
+            question; 0 where none did.
+        source: `text`, or FROM_MEMORY where no place did; "" without documents, and in answers of older releases.
+        held: by how many nats the documents make the model's refusal ("The text does not say.") less likely than the
+            question alone does: above 0 they speak for an answer; None: not known.
     """
 
     tokens_read: int = 0
@@ -341,6 +349,12 @@ class AnswerStats(TokenCounts):
     model: str = ""
     weights: str = ""
     cited: tuple[tuple[int, int], ...] = ()
+    on_documents: float | None = None
+    on_chat: float | None = None
+    on_question: float | None = None
+    looked_beyond: float = 0.0
+    source: str = ""
+    held: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

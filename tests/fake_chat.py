@@ -56,6 +56,14 @@ PASSWORD = "open sesame"
 ENDLESS, ENDLESS_S = "Endless", 0.05  # begins the title of a document that is read to 60% and no further
 UNSAID, REPEATS = "unsaid", "again and again"  # in a question: it is refused, or its answer repeats itself
 NO_ANSWER = "The text does not say."
+KNOWS = {
+    "on_documents": 0.31,
+    "on_chat": 0.02,
+    "on_question": 0.2,
+    "looked_beyond": 0.06,
+    "source": "text",
+    "held": 2.5,
+}
 CREATED = "2026-01-02 03:04:05"
 
 
@@ -764,6 +772,7 @@ class FakeDocumentChat:
             policy=kept.info.policy,
             model=self.model.name,
             cited=((len(said.strip()), 1),) if evidence and words != [NO_ANSWER] else (),
+            **(KNOWS if evidence else {}),
         )
         if after is not None:
             if stats.stopped:

@@ -308,4 +308,6 @@ def _finish(done: Done) -> str:
 
 def _ours(done: Done) -> dict[str, Any]:
     """What OpenAI's shape has no place for."""
-    return {"chat": done.chat, "note": done.stats.note, "policy": done.stats.policy}
+    stats = done.stats
+    knows = {name: getattr(stats, name) for name in ("source", "on_documents", "on_chat", "on_question", "held")}
+    return {"chat": done.chat, "note": stats.note, "policy": stats.policy, "knows": knows}

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.chat import citations, evidence, lookup, memory_files
 from app.chat.focus import Sight, look
+from app.chat.knows import Unasked, held, known
 from app.chat.reader import ReadDocument, Reader
 from app.errors import CancelledError, InputError, StoreError
 from app.memory.config import GenerationConfig
@@ -75,7 +76,7 @@ class Sessions:
     def __init__(self, store: Store, reader: Reader) -> None:
         self.store, self.reader, self.engine = store, reader, reader.engine
         self.session: Session | None = None
-        self._unasked: tuple[tuple[tuple[str, int, int], ...], list[float]] = ((), [])  # of memories, told by name
+        self._unasked: tuple[tuple[tuple[str, int, int], ...], Unasked] = ((), Unasked())  # of memories, told by name
 
     def open(self, chat: str, job: Job, so_far: Collection[str] = ()) -> Iterator[Reading]:
         """Bring documents and tail of a chat into memory; returns the Session.
@@ -332,7 +333,7 @@ class Sessions:
         """One answer over a session's cache; stores nothing."""
         cache = session.cache
         prompt, offered = self.prompt(session, history, question), self.offered(session, history, question)
-        read = sum(document.tokens_read for document in session.documents) + session.reread
+        read, before = sum(document.tokens_read for document in session.documents) + session.reread, cache.tail.tokens
         reused = cache.get_seq_length() - read
         pieces: list[str] = []
         first_at: float | None = None
@@ -359,7 +360,8 @@ class Sessions:
                 yield Delta(piece)
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
         first_at, stopped = first_at or ended, job.cancelled
-        unasked = self.unasked(session, job) if answer and session.documents and not stopped else []
+        unasked = self.unasked(session, job) if answer and session.documents and not stopped else Unasked()
+        knows = self.held(session, before, prompt, question, job) if unasked.density else None
         chosen = cache.evidence and cache.evidence.chosen
         # What was found damaged so far, also by the empty question, is told.
         again = memory_files.read_again_note(_memories(session.documents), self.reader.group_tokens)
@@ -383,6 +385,7 @@ class Sessions:
             model=self.engine.name,
             weights=self.engine.recipe_parts["weights"],
             codec=self.engine.shape.codec,
+            held=knows,
             **cache.counts(),
         )
         looked = self._looked(session, said, stats, answer, offered, unasked)
@@ -417,8 +420,8 @@ class Sessions:
         alone = session.cache.get_seq_length() == 0 and engine.bos_id is not None
         return [engine.bos_id, *prompt] if alone else prompt
 
-    def unasked(self, session: Session, job: Job) -> list[float]:
-        """Where an answer to an empty question looks in the session's documents, once for each; [] when stopped."""
+    def unasked(self, session: Session, job: Job) -> Unasked:
+        """Where an answer to an empty question looks in the session's documents, once for each; empty when stopped."""
         memories = _memories(session.documents)
         pairs = zip(_memory_names(session.documents), memories, strict=True)
         names = tuple((*name, memory.tokens) for name, memory in pairs)
@@ -427,9 +430,15 @@ class Sessions:
             try:
                 looked = self.engine.glance(memories, prompt, UNASKED_TOKENS, cancelled=job.cancel.is_set)
             except CancelledError:
-                return []
-            self._unasked = names, looked.tolist()
+                return Unasked()
+            self._unasked = names, Unasked.of(looked)
         return self._unasked[1]
+
+    def held(self, session: Session, before: int, prompt: Sequence[int], question: str, job: Job) -> float | None:
+        """See `app.chat.knows.held`; once `prompt` was answered."""
+        system = [{"role": "system", "content": session.system}] if session.system else []
+        alone = self.engine.encode_turn([*system, {"role": "user", "content": question}], None)
+        return held(self.engine, session.cache, before, prompt, alone, job.cancel.is_set)
 
     def _scored(self, cache: RegionCache, said: Sequence[int]) -> tuple[Scored, ...]:
         """How likely each token was, where the answer kept it."""
@@ -446,11 +455,14 @@ class Sessions:
         stats: AnswerStats,
         answer: str,
         offered: Sequence[Sequence[int]],
-        unasked: Sequence[float],
+        unasked: Unasked,
     ) -> tuple[tuple[Evidence, ...], AnswerStats, tuple[Look, ...]]:
         """The last fields of Done: passages that the answer looked at, its stats, and where each token looked."""
         engine, seen = self.engine, session.cache.evidence
-        if seen is None or not session.documents:
+        if seen is None:
+            return (), stats, ()
+        stats = replace(stats, **known(seen.shares, unasked))
+        if not session.documents:
             return (), stats, ()
         attached = self.reader.attached(session.documents)
         size = engine.shape.attention.region_tokens
@@ -463,7 +475,7 @@ class Sessions:
             found_by=seen.chosen.found_by() if seen.chosen else {},
             by_words=offered,
             answer=answer,
-            unasked=unasked,
+            unasked=unasked.density,
         )
         looks = evidence.looks(engine.pieces(said), seen.looks(), attached)
         return tuple(found), replace(stats, cited=citations.cite(answer, looks, found)), looks

@@ -12,7 +12,7 @@ from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Evidence, Reading
 from app.settings import fill
 from app.system import duration
-from app.tasks.scoring import MAY_SAY, ending, only_refuses
+from app.tasks.scoring import MAY_SAY, ending, knows, only_refuses
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
@@ -80,6 +80,8 @@ def _answered(session: Session, done: Done, demonstration: bool) -> None:
         session.out.say(remark)
     if not session.out.json:
         _looked(session, done, refused)
+        if line := knows(stats.as_dict()):
+            session.out.say(line)
         looked_again = f"second look at {stats.second_look} regions; " if stats.second_look else ""
         session.out.say(
             f"{stats.tokens_read:,} tokens read, {stats.tokens_reused:,} reused, {stats.new_tokens:,} new in "

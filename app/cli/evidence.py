@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     pass
 
 MEMORY = ("tokens_kept", "tokens_compressed", "tokens_evicted", "tokens_quantized")
+KNOWS = ("source", "on_documents", "on_chat", "on_question", "looked_beyond", "held")
 TIERS = {
     "tokens_device": "on the GPU",
     "tokens_host": "in memory",
@@ -106,6 +107,7 @@ def answer_values(done: Done) -> dict[str, Any]:
         "second_look": stats.second_look or None,
         **{name: getattr(stats, name) for name in (*MEMORY, *TIERS)},
         "codec": stats.codec,
+        "knows": {name: getattr(stats, name) for name in KNOWS},
     }
 
 

@@ -14,8 +14,8 @@ from app.kernels.backend import use_triton
 from app.memory.config import GenerationConfig
 from app.memory.shape import MemoryShape
 from app.records import Ending
-from app.runtime.cache import RegionCache, SharedChoices
-from app.runtime.evidence import Chosen
+from app.runtime.cache import SINK_TOKENS, RegionCache, SharedChoices
+from app.runtime.evidence import AnswerEvidence, Chosen
 from app.runtime.held import Held
 from app.runtime.policies import AttentionSpec
 from app.runtime.together import Together
@@ -129,16 +129,44 @@ DRAFT_TOKENS = 16  # where the recipe says nothing, and attention has to look be
 
 
 def answer(
-    engine: "Engine", cache: RegionCache, last: int, config: GenerationConfig, cancelled: Cancelled
+    engine: "Engine", cache: RegionCache, last: int, config: GenerationConfig, cancelled: Cancelled, asked_from: int = 0
 ) -> Generator[int, None, Ending]:
-    """Yield token after token; `cache.evidence` gathers where each of them looked.
+    """Yield token after token; `cache.evidence` gathers where each of them looked, and tells at the end where all did.
 
     Args:
         last: the prompt's last token, the query that predicts the first one; those before it have been run.
+        asked_from: token of the tail with which the question begins.
 
     Returns:
         why the answer ended; the stop token is run but not yielded.
     """
+    end, before = cache.tail.tokens + 1, cache.tail.tokens  # the question's last token is to come
+    book = None if _drops(engine, cache) else [mass[:, :end].sum(0) for mass in cache.tail.mass]
+    try:
+        return (yield from _answer(engine, cache, last, config, cancelled))
+    finally:
+        _share(engine, cache, book, (asked_from, end), cache.tail.tokens - before)
+
+
+def _share(engine: "Engine", cache: RegionCache, book: list[Tensor] | None, asked: tuple[int, int], steps: int) -> None:
+    """Tell the evidence where the answer's attention went, by what the chat's own tokens received since `book`."""
+    evidence, shape = cache.evidence, cache.shape
+    if evidence is None or steps < 1:
+        return
+    own = None
+    if book is not None and cache.tail.tokens >= asked[1]:
+        got = torch.zeros(asked[1], device=shape.device)
+        for mass, old in zip(cache.tail.mass, book, strict=True):
+            got += mass[:, : asked[1]].sum(0)
+            got[: len(old)] -= old
+        sinks = 0 if cache.memories else SINK_TOKENS
+        own = float(got[sinks : asked[0]].sum()) / steps, float(got[max(sinks, asked[0]) :].sum()) / steps
+    evidence.share(shape.layers * engine.model.config.num_attention_heads, own)
+
+
+def _answer(
+    engine: "Engine", cache: RegionCache, last: int, config: GenerationConfig, cancelled: Cancelled
+) -> Generator[int, None, Ending]:
     sampler = Sampler(config, engine.model.device)
     repeats = Repetition(config.repeat_tokens, [memory.token_ids for memory in cache.memories])
     evidence = cache.watch()
@@ -160,8 +188,10 @@ def answer(
         return "length"
 
 
-def glance(engine: "Engine", cache: RegionCache, token_ids: Sequence[int], tokens: int, cancelled: Cancelled) -> Tensor:
-    """Where the first tokens of an answer look, without a draft; `AnswerEvidence.density`, zeros when it has none.
+def glance(
+    engine: "Engine", cache: RegionCache, token_ids: Sequence[int], tokens: int, cancelled: Cancelled
+) -> AnswerEvidence:
+    """Where the first tokens of an answer look, without a draft.
 
     Raises:
         CancelledError: `cancelled` said so.
@@ -171,7 +201,7 @@ def glance(engine: "Engine", cache: RegionCache, token_ids: Sequence[int], token
     for _ in answer(engine, cache, token_ids[-1], GenerationConfig(max_new_tokens=tokens), cancelled):
         pass
     assert cache.evidence is not None, "it has been watched"
-    return cache.evidence.density
+    return cache.evidence
 
 
 def look_up(

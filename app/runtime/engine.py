@@ -24,7 +24,7 @@ from app.runtime import decode, policies
 from app.runtime.attention import install
 from app.runtime.cache import RegionCache
 from app.runtime.chat_text import ChatText
-from app.runtime.evidence import Chosen
+from app.runtime.evidence import AnswerEvidence, Chosen
 from app.runtime.policies import AttentionSpec, Policy
 from app.runtime.recover import restore
 from app.runtime.together import Floor, Together
@@ -357,7 +357,7 @@ class Engine(ChatText):
             cache.tail.truncate(before)
             return ""
         try:
-            return (yield from decode.answer(self, cache, token_ids[-1], config, cancelled))
+            return (yield from decode.answer(self, cache, token_ids[-1], config, cancelled, before))
         finally:
             cache.narrow(None)
 
@@ -368,7 +368,7 @@ class Engine(ChatText):
         tokens: int,
         *,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Tensor:
+    ) -> AnswerEvidence:
         """Where the first tokens of an answer to a first turn look; see `decode.glance`."""
         return decode.glance(self, self.open_chat(memories), token_ids, tokens, cancelled)
 

@@ -34,6 +34,23 @@ class Chosen:
         return by | {region: "both" if region in by else "words" for region in self.words.tolist()}
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Where an answer's attention went, each a share of all of it, 0 to 1; the mean over its tokens, heads and layers.
+
+    What is left went to the first tokens of texts, which draw attention whatever they say, to what stood nearest
+    before the chat, and to the answer's own words.
+
+    Attributes:
+        documents: [regions of the memories] without their sinks.
+        chat: the turns before, and the system text; `question`: the question. None where tokens were dropped.
+    """
+
+    documents: tuple[float, ...] = ()
+    chat: float | None = None
+    question: float | None = None
+
+
 class AnswerEvidence:
     """Gathers while an answer is generated.
 
@@ -43,6 +60,7 @@ class AnswerEvidence:
             ones. The sinks, the first tokens of every text, are left out.
         chosen: what the answer saw of the memories; None where it saw all.
         scores: of each token (log-probability, [(token, log-probability) of the likeliest]), where it was asked for.
+        shares: where all of its attention went; told at its end.
     """
 
     def __init__(self, lengths: Tensor, firsts: Sequence[int], sinks: int) -> None:
@@ -59,7 +77,8 @@ class AnswerEvidence:
         self._step = torch.zeros(len(lengths), device=lengths.device)
         self._touched: list[Tensor] = []  # regions that the step has counted: a token must not cost time per region
         self._best: list[tuple[Tensor, Tensor]] = []
-        self._squares = torch.zeros_like(self._step)
+        self._squares, self._sums = torch.zeros_like(self._step), torch.zeros_like(self._step)
+        self.shares = Shares()
         self.chosen: Chosen | None = None
         self.scores: list[tuple[float, list[tuple[int, float]]]] = []
 
@@ -103,6 +122,7 @@ class AnswerEvidence:
         least = torch.arange(min(MOST_PER_TOKEN, len(self._step)), device=self._step.device)  # even if none is touched
         seen = torch.cat([least, *self._touched]).unique()
         density = self._step[seen] / self._lengths[seen]
+        self._sums[seen] += self._step[seen]
         self.forget()
         self._squares[seen] += density.square()
         best = density.topk(len(least))
@@ -113,6 +133,17 @@ class AnswerEvidence:
         rows = torch.log_softmax(logits.float(), -1)
         best = rows.topk(min(count, len(rows)))
         self.scores.append((float(rows[token]), list(zip(best.indices.tolist(), best.values.tolist(), strict=True))))
+
+    def share(self, rows: int, own: tuple[float, float] | None) -> None:
+        """Tell where the attention of the answer went.
+
+        Args:
+            rows: query heads of all layers, whose attention is 1 each for every token.
+            own: mean mass of a token on the chat before and on the question; None where it is not known.
+        """
+        told = max(1, len(self._best)) * rows
+        chat, question = (mass / rows for mass in own) if own else (None, None)
+        self.shares = Shares(tuple((self._sums / told).tolist()), chat, question)
 
     def around(self, count: int, seen: Tensor) -> Tensor:
         """The regions that received most, each with its neighbours in the text, at most `count` together.

@@ -3,7 +3,10 @@
 import re
 import string
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+from app.records import FROM_MEMORY
 
 REFUSALS = (
     "does not say",
@@ -30,6 +33,9 @@ REFUSALS = (
     "i don't know",
 )
 REFUSAL_WORDS = 20
+NO_ANSWER = "The text does not say."  # as models are tuned to say it
+HARDLY = "The text hardly speaks for an answer: a refusal is as likely with it as without."
+FROM_MODEL = "From memory of the model, not from the text: it looked at no place more than when nothing is asked."
 MAY_SAY = (
     "A demonstration model may say so although the text does say. Ask in the words of the text, or load a larger model."
 )
@@ -81,6 +87,18 @@ def ending(ended: str, new_tokens: int) -> str:
     if ended == "repetition":
         return "Stopped because the answer repeated itself."
     return f"Cut off at the longest answer, {new_tokens:,} tokens." if ended == "length" else ""
+
+
+def knows(stats: Mapping[str, Any]) -> str:
+    """How the answer knows what it says: where its attention went; "" where nothing is known of it."""
+    named = ("documents", "chat", "question")
+    found = [(name, share) for name in named if (share := stats.get(f"on_{name}")) is not None]
+    if not stats.get("source") or not found:
+        return ""
+    shares = ", ".join(f"{share:.0%} on the {name}" for name, share in found)
+    memory = f" {FROM_MODEL}" if stats["source"] == FROM_MEMORY else ""
+    weak = stats["source"] != FROM_MEMORY and (stats.get("held") or 1.0) <= 0
+    return f"Attention: {shares}.{memory}{f' {HARDLY}' if weak else ''}"
 
 
 def passage_of(entry: dict[str, Any], asked: dict[str, Any]) -> str:

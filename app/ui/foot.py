@@ -7,10 +7,11 @@ from typing import Any
 from app.chat.focus import Sight
 from app.records import DocumentKind, Evidence, Message, ModelState, Versions
 from app.system import duration
-from app.tasks.scoring import MAY_SAY, ending, only_refuses
+from app.tasks.scoring import MAY_SAY, ending, knows, only_refuses
 from app.ui.format import LOSSES, count, place, plural
 
 SHARE = "share of the attention on the documents"
+REST = "The rest went to the first words of texts, which always draw attention, and to the answer itself."
 FOUND_BY = {
     "attention": " The model's attention found it.",
     "words": " The words of the question found it.",
@@ -183,10 +184,17 @@ def foot(
     tools += branches(message, question) if question else ""
     return (
         f'<div class="lt-foot">{looked_at(message.evidence, kinds, refused)}'
-        f"{''.join(f'<p class=lt-remark>{escape(line)}</p>' for line in said)}"
+        f"{''.join(f'<p class=lt-remark>{escape(line)}</p>' for line in said)}{_knows(stats)}"
         f'<div class="lt-line">{versions(others) if others else ""}{_spent(stats)}'
         f'<span class="lt-tools">{tools}</span></div></div>'
     )
+
+
+def _knows(stats: Mapping[str, Any]) -> str:
+    """How the answer knows, as a line; what is no share of the three is told on pointing at it."""
+    if not (line := knows(stats)):
+        return ""
+    return f'<p class="lt-remark lt-knows" title="{REST}"><b>How do you know?</b> {escape(line)}</p>'
 
 
 def _spent(stats: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.eval import needles, texts
-from benchmarks import attached, controls, evidence, h2o, length, passkey, perplexity, store
+from benchmarks import attached, controls, evidence, h2o, knows, length, passkey, perplexity, store
 from benchmarks import needles as table
 from tests import tiny
 from tests.eval.fake_engine import FakeEngine
@@ -117,6 +117,26 @@ def test_attached_tells_a_loss() -> None:
     assert all(sum(found) == 6 for found in scores.values())
     values = {"scores": {"together": [1.0] * 6, "attached": [1.0] * 5 + [0.0], "other_order": [1.0] * 6}}
     assert not attached._finish({"pair-0": values})["same"]
+
+
+def test_knows(quick: list[str], tmp_path: Path) -> None:
+    """Two texts with both kinds of questions, and two that the third question is taken from."""
+    file = tmp_path / "questions.jsonl"
+    rows = []
+    for number in range(4):
+        text = f"The keeper of house {number} is Ann. " * 3
+        qas = [{"question": "Who keeps it?", "answers": ["Ann"]}, {"question": "Why?", "answerable": False}]
+        rows.append(json.dumps({"id": str(number), "text": text, "qas": qas}))
+    file.write_text("\n".join(rows), encoding="utf-8")
+    assert knows.main([*quick, "--questions", str(file)]) == 0
+    values = json.loads(Path(quick[-1]).read_text(encoding="utf-8"))
+    assert values["asked"] == {"answered": 2, "own": 2, "foreign": 2}
+    assert set(values["area_under_curve"]) == set(knows.FIGURES)
+
+
+def test_area_under_the_curve() -> None:
+    assert knows.under_curve([3, 2], [1, 0]) == 1 and knows.under_curve([0], [1, 2]) == 0
+    assert knows.under_curve([1, 2], [1, 2]) == 0.5
 
 
 def test_evidence(quick: list[str]) -> None:

@@ -167,7 +167,9 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "tokens_ids",
         "tokens_reread",
         "codec",
+        "knows",
     }
+    assert values["knows"]["on_documents"] == 0.31 and values["knows"]["source"] == "text"
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
     assert (values["ended"], values["refused"]) == ("length", False)

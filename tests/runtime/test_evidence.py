@@ -59,6 +59,31 @@ def test_evidence_is_the_attention_of_the_queries_that_predict_the_answer():
         assert look[0][1] == pytest.approx(float(row.max() / row.sum()), abs=1e-4)
 
 
+def test_shares_tell_documents_chat_and_question_apart():
+    """Everything fits the budget, so the stock model's attention is the truth; the first turn is the chat before."""
+    engine, text, earlier = tiny.engine(), tiny.token_ids(12), tiny.token_ids(8, seed=9)[1:]
+    cache = engine.open_chat([engine.read(text)])
+    engine.run(cache, earlier)
+    said = answer(engine, cache)
+    first, asked = len(text), len(text) + len(earlier)
+    mass = stock_mass([*text, *earlier, *TURN, *said], asked + len(TURN) - 1, len(said) + 1)
+    rows = engine.shape.layers * engine.model.config.num_attention_heads
+    found, steps = cache.evidence.shares, len(said) + 1  # the last token is run, and predicts nothing that is kept
+    assert found.chat == pytest.approx(float(mass[:, first:asked].sum()) / steps / rows, abs=1e-4)
+    assert found.question == pytest.approx(float(mass[:, asked : asked + len(TURN)].sum()) / steps / rows, abs=1e-4)
+    seen = float(mass[:-1, SINK_TOKENS:first].sum()) / len(said) / rows
+    assert sum(found.documents) == pytest.approx(seen, abs=1e-4)
+    assert 0 < sum(found.documents) + found.chat + found.question < 1
+
+
+def test_shares_of_the_chat_are_not_known_where_tokens_are_dropped():
+    engine = tiny.engine(policy="h2o")
+    cache = engine.open_chat([engine.read(tiny.token_ids(LONG))])
+    answer(engine, cache)
+    assert cache.evidence.shares.chat is None and cache.evidence.shares.question is None
+    assert 0 < sum(cache.evidence.shares.documents) < 1
+
+
 def test_the_local_window_is_no_evidence_until_the_chat_has_left_it():
     engine = tiny.engine()
     cache = engine.open_chat([engine.read(tiny.token_ids(100))])

@@ -81,6 +81,12 @@ def test_foot_has_chips_cost_and_tools() -> None:
     assert "Looked at" not in bare and "Answer without" not in bare
 
 
+def test_foot_says_how_the_answer_knows() -> None:
+    html = under("Yes.", on_documents=0.31, on_chat=0.0, on_question=0.2, source="text")
+    assert "<b>How do you know?</b> Attention: 31% on the documents, 0% on the chat, 20% on the question." in html
+    assert "How do you know" not in under("Yes.")
+
+
 def test_under_a_refusal_the_passages_support_nothing() -> None:
     html = under(NO_ANSWER, model_state())
     assert "<summary>Looked at 2 passages without finding an answer</summary>" in html

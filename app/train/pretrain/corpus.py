@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from app.errors import InputError
-from app.tasks.scoring import passage_of
+from app.tasks.scoring import NO_ANSWER, passage_of
 from app.wellformed import parse_json
 
 RUN_WORDS = 12
@@ -56,7 +56,6 @@ FREE_QA = (
 VALIDATION_QA = ("fairytaleqa_valid",)  # held back whole
 HELD_BACK_ONE_IN = 16  # documents of the other sets
 CODE_TO_LEARN, CODE_HELD_BACK = "*.zip", "*.tar.gz"
-NO_ANSWER = "The text does not say."
 SAID = (NO_ANSWER, "yes", "no", "Yes", "No")  # answers that are not in the words of a text
 
 Split = Literal["train", "valid"]

@@ -1,0 +1,34 @@
+"""The page in Chromium over a fake chat: what is told of the whole text."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import Visit, find_chromium
+from tests.serving import ROOT
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+
+
+def book(visit: Visit, folder: Path, title: str) -> None:
+    """Add a text of several parts and open a new chat about it."""
+    file = folder / f"{title}.txt"
+    text = (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")
+    file.write_text(f"{title}\n\n{text[:30_000]}", encoding="utf-8")
+    visit.add(file)
+    visit.row(title).get_by_role("button", name="Ask").click()
+    visit.page.locator("#new-chat").click()
+    expect(visit.page.locator("#picker")).to_contain_text(title)
+
+
+def test_an_answer_says_how_it_knows(visit: Visit, tmp_path: Path) -> None:
+    book(visit, tmp_path, "Knowing")
+    visit.ask("Who kept the light?")
+    line = visit.page.locator(".lt-knows")
+    expect(line).to_contain_text(
+        "How do you know? Attention: 31% on the documents, 2% on the chat, 20% on the question."
+    )
+    expect(line).to_have_attribute(
+        "title", "The rest went to the first words of texts, which always draw attention, and to the answer itself."
+    )
