@@ -95,7 +95,7 @@ def ask(engine: "Engine", text: str, questions: "Sequence[Question]") -> Iterato
             "right": kind == "answered" and max(f1(said, gold) for gold in question.answers) >= 0.5,
             "answers": -float(is_refusal(said)),
             "log_prob": sum(score for score, _ in cache.evidence.scores),
-            "held": knows.held(engine, cache, 0, turn, turn, lambda: False),
+            "held": knows.held(engine, cache, 0, turn, turn),
             **knows.known(cache.evidence.shares, unasked),
         }
 

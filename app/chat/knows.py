@@ -1,10 +1,9 @@
 """How an answer knows what it says: where its attention went, beside that of an answer to an empty question."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.errors import CancelledError
 from app.records import FROM_MEMORY
 from app.runtime.cache import RegionCache
 from app.runtime.engine import Engine
@@ -49,7 +48,7 @@ def known(shares: Shares, unasked: Unasked) -> dict[str, Any]:
         "on_documents": round(sum(shares.documents), 4),
         "on_chat": None if shares.chat is None else round(max(0.0, shares.chat), 4),
         "on_question": None if shares.question is None else round(max(0.0, shares.question), 4),
-        "looked_beyond": round(beyond, 5),
+        "looked_beyond": round(max(0.0, beyond), 5),
         "source": FROM_MEMORY if shares.documents and beyond <= LEAST else "text" if shares.documents else "",
     }
 
@@ -60,7 +59,6 @@ def held(
     before: int,
     turn: Sequence[int],
     alone: Sequence[int],
-    cancelled: Callable[[], bool],
 ) -> float | None:
     """By how many nats the documents make a refusal less likely than the question alone does.
 
@@ -69,7 +67,7 @@ def held(
         alone: the question as the first turn of a chat without documents.
 
     Returns:
-        None when stopped, or where tokens of the chat were dropped.
+        None where tokens of the chat were dropped.
     """
     if engine.shape.compaction:
         return None
@@ -78,9 +76,6 @@ def held(
     twin.tail.truncate(before)
     twin.narrow(cache.evidence.chosen if cache.evidence else None)
     bos = [] if engine.bos_id is None else [engine.bos_id]
-    try:
-        with_them = engine.score(twin, turn, refusal, cancelled=cancelled).sum()
-        without = engine.score(engine.open_chat([]), [*bos, *alone], refusal, cancelled=cancelled).sum()
-    except CancelledError:
-        return None
+    with_them = engine.score(twin, turn, refusal).sum()
+    without = engine.score(engine.open_chat([]), [*bos, *alone], refusal).sum()
     return round(float(without - with_them), 3)

@@ -361,7 +361,7 @@ class Sessions:
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
         first_at, stopped = first_at or ended, job.cancelled
         unasked = self.unasked(session, job) if answer and session.documents and not stopped else Unasked()
-        knows = self.held(session, before, prompt, question, job) if unasked.density else None
+        knows = self.held(session, before, prompt, question) if unasked.density else None
         chosen = cache.evidence and cache.evidence.chosen
         # What was found damaged so far, also by the empty question, is told.
         again = memory_files.read_again_note(_memories(session.documents), self.reader.group_tokens)
@@ -434,11 +434,11 @@ class Sessions:
             self._unasked = names, Unasked.of(looked)
         return self._unasked[1]
 
-    def held(self, session: Session, before: int, prompt: Sequence[int], question: str, job: Job) -> float | None:
+    def held(self, session: Session, before: int, prompt: Sequence[int], question: str) -> float | None:
         """See `app.chat.knows.held`; once `prompt` was answered."""
         system = [{"role": "system", "content": session.system}] if session.system else []
         alone = self.engine.encode_turn([*system, {"role": "user", "content": question}], None)
-        return held(self.engine, session.cache, before, prompt, alone, job.cancel.is_set)
+        return held(self.engine, session.cache, before, prompt, alone)
 
     def _scored(self, cache: RegionCache, said: Sequence[int]) -> tuple[Scored, ...]:
         """How likely each token was, where the answer kept it."""

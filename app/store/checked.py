@@ -129,10 +129,18 @@ def _stat(name: str, value: Any) -> Any:
         return [(number(place), number(passage, 1)) for place, passage in listed(value)]
     if isinstance(default, tuple):
         return [text(item) for item in listed(value)]
+    if default is None:  # a figure that is not always known, and may be below 0
+        return None if value is None else _figure(name, value)
     checked = checks[type(default)](value)
     if name == "ended" and checked not in get_args(Ending):
         raise ValueError(f"an answer that ended by {checked:.20}")
     return checked
+
+
+def _figure(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{name} is {value!r:.40}")
+    return float(value)
 
 
 def evidence(value: Mapping[str, Any]) -> Evidence:

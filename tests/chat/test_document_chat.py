@@ -349,6 +349,7 @@ def test_removal_keeps_what_the_answer_could_not_see(open_chat, tmp_path, monkey
     assert not any(seen[: chat.document(one.id).tokens // 8]) and any(seen)
     assert sum(seen) - sum(hidden) == len(done.evidence[0].regions) and len(others) == 5
     assert all(sum(mask) == sum(hidden) for mask in others)  # only what could be seen is worth hiding
+    monkeypatch.undo()
     without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
     assert {item.document for item in without.evidence} <= {two.id}
     assert (without.stats.mute, without.stats.without) == (("aa",), done.evidence[0].id)
@@ -368,6 +369,7 @@ def test_removal_after_a_second_look_sees_what_the_answer_saw(open_chat, tmp_pat
     seen, hidden, *others = map(sum, masks)
     assert seen == done.stats.second_look and seen - hidden == len(done.evidence[0].regions)
     assert all(other == hidden for other in others) and found.fall != 0
+    monkeypatch.undo()
     without, _ = finish(chat.answer_without(done.evidence[0].id, generation=SHORT))
     assert without.stats.second_look and not {r for e in without.evidence for r in e.regions} & set(
         done.evidence[0].regions

@@ -5,6 +5,7 @@ import pytest
 from app.chat.knows import Unasked, known, looked_beyond
 from app.records import FROM_MEMORY
 from app.runtime.evidence import Shares
+from app.store.checked import stats as checked
 from app.tasks.scoring import FROM_MODEL, HARDLY, knows
 from tests.chat.opened import SHORT, Open, finish, open_chat, write  # noqa: F401
 
@@ -46,3 +47,10 @@ def test_answers_keep_how_they_know(open_chat: Open, tmp_path) -> None:  # noqa:
     }
     again = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
     assert again.stats.held == first.stats.held and again.answer == first.answer  # the chat is as it was
+
+
+@pytest.mark.parametrize("held", [True, "2", float("nan"), [1.0]])
+def test_a_chat_from_elsewhere_brings_figures_or_is_refused(held) -> None:
+    assert checked({"held": -1.5, "on_chat": None}) == {"held": -1.5, "on_chat": None}
+    with pytest.raises(TypeError):
+        checked({"held": held})
