@@ -25,7 +25,7 @@ from playwright.sync_api import Page, expect
 
 from app.eval import report
 from app.settings import SMALL_MODEL
-from app.ui.ask_tab import MORE_TURNS, TURNS
+from app.ui.asking import MORE_TURNS, TURNS
 from benchmarks import machine
 from tests.browser import Visit, chromium, visiting
 from tests.serving import serving

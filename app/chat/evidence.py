@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from app.ingest import spans
-from app.records import DocumentInfo, Evidence, Look, MemoryText, Part
+from app.records import DocumentInfo, Evidence, Look, MemoryText, Part, Span
 from app.store.text import STOP_WORDS
 
 MOST = 5  # passages under one answer
@@ -72,14 +72,15 @@ def evidence(
     best = sorted(range(len(density)), key=density.__getitem__, reverse=True)[: 2 * MOST]
     enough = LEAST_SHARE * density[best[0]]
     looked = [place for place in best if density[place] >= enough]
+    said = set(_WORD.findall(answer.lower())) - STOP_WORDS
     found: list[tuple[float, Evidence]] = []
     alone = sorted(place for place in looked if place not in inside)
     for memory, first, last in [*_runs(alone, attached), *(run for each in seen for run in _runs(each, attached))]:
         regions = range(memory.first_region + first, memory.first_region + last + 1)
         weight = sum(density[region] for region in regions) / total
-        if item := _passage(memory, first, last, weight, parts, tokenizer, region_tokens):
+        if item := _passage(memory, first, last, weight, parts, tokenizer, region_tokens, said):
             item = replace(item, found_by=_found_by(memory.first_region, first, last, found_by))
-            found.append((_rank(item, regions, looked, seen, answer), item))
+            found.append((_rank(item, regions, looked, seen, said), item))
     best = sorted(found, key=lambda pair: (-pair[0], -pair[1].weight))[:MOST]
     return [item for _, item in best if item.weight >= LEAST_WEIGHT]
 
@@ -97,16 +98,16 @@ def always_looked_at(density: Sequence[float], unasked: Sequence[float]) -> set[
     }
 
 
-def _rank(item: Evidence, regions: range, looked: Sequence[int], seen: Sequence[Sequence[int]], answer: str) -> float:
+def _rank(
+    item: Evidence, regions: range, looked: Sequence[int], seen: Sequence[Sequence[int]], said: set[str]
+) -> float:
     """How much speaks for a passage: its place by attention, and where words looked its place by them and how many of
     the answer's words it holds."""
     by_attention = next((n for n, region in enumerate(looked, start=1) if region in regions), None)
     if not seen:
         return item.weight
     by_words = next((n for n, run in enumerate(seen, start=1) if run[0] in regions), None)
-    said = set(_WORD.findall(answer.lower())) - STOP_WORDS
-    held = len(said & set(_WORD.findall(item.text.lower()))) / len(said) if said else 0.0
-    return sum(1 / place for place in (by_attention, by_words) if place) + held
+    return sum(1 / place for place in (by_attention, by_words) if place) + _held(said, item.text)
 
 
 def _found_by(offset: int, first: int, last: int, found_by: Mapping[int, str]) -> str:
@@ -129,20 +130,25 @@ def _runs(places: Sequence[int], attached: Sequence[Attached]) -> list[tuple[Att
 
 
 def _passage(
-    memory: Attached, first: int, last: int, weight: float, parts: Parts, tokenizer, size: int
+    memory: Attached, first: int, last: int, weight: float, parts: Parts, tokenizer, size: int, said: set[str]
 ) -> Evidence | None:
-    """The run of regions as one passage, in the part that holds most of it."""
+    """The run of regions as one passage, in the part with most of the answer's words, of such that with most of it."""
     start, end = first * size, min((last + 1) * size, len(memory.text.token_ids))
     inside = spans.parts_in(memory.text.spans, start, end)
     if not inside:
         return None
-    span = max(inside, key=lambda s: min(s.token_end, end) - max(s.token_start, start))
-    id, page = memory.document.id, parts.part(memory.document.id, span.part)
-    char_start, char_end = spans.locate(page, span, tokenizer, start, end)
-    while 0 < char_start < len(page.text) and page.text[char_start - 1].isalnum() and page.text[char_start].isalnum():
-        char_start -= 1
-    while char_end < len(page.text) and page.text[char_end].isalnum() and page.text[char_end - 1].isalnum():
-        char_end += 1
+    id = memory.document.id
+
+    def within(span: Span) -> tuple[Part, int, int]:
+        page = parts.part(id, span.part)
+        return page, *_whole_words(page.text, *spans.locate(page, span, tokenizer, start, end))
+
+    def speaks_for(found: tuple[Part, int, int]) -> float:
+        page, char_start, char_end = found
+        return _held(said, page.text[char_start:char_end])
+
+    inside.sort(key=lambda span: max(span.token_start, start) - min(span.token_end, end))
+    page, char_start, char_end = max(map(within, inside), key=speaks_for) if said else within(inside[0])
     text = page.text[char_start:char_end]
     if not text.strip():
         return None
@@ -161,6 +167,20 @@ def _passage(
         confidence=page.confidence(char_start, char_end),
         regions=tuple((memory.number, region) for region in range(first, last + 1)),
     )
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Characters [start, end) of a text, and the words that they begin and end in."""
+    while 0 < start < len(text) and text[start - 1].isalnum() and text[start].isalnum():
+        start -= 1
+    while end < len(text) and text[end].isalnum() and text[end - 1].isalnum():
+        end += 1
+    return start, end
+
+
+def _held(said: set[str], text: str) -> float:
+    """The share of an answer's words that a text holds."""
+    return len(said & set(_WORD.findall(text.lower()))) / len(said) if said else 0.0
 
 
 def looks(

@@ -14,15 +14,13 @@ from app.records import AnswerSettings
 from app.ui import actions, answer_settings, asking, branching, examples, format, leafing, policies, switching
 from app.ui.actions import GPU, PRIVATE
 from app.ui.adding import add
-from app.ui.asking import View, closed_after
+from app.ui.asking import MORE_TURNS, TURNS, View, closed_after
 from app.ui.reading import ReadingLine
 from app.ui.uploads import Uploads
 from app.ui.viewer import ASK
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
-
-TURNS, MORE_TURNS = 20, 100  # of a chat: shown of those that were last, and shown more of at a click
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Event = TypeVar("Event")
 
+TURNS, MORE_TURNS = 20, 100  # of a chat: shown of those that were last, and shown more of at a click
 UPDATE_S = 0.05  # the page takes about 20 updates a second
 
 

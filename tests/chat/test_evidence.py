@@ -20,6 +20,15 @@ def test_a_passage_of_a_plain_text_is_told_by_its_line():
         assert (found.part, found.label) == (2, label)
 
 
+def test_a_passage_over_several_parts_is_the_part_that_says_the_answer():
+    texts = ["The key is 9.", "Nothing of it is said in this longer part."]
+    parts, memory, tokenizer = attach(texts, labels=["cell 1", "cell 2"])
+    regions = dict.fromkeys(range(memory.regions), 1.0)
+    for answer, label in (("The key is 9.", "cell 1"), ("Nothing else.", "cell 2"), ("", "cell 2")):
+        (found,) = passages(regions, parts, memory, tokenizer, answer=answer)
+        assert (found.label, found.text) == (label, texts[int(label[-1]) - 1]) and len(found.regions) == memory.regions
+
+
 def test_the_best_region_becomes_a_passage_and_neighbours_join():
     parts, memory, tokenizer = attach(["alpha beta gamma delta epsilon zeta eta theta iota kappa"])
     (found,) = passages({3: 2.0, 4: 1.0}, parts, memory, tokenizer)
