@@ -123,17 +123,17 @@ def create_app(
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:
-        model = chat.model_state()
+        model = chat.model.model_state()
         told: dict[str, Any] = {"app": "lectern", "version": __version__, "model": {"state": model.state}}
         if request.scope["lectern.known"]:  # names and titles are the owner's
             told["model"] |= {"name": model.name, "detail": model.detail}
-            told["busy"] = chat.busy()
+            told["busy"] = chat.jobs.busy()
         return told
 
     @app.get("/ready")
     def ready() -> JSONResponse:
         """Whether questions are answered at once; a model that was unloaded is loaded by the next one."""
-        able = chat.model_state().state in ("ready", "unloaded")
+        able = chat.model.model_state().state in ("ready", "unloaded")
         return JSONResponse({"ready": able}, 200 if able else 503, headers={} if able else {"Retry-After": "5"})
 
     @app.get("/metrics")
@@ -143,7 +143,7 @@ def create_app(
     @app.get("/chats/{chat_id}/export.{form}")
     def export(chat_id: str, form: Literal["md", "json", "lectern"]) -> Response:
         try:
-            if chat.chat(chat_id).id != chat_id:  # the first letters of an id will do on the command line only
+            if chat.saved.chat(chat_id).id != chat_id:  # the first letters of an id will do on the command line only
                 raise LecternError(f"{chat_id}: there is no such chat")
             return _export(chat, chat_id, form)
         except LecternError as error:
@@ -153,9 +153,9 @@ def create_app(
     def page(document: str, number: int) -> Response:
         """A page of a PDF; it stays the same as long as the document is here."""
         try:
-            if chat.document(document).id != document:  # the first letters will do on the command line only
+            if chat.library.document(document).id != document:  # the first letters will do on the command line only
                 raise LecternError("there is no such document")
-            image = chat.page_image(document, number)
+            image = chat.pages.page_image(document, number)
         except LecternError as error:
             return PlainTextResponse(str(error), status_code=404)
         if image is None:
@@ -259,17 +259,17 @@ def _server(
 
 def _export(chat: "DocumentChat", chat_id: str, form: str) -> Response:
     """A chat as a download. One with its memory goes through a file, which is deleted when it was sent."""
-    title = chat.chat(chat_id).title
+    title = chat.saved.chat(chat_id).title
     name = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60] or "chat"
     headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
     if form == "md":
-        return Response(chat.export_chat(chat_id), media_type="text/markdown; charset=utf-8", headers=headers)
+        return Response(chat.transfers.export_chat(chat_id), media_type="text/markdown; charset=utf-8", headers=headers)
     if form == "json":
-        return Response(chat.export_json(chat_id), media_type="application/json", headers=headers)
+        return Response(chat.transfers.export_json(chat_id), media_type="application/json", headers=headers)
     folder = chat.settings.folder / "exports"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{secrets.token_hex(8)}.lectern"
-    chat.export_file(chat_id, path)
+    chat.transfers.export_file(chat_id, path)
     return _Once(path, media_type="application/octet-stream", headers=headers)
 
 
@@ -389,7 +389,7 @@ def serve(
         try:
             app = create_app(chat, blocks, key, _programs_key(chat, say), people, network.beyond)
             blocks.reading.take_up()
-            _server(app, ready, chat.stop, network).run(sockets=[listener])
+            _server(app, ready, chat.jobs.stop, network).run(sockets=[listener])
         finally:
             people.close()
             blocks.reading.close()

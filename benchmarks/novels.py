@@ -215,7 +215,7 @@ def _read_and_asked(
         for number, q in enumerate(questions, start=1):
             *_, done = chat.ask(q.question, documents=[id], generation=GenerationConfig(max_new_tokens=ANSWER_TOKENS))
             assert isinstance(done, Done)
-            chat.delete_chat(done.chat)
+            chat.saved.delete_chat(done.chat)
             shown = {"seconds": done.stats.seconds, "first_s": done.stats.seconds_to_first_token}
             shown |= {"rank": _rank(q, text, chat.store, id, done.evidence), "among": done.stats.second_look}
             shown |= {"found_by": [item.found_by for item in done.evidence]}
@@ -229,9 +229,9 @@ def _read(chat: "DocumentChat", name: str, text: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_text(text, encoding="utf-8", newline="")
-        id = chat.add_document(path).id
-    if chat.store.suggestions(id, chat.engine().recipe) is None:
-        chat.store.set_suggestions(id, chat.engine().recipe, [])  # trying some is not measured here
+        id = chat.library.add_document(path).id
+    if chat.store.suggestions(id, chat.model.engine().recipe) is None:
+        chat.store.set_suggestions(id, chat.model.engine().recipe, [])  # trying some is not measured here
     told, started = harness.progress(name), time.monotonic()
     for event in chat.read(id):
         told(event.tokens_done, event.tokens_total)

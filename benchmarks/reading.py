@@ -91,14 +91,14 @@ def _first_run(settings: Settings, text: Path, max_new_tokens: int) -> tuple[dic
     started = time.perf_counter()
     app = DocumentChat.open(settings)
     try:
-        engine = app.engine()
+        engine = app.model.engine()
         loaded = time.perf_counter()
-        document = app.add_document(text)
+        document = app.library.add_document(text)
         added = time.perf_counter()
         for _ in app.read(document.id):
             pass
         read = time.perf_counter()
-        tokens = app.document(document.id).tokens
+        tokens = app.library.document(document.id).tokens
         first = _ask(app, FIRST, max_new_tokens, documents=[document.id])
         second = _ask(app, SECOND, max_new_tokens, chat=first.chat)
         twin = _ask(app, FIRST, max_new_tokens, documents=[document.id])
@@ -125,7 +125,7 @@ def _resume(settings: Settings, chat_id: str, max_new_tokens: int) -> dict[str, 
     system.keep_private()
     app = DocumentChat.open(settings)
     try:
-        app.engine()
+        app.model.engine()
         opened = time.time()
         done = _ask(app, SECOND, max_new_tokens, chat=chat_id)
         first_token_at = opened + done.stats.seconds_to_first_token

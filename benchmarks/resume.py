@@ -95,14 +95,14 @@ def _resume(settings: Settings, chat: str, max_new_tokens: int) -> dict[str, Any
     system.keep_private()
     app = DocumentChat.open(settings)
     try:
-        app.engine()
+        app.model.engine()
         first = _ask(app, SECOND, max_new_tokens, chat=chat)
-        reader = app._sessions().reader
-        (document,) = app.documents()
+        reader = app.model.sessions().reader
+        (document,) = app.library.documents()
         (memory,) = reader._kept[document.id].memories
         facts = {"hot_groups": memory.pages.held_groups()[0], "groups": memory.groups, "answer": first.answer}
         del memory
-        app._sessions().session = None
+        app.model.sessions().session = None
         reader.forget(document.id)
         again = _ask(app, SECOND, max_new_tokens, chat=chat)
         return {"first": _figures(first), "again": _figures(again), **facts}

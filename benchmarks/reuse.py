@@ -69,7 +69,7 @@ class Cases:
     @property
     def slack(self) -> int:
         """Tokens by which a reading may begin before the first change."""
-        return self.chat.engine().shape.attention.group_tokens
+        return self.chat.model.engine().shape.attention.group_tokens
 
     def one_book(self) -> None:
         """The same text again, under other names, changed at its end and in its middle."""
@@ -90,12 +90,12 @@ class Cases:
     def branches(self) -> None:
         """Forks and edits of a chat over the book."""
         for name, turn in (("a fork of the whole chat", None), ("a fork at the first turn", 1), ("from just read", 0)):
-            self._ask(f"a question in {name}", TURN_TOKENS, chat=self.chat.fork(self.first, turn))
+            self._ask(f"a question in {name}", TURN_TOKENS, chat=self.chat.saved.fork(self.first, turn))
         events = self.chat.edit(self.first, 1, "What is it?", generation=SHORT)
         self._add("the first question edited", events, TURN_TOKENS)
-        parent = self.chat.fork(self.first)
-        child = self.chat.fork(parent)
-        self.chat.delete_chat(parent)
+        parent = self.chat.saved.fork(self.first)
+        child = self.chat.saved.fork(parent)
+        self.chat.saved.delete_chat(parent)
         self.chat.store.collect_garbage()
         self._ask("a fork whose parent is deleted", TURN_TOKENS, chat=child)
 
@@ -125,7 +125,7 @@ class Cases:
 
     def other_recipes(self) -> None:
         """What another model or recipe made serves nothing else, and is still there afterwards."""
-        total = self.chat.document("book").tokens
+        total = self.chat.library.document("book").tokens
         for variant, name in (("recipe", "another recipe"), ("model", "another model")):
             self.chat = self.open(variant)
             self._read(f"the book with {name}", self.folder / "book.txt", None)
@@ -141,7 +141,7 @@ class Cases:
 
     def _read(self, case: str, path: Path, most: int | None) -> int:
         """Add and read; returns the tokens of the document. `most` None: all may be read."""
-        info = self.chat.add_document(path)
+        info = self.chat.library.add_document(path)
         *_, last = self.chat.read(info.id)
         total = last.tokens_total
         self.rows.append(Row(case, total - last.reused, last.reused, total if most is None else most))

@@ -62,7 +62,7 @@ def main() -> int:
 
 def talk(chat: DocumentChat, tokens: int, turns: int) -> list[dict[str, Any]]:
     """The turns, each with the tokens of its prompt and those of them that were read."""
-    chat.engine()
+    chat.model.engine()
     endpoint, app = Endpoint(chat), FastAPI()
     app.include_router(endpoint.router())
     with TestClient(app) as client:
@@ -95,7 +95,7 @@ def _ask(client: TestClient, turn: str, messages: list[dict[str, str]], file: st
 def _text(chat: DocumentChat, tokens: int) -> bytes:
     """A text of at least so many tokens: the book, then the same with its lines counted."""
     book = BOOK.read_text(encoding="utf-8")
-    size, text, turn = len(chat.engine().text_tokenizer.encode(book).ids), book, 1
+    size, text, turn = len(chat.model.engine().text_tokenizer.encode(book).ids), book, 1
     while size * turn < tokens:
         text += "".join(f"{turn}.{n} {line}\n" for n, line in enumerate(book.splitlines()) if line)
         turn += 1

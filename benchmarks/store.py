@@ -76,11 +76,11 @@ def _size(args: argparse.Namespace, policy: str, codec: str) -> dict[str, Any]:
         text.write_text(_text(args.file or [BOOK], int(args.tokens * TOKEN_BYTES)), encoding="utf-8")
         chat = DocumentChat.open(settings)
         try:
-            document = chat.add_document(text)
+            document = chat.library.add_document(text)
             for _ in chat.read(document.id):
                 pass
             chat.store.blocks.flush()
-            tokens, held = chat.document(document.id).tokens, chat.store.blocks.stats()
+            tokens, held = chat.library.document(document.id).tokens, chat.store.blocks.stats()
             costs = chat.store.blocks.costs()
         finally:
             chat.close()

@@ -138,7 +138,7 @@ def _answers(count: int, generator: random.Random) -> list[str]:
         def ask() -> str:
             chat = DocumentChat.open(Settings(home=home), engine=engine)
             try:
-                document = chat.add_document(book)
+                document = chat.library.add_document(book)
                 *_, done = chat.ask("who?", documents=[document.id], generation=GenerationConfig(max_new_tokens=6))
                 assert isinstance(done, Done)
                 return done.answer

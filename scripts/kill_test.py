@@ -55,11 +55,11 @@ def work(home: Path, number: int, tell: Callable[..., None]) -> None:
         path = home.parent / f"{name}.txt"
         path.write_text(" ".join(f"{name} word{n}" for n in range(WORDS)), encoding="utf-8")
         tell("adding")
-        document = chat.add_document(path)
+        document = chat.library.add_document(path)
         tell("added", document.id)
         for reading in chat.read(document.id):
             tell("read", document.id, reading.tokens_done)
-        known = [info.id for info in chat.chats()]
+        known = [info.id for info in chat.saved.chats()]
         open_chat = known[0] if known and generator.random() < 0.5 else None
         for question in (f"who is it? {name}", f"and then? {name}"):
             tell("asking")
@@ -79,14 +79,14 @@ def work(home: Path, number: int, tell: Callable[..., None]) -> None:
 
 def _delete(chat: Any, tell: Callable[..., None]) -> None:
     """Delete all but the newest chats and documents."""
-    for old in chat.chats()[KEPT:]:
+    for old in chat.saved.chats()[KEPT:]:
         tell("deleting", old.id)
-        chat.delete_chat(old.id)
+        chat.saved.delete_chat(old.id)
         tell("deleted", old.id)
         time.sleep(CLEANING_S)
-    for old in chat.documents()[KEPT:]:
+    for old in chat.library.documents()[KEPT:]:
         tell("forgetting", old.id)
-        chat.delete_document(old.id)
+        chat.library.delete_document(old.id)
         tell("forgotten", old.id)
         time.sleep(CLEANING_S)
 
@@ -180,11 +180,11 @@ def check(home: Path, promises: Promises, number: int) -> list[str]:
         problems += [f"note: {note}" for note in chat.store.notes]
         problems += [f"answer in chat {fault}" for fault in promises.faults]
         promises.faults.clear()
-        chats = {info.id for info in chat.chats()}
+        chats = {info.id for info in chat.saved.chats()}
         problems += _kept("chat", chats, set(promises.turns), promises)
-        problems += _kept("document", {info.id for info in chat.documents()}, set(promises.read), promises)
+        problems += _kept("document", {info.id for info in chat.library.documents()}, set(promises.read), promises)
         for key in chats & promises.turns.keys():
-            said = [message.content for message in chat.messages(key)]
+            said = [message.content for message in chat.saved.messages(key)]
             lost = promises.turns[key] - set(zip(said[::2], said[1::2], strict=False))
             problems += [f"chat {key}: lost {turn}" for turn in sorted(lost)]
         problems += _reread(chat, promises)
@@ -202,8 +202,8 @@ def _kept(kind: str, there: set[str], promised: set[str], promises: Promises) ->
 def _reread(chat: Any, promises: Promises) -> list[str]:
     """Documents of which more than two segments have to be read again."""
     problems = []
-    group = chat.engine().shape.attention.group_tokens
-    documents = {info.id for info in chat.documents()}
+    group = chat.model.engine().shape.attention.group_tokens
+    documents = {info.id for info in chat.library.documents()}
     for key, said in promises.read.items():
         if key not in documents:
             continue

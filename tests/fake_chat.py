@@ -15,9 +15,9 @@ from typing import Any
 
 from app.chat.fetching import Fetching, Offer
 from app.chat.focus import Sight, choices
-from app.chat.keeping import DiskSpace
+from app.chat.library import DiskSpace
 from app.chat.suggestions import candidates
-from app.chat.turns import Turns
+from app.chat.jobs import Turns
 from app.errors import CancelledError, ConfigError, InputError, InUseError, ModelError, NotFoundError, PasswordError
 from app.ingest.pdf import load_pdf
 from app.ingest.page_image import Located, Pages
@@ -137,6 +137,25 @@ class FakeStore:
     def parts(self, id: str) -> list[Part]:
         return list(self.texts[id][1].parts)
 
+    def part(self, id: str, index: int) -> Part:
+        return self.found(id)[1].parts[index - 1]
+
+    def outline(self, id: str) -> list[tuple[int, str, str | None]]:
+        return [(part.index, part.label, part.chapter) for part in self.found(id)[1].parts]
+
+    def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
+        found = []
+        for key, (_, source) in self.texts.items():
+            for part in source.parts:
+                if query.lower() in part.text.lower() and document in (None, key):
+                    found.append((key, part.index, part.label, part.text[:80]))
+        return found[:limit]
+
+    def found(self, document_id: str) -> tuple[DocumentInfo, Document]:
+        if document_id not in self.texts:
+            raise NotFoundError(f"document {document_id}: not in the library")
+        return self.texts[document_id]
+
     def finish(self) -> int:
         return 0
 
@@ -179,7 +198,7 @@ def _document(path: Path, name: str, password: str | None) -> Document:
 
 
 class FakeDocumentChat:
-    """In-memory stand-in with DocumentChat's interface.
+    """In-memory stand-in with the interface of DocumentChat and of all its parts.
 
     Attributes:
         told: what `notes` says.
@@ -192,8 +211,9 @@ class FakeDocumentChat:
         self.policies: list[str] = []  # asked for
         self.lock = FakeLock()
         self.store = FakeStore()
+        self.jobs = self.model = self.shelf = self.library = self.pages = self.saved = self.transfers = self
         self.pace_s = pace_s
-        self.model = model or model_state()
+        self.state = model or model_state()
         self.fetching = Fetching(self._fetched, offline=lambda: self.offline)
         self.offline = ""  # why nothing can be fetched
         self.asked: list[dict[str, Any]] = []
@@ -228,7 +248,7 @@ class FakeDocumentChat:
         return next((choice.id for m in self._models if m.loaded for choice in m.choices if self._is(choice)), "")
 
     def _is(self, choice: Choice) -> bool:
-        return Settings(model=choice.model, adapter=choice.adapter).model_name == self.model.name
+        return Settings(model=choice.model, adapter=choice.adapter).model_name == self.state.name
 
     def model_folders(self) -> list[str]:
         return list(self._folders)
@@ -249,7 +269,7 @@ class FakeDocumentChat:
         if not found:
             raise NotFoundError(f"model {choice_id}: is gone or cannot be used any more")
         name = Settings(model=found[0].model, adapter=found[0].adapter).model_name
-        before, self.model = self.model, replace(self.model, state="loading", name=name)
+        before, self.state = self.state, replace(self.state, state="loading", name=name)
         self._busy = f"loading {name}"
         try:
             for number, step in enumerate(("looking at its files", "loading its weights", "trying it out")):
@@ -257,16 +277,16 @@ class FakeDocumentChat:
                 yield LoadStep(name, step, 2.0 * number)
         finally:
             self._busy = None
-            self.model = before
+            self.state = before
         if name == "heavy-70b":
             raise ModelError(f"{name}: needs about 131.4 GiB for its weights, 2.0 GiB are free. {before.name} goes on.")
-        self.model = model_state(name=name, demonstration=name == "lectern-small")
+        self.state = model_state(name=name, demonstration=name == "lectern-small")
         self._models = [
             replace(model, loaded=any(self._is(choice) for choice in model.choices)) for model in self._models
         ]
 
     def unload_model(self) -> None:
-        self.model = replace(self.model, state="unloaded")
+        self.state = replace(self.state, state="unloaded")
 
     def offers(self) -> list[Offer]:
         return self.fetching.offers(8 * 10**9, 4, [(10**9, 100.0)])
@@ -284,14 +304,14 @@ class FakeDocumentChat:
     def other_models(self) -> dict[str, OtherModel]:
         found = {}
         for key, chat in self._chats.items():
-            if chat.messages and chat.info.model != self.model.name:
+            if chat.messages and chat.info.model != self.state.name:
                 choices = [c.id for m in self._models for c in m.choices if Path(c.model).name == chat.info.model]
                 choice = next(iter(choices), "")
-                found[key] = OtherModel(chat.info.model, self.model.name, choice, 12_345, 75.0)
+                found[key] = OtherModel(chat.info.model, self.state.name, choice, 12_345, 75.0)
         return found
 
     def model_state(self) -> ModelState:
-        return self.model
+        return self.state
 
     def engine_under(self, policy: str) -> object:
         self.policies.append(policy)
@@ -300,7 +320,7 @@ class FakeDocumentChat:
         return self.engine()
 
     def policy_of(self, chat: str | None = None) -> str:
-        return (self._kept(chat).info.policy if chat else "") or self.model.policy
+        return (self._kept(chat).info.policy if chat else "") or self.state.policy
 
     def set_chat_policy(self, chat_id: str, policy: str) -> None:
         self.engine_under(policy)
@@ -308,10 +328,10 @@ class FakeDocumentChat:
         chat.info = replace(chat.info, policy=policy)
 
     def engine(self) -> object:
-        if self.model.state == "unloaded":
-            self.model = replace(self.model, state="ready")
-        if self.model.state == "failed":
-            raise ModelError(self.model.detail)
+        if self.state.state == "unloaded":
+            self.state = replace(self.state, state="ready")
+        if self.state.state == "failed":
+            raise ModelError(self.state.detail)
         return object()
 
     def close(self) -> None:
@@ -390,23 +410,20 @@ class FakeDocumentChat:
     def documents(self, policy: str = "") -> list[DocumentInfo]:
         """Under a policy other than the one at the start nothing is read until an answer was given under it."""
         known = [info for info, _ in reversed(self._documents.values())]
-        if policy in ("", self.model.policy):
+        if policy in ("", self.state.policy):
             return known
         return [info if (info.id, policy) in self._also_read else replace(info, state="new") for info in known]
 
     def document(self, document_id: str) -> DocumentInfo:
-        return self._found(document_id)[0]
+        return self.store.found(document_id)[0]
 
     def suggestions(self, documents: Sequence[str]) -> list[str]:
         """What a model that answers everything would keep."""
-        found = [q.question for id in documents[:1] for q in candidates(self._found(id)[1].parts)]
+        found = [q.question for id in documents[:1] for q in candidates(self.store.found(id)[1].parts)]
         return found[:4]
 
-    def part(self, document_id: str, index: int) -> Part:
-        return self._found(document_id)[1].parts[index - 1]
-
     def delete_document(self, document_id: str) -> None:
-        self._found(document_id)
+        self.store.found(document_id)
         with self.claim("deleting a document"):
             del self._documents[document_id]
             self._done_tokens.pop(document_id, None)
@@ -419,9 +436,6 @@ class FakeDocumentChat:
             return None
         return self.drawer.locate(self.files[document], part.index - 1, part.text, start, end)
 
-    def outline(self, document: str) -> list[tuple[int, str, str | None]]:
-        return [(part.index, part.label, part.chapter) for part in self._found(document)[1].parts]
-
     def choosable(self) -> set[str]:
         return self.undecoded & self._documents.keys()
 
@@ -430,28 +444,15 @@ class FakeDocumentChat:
         self.encodings.append(encoding)
         return self.document(document)
 
-    def search_parts(self, query: str, limit: int = 20, document: str | None = None) -> list[tuple[str, int, str, str]]:
-        found = []
-        for key, (_, source) in self._documents.items():
-            for part in source.parts:
-                if query.lower() in part.text.lower() and document in (None, key):
-                    found.append((key, part.index, part.label, part.text[:80]))
-        return found[:limit]
-
-    def _found(self, document_id: str) -> tuple[DocumentInfo, Document]:
-        if document_id not in self._documents:
-            raise NotFoundError(f"document {document_id}: not in the library")
-        return self._documents[document_id]
-
     def read(self, document_id: str, policy: str = "", *, behind: bool = False) -> Iterator[Reading]:
         self.engine()
-        self._found(document_id)
+        self.store.found(document_id)
         since = self.stops
         with self.claim(f"reading {self.document(document_id).title}", since, behind=behind):
             yield from self._read(document_id, policy)
 
     def _read(self, document_id: str, policy: str = "") -> Iterator[Reading]:
-        info, document = self._found(document_id)
+        info, document = self.store.found(document_id)
         self._also_read.add((document_id, policy))
         if info.state == "read":
             yield self._reading(info, document, info.tokens, info.tokens)
@@ -485,8 +486,8 @@ class FakeDocumentChat:
 
     def new_chat(self, documents: Sequence[str] = (), policy: str = "", system: str = "") -> str:
         key = f"c{len(self._chats) + 1}"
-        info = ChatInfo(key, "New chat", tuple(documents), 0, self.model.name, CREATED)
-        info = replace(info, policy=policy or self.model.policy, system=system)
+        info = ChatInfo(key, "New chat", tuple(documents), 0, self.state.name, CREATED)
+        info = replace(info, policy=policy or self.state.policy, system=system)
         self._chats[key] = _Chat(info)
         return key
 
@@ -605,12 +606,12 @@ class FakeDocumentChat:
         return 2048.0
 
     def pin(self, document_id: str, pinned: bool = True) -> DocumentInfo:
-        self._found(document_id)
+        self.store.found(document_id)
         (self.pinned.add if pinned else self.pinned.discard)(document_id)
         return self.document(document_id)
 
     def evict(self, document_id: str) -> DocumentInfo:
-        self._found(document_id)
+        self.store.found(document_id)
         with self.claim("deleting a memory"):
             self._done_tokens.pop(document_id, None)
             self._set_state(document_id, "new")
@@ -710,7 +711,7 @@ class FakeDocumentChat:
         return Sight(tuple(map(named, focus)), tuple(map(named, mute)), without)
 
     def _with_parts(self, key: str) -> tuple[DocumentInfo, Sequence[Part]]:
-        info, document = self._found(key)
+        info, document = self.store.found(key)
         return info, document.parts
 
     def memory_line(self, chat: str | None = None) -> MemoryLine:
@@ -770,7 +771,7 @@ class FakeDocumentChat:
             without=sight.without,
             tokens_kept=reused + read,
             policy=kept.info.policy,
-            model=self.model.name,
+            model=self.state.name,
             cited=((len(said.strip()), 1),) if evidence and words != [NO_ANSWER] else (),
             **(KNOWS if evidence else {}),
         )
@@ -788,7 +789,7 @@ class FakeDocumentChat:
         kept.messages.append(Message(self._next_message, "assistant", said.strip(), stats.as_dict(), evidence))
         if after is not None:
             kept.keep(after)
-        kept.info = replace(kept.info, messages=len(kept.messages), model=self.model.name)
+        kept.info = replace(kept.info, messages=len(kept.messages), model=self.state.name)
         looks = tuple(
             Look(word, ((e.document, 0, e.regions[0][1], 0.5),)) for word in said.split()[:1] for e in evidence
         )

@@ -1,29 +1,43 @@
-"""The fake stands for the real chat: same methods, same parameters."""
+"""The fake stands for the real chat and its parts: same methods, same parameters."""
 
 import inspect
 
 import pytest
 
 from app.chat import DocumentChat
+from app.chat.jobs import Jobs
+from app.chat.library import DocumentPages, Library
+from app.chat.loaded_model import LoadedModel
+from app.chat.model_shelf import ModelShelf
+from app.chat.saved import SavedChats
+from app.chat.transfers import Transfers
 from app.store.store import Store
 from tests.fake_chat import FakeDocumentChat, FakeStore
 
-# The fake is made directly; ingestion and the endpoint, which alone calls the last four, have tests of their own.
-REAL_ONLY = {"open", "text", "reader", "take_turns", "forget_empty", "beside", "follow"}
+PARTS = (DocumentChat, Jobs, LoadedModel, ModelShelf, Library, DocumentPages, SavedChats, Transfers)
+# The fake is made directly, and has no sessions; the endpoint, which alone calls the last four, has tests of its own.
+REAL_ONLY = {"open", "start", "use", "share", "answering", "ended", "forget", "sessions", "sessions_under"}
+REAL_ONLY |= {"sessions_of", "recipe_under", "take_turns", "forget_empty", "beside", "follow"}
 
 
 def public(kind: type) -> dict[str, object]:
     return {name: member for name, member in inspect.getmembers(kind, callable) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("name", sorted(set(public(DocumentChat)) - REAL_ONLY))
-def test_fake_chat_has_the_method(name: str) -> None:
-    real, fake = getattr(DocumentChat, name), getattr(FakeDocumentChat, name, None)
-    assert fake is not None
-    assert parameters(fake) == parameters(real)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_a_part_has_few_methods_and_the_fake_has_them_too(part: type) -> None:
+    methods = public(part)
+    assert len(methods) <= 15
+    for name in methods.keys() - REAL_ONLY - ({"close"} if part is not DocumentChat else set()):
+        assert parameters(getattr(FakeDocumentChat, name)) == parameters(methods[name]), name
 
 
-@pytest.mark.parametrize("name", sorted(public(FakeStore)))
+def test_a_method_stands_in_one_part_only() -> None:
+    names = [name for part in PARTS for name in public(part) if name != "close"]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", sorted(public(FakeStore).keys() - {"found"}))
 def test_fake_store_has_the_same_parameters(name: str) -> None:
     assert parameters(getattr(FakeStore, name)) == parameters(getattr(Store, name))
 

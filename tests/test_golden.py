@@ -74,7 +74,7 @@ def test_engine_recipes(codec: str) -> None:
 def test_block_keys(open_chat: Open, tmp_path: Path, policy: str) -> None:
     """Of a document and of its scores or slots."""
     chat = open_chat(policy=policy)
-    document = chat.add_document(write(tmp_path, words=200))
+    document = chat.library.add_document(write(tmp_path, words=200))
     for _ in chat.read(document.id):
         pass
     keys = chat.store.manifest(document.id, tiny.engine(policy=policy).recipe, 0)
@@ -84,9 +84,9 @@ def test_block_keys(open_chat: Open, tmp_path: Path, policy: str) -> None:
 
 def test_exported_bundle(open_chat: Open, tmp_path: Path) -> None:
     chat = open_chat()
-    document = chat.add_document(write(tmp_path, words=200))
+    document = chat.library.add_document(write(tmp_path, words=200))
     key = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
-    chat.export_file(key, tmp_path / "chat.lectern")
+    chat.transfers.export_file(key, tmp_path / "chat.lectern")
     with zipfile.ZipFile(tmp_path / "chat.lectern") as file:
         names = file.namelist()
         manifest = json.loads(file.read("manifest.json"))

@@ -110,7 +110,7 @@ def test_two_origins_or_hosts_are_refused(owner: TestClient) -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
 def test_exports_are_for_our_own_page(owner: TestClient, chat: FakeDocumentChat, site: str) -> None:
-    key = chat.new_chat()
+    key = chat.saved.new_chat()
     list(chat.ask("Hello?", chat=key))
     assert owner.get(f"/chats/{key}/export.md", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
     assert owner.get(f"/chats/{key}/export.md", headers={"Sec-Fetch-Site": site}).status_code == 403
@@ -122,7 +122,7 @@ def test_an_event_reaches_no_file_but_an_upload(
     """All events that take files, with a marker file elsewhere; then with an upload."""
     marker = tmp_path / "marker.txt"
     marker.write_text("marker", encoding="utf-8")
-    known = [info.title for info in chat.documents()]
+    known = [info.title for info in chat.library.documents()]
     inside = chat.settings.folder / "uploads" / "older.txt"
     inside.parent.mkdir(parents=True, exist_ok=True)
     inside.write_text("an upload of an earlier start", encoding="utf-8")
@@ -134,7 +134,7 @@ def test_an_event_reaches_no_file_but_an_upload(
             for value in (record, [record]):
                 values = [value, *[""] * (len(blocks.fns[key].inputs) - 1)]
                 assert event(owner, fn_index=key, data=values).status_code == 400
-    assert marker.exists() and inside.exists() and [info.title for info in chat.documents()] == known
+    assert marker.exists() and inside.exists() and [info.title for info in chat.library.documents()] == known
     sent = owner.post("/gradio_api/upload", files={"files": ("a book.txt", b"The harbour master kept a lantern.")})
     values = [[{"path": sent.json()[0]}], "", False]
     for key in takers[:3]:  # two in Ask, one in Library; the last takes chats

@@ -202,3 +202,29 @@ def test_no_committed_file_names_a_registry_or_a_path_of_one_machine():
 def test_ruff_is_content():
     answer = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout[-3000:]
+
+
+# What a part of DocumentChat does is asked of the part.
+ASKED_OF_PARTS = {
+    "jobs": "claim stop stops busy",
+    "model": "engine engine_under model_state unload_model switch_model policy_of memory_line follow",
+    "shelf": "models offers loaded_choice model_folders add_model_folder remove_model_folder other_model other_models",
+    "library": "add_document adding stop_adding documents document delete_document suggestions places pin evict "
+    "choosable decode_again disk_space token_bytes",
+    "pages": "page_image locate",
+    "saved": "new_chat forget_empty chats search_chats chat messages rename_chat delete_chat set_chat_documents "
+    "answer_settings set_answer_settings set_chat_policy versions show_version fork",
+    "transfers": "export_chat export_json export_file import_chat",
+    "store": "part outline search_parts",
+}
+
+
+def test_parts_of_the_chat_are_named() -> None:
+    part = {name: part for part, names in ASKED_OF_PARTS.items() for name in names.split()}
+    call = re.compile(rf"(?<![\w.])((?:self\.)?_?chat)\.({'|'.join(part)})\(")
+    wrong = []
+    for folder in ("app", "tests", "benchmarks", "scripts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for found in call.finditer(path.read_text(encoding="utf-8")):
+                wrong.append(f"{path.relative_to(ROOT)}: {found[0]} is {found[1]}.{part[found[2]]}.{found[2]}()")
+    assert not wrong

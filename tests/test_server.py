@@ -75,11 +75,11 @@ def test_own_origin_is_answered(client: TestClient) -> None:
 
 
 def test_health_names_the_model_and_the_work(client: TestClient, chat: FakeDocumentChat) -> None:
-    chat.model = model_state(state="failed", detail="models/x: no config.json")
+    chat.state = model_state(state="failed", detail="models/x: no config.json")
     try:
         health = client.get("/health").json()
     finally:
-        chat.model = model_state()
+        chat.state = model_state()
     assert health["version"] == __version__
     assert health["model"] == {"state": "failed", "name": "lectern-small", "detail": "models/x: no config.json"}
     assert health["busy"] is None
@@ -102,7 +102,7 @@ def test_upload_has_a_limit(client: TestClient) -> None:
 def test_a_page_of_a_pdf_is_a_picture(client: TestClient, chat: FakeDocumentChat, tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(pdf_bytes(page_objects([drawn("The harbour bell rings at noon.")])))
     (tmp_path / "a.txt").write_text("plain")
-    book, plain = (chat.add_document(tmp_path / name).id for name in ("a.pdf", "a.txt"))
+    book, plain = (chat.library.add_document(tmp_path / name).id for name in ("a.pdf", "a.txt"))
     answer = client.get(f"/documents/{book}/pages/1.jpg")
     assert answer.headers["content-type"] == "image/jpeg" and answer.content.startswith(b"\xff\xd8")
     assert "private" in answer.headers["cache-control"]
@@ -112,7 +112,7 @@ def test_a_page_of_a_pdf_is_a_picture(client: TestClient, chat: FakeDocumentChat
 
 
 def test_chat_is_exported(client: TestClient, chat: FakeDocumentChat) -> None:
-    key = chat.new_chat()
+    key = chat.saved.new_chat()
     assert any(isinstance(event, Delta) for event in chat.ask("Où est la clé? \r\nX: y", chat=key))
     answer = client.get(f"/chats/{key}/export.md")
     assert answer.headers["content-disposition"] == 'attachment; filename="o-est-la-cl-x-y.md"'

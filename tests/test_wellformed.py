@@ -118,10 +118,10 @@ def test_a_chat_takes_a_question_and_a_title_with_half_characters(tmp_path: Path
 
     chat = DocumentChat.open(Settings(home=tmp_path), engine=tiny.engine())
     done = finish(chat.ask(f"who? {BYTE}", generation=SHORT))
-    assert chat.messages(done.chat)[0].content == "who? caf\ufffd"
-    chat.rename_chat(done.chat, HALF + "\n")
-    assert chat.chat(done.chat).title == "smile \ufffd"
-    chat.export_json(done.chat).encode()
+    assert chat.saved.messages(done.chat)[0].content == "who? caf\ufffd"
+    chat.saved.rename_chat(done.chat, HALF + "\n")
+    assert chat.saved.chat(done.chat).title == "smile \ufffd"
+    chat.transfers.export_json(done.chat).encode()
     chat.close()
 
 

@@ -62,13 +62,13 @@ class FileRoutes:
 
     def _add(self, path: Path) -> DocumentInfo:
         self.allowance.room(self.chat)
-        info = self.chat.add_document(path, name=path.name)
+        info = self.chat.library.add_document(path, name=path.name)
         if info.state != "read":
             self.reading.add(info.id)
         return info
 
     async def list(self, request: Request) -> Response:
-        found = await run_in_threadpool(lambda: [self._described(info) for info in self.chat.documents()])
+        found = await run_in_threadpool(lambda: [self._described(info) for info in self.chat.library.documents()])
         return JSONResponse({"object": "list", "data": found, "has_more": False})
 
     async def show(self, request: Request) -> Response:
@@ -79,7 +79,7 @@ class FileRoutes:
         info = await run_in_threadpool(self._document, request)
         self.reading.forget(info.id)
         with self.reading.answer_first():
-            await run_in_threadpool(self.chat.delete_document, info.id)
+            await run_in_threadpool(self.chat.library.delete_document, info.id)
         return JSONResponse({"id": PREFIX + info.id, "object": "file", "deleted": True})
 
     async def share(self, request: Request) -> Response:
@@ -92,7 +92,7 @@ class FileRoutes:
         return JSONResponse({"id": PREFIX + info.id, "object": "file", "shared_with": name})
 
     def _document(self, request: Request) -> DocumentInfo:
-        return self.chat.document(request.path_params["id"].removeprefix(PREFIX))
+        return self.chat.library.document(request.path_params["id"].removeprefix(PREFIX))
 
     def _described(self, info: DocumentInfo, purpose: str = "assistants") -> dict[str, Any]:
         problem = self.reading.problems.get(info.id) or (info.detail if info.state == "failed" else "")

@@ -34,7 +34,7 @@ class Allowance:
         """
         if self.limits is None:
             return
-        if len(chat.documents()) >= self.limits.documents:
+        if len(chat.library.documents()) >= self.limits.documents:
             raise _refused(f"your library holds {self.limits.documents} documents, which is all it may; delete some")
         if _bytes(chat.settings.folder) >= self.limits.gigabytes * 1e9:
             raise _refused(f"your documents take the {self.limits.gigabytes:g} GB that they may; delete some")

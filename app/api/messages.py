@@ -169,13 +169,13 @@ def add_files(
     ids = []
     for file in files:
         if file.id:
-            ids.append(chat.document(file.id.removeprefix("file-")).id)
+            ids.append(chat.library.document(file.id.removeprefix("file-")).id)
             continue
         room(chat)
         with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
             path = Path(folder) / file_name(file.name)
             path.write_bytes(file.data)
-            ids.append(chat.add_document(path, name=path.name).id)
+            ids.append(chat.library.add_document(path, name=path.name).id)
     return ids
 
 
@@ -187,12 +187,12 @@ def place(
     A chat that holds all turns goes on itself. One that holds the first of them, or is one of those `taken`, is forked
     there; where none does, a new one begins.
     """
-    policy = policy or chat.policy_of()
+    policy = policy or chat.model.policy_of()
     found, matched = chat.store.chat_with_turns(documents, talk.system, policy, talk.turns)
     if found is None:
-        id = chat.new_chat(documents, policy, system=talk.system)
-    elif matched == len(chat.messages(found)) // 2 and found not in taken:
+        id = chat.saved.new_chat(documents, policy, system=talk.system)
+    elif matched == len(chat.saved.messages(found)) // 2 and found not in taken:
         id = found
     else:
-        id = chat.fork(found, matched)
+        id = chat.saved.fork(found, matched)
     return id, talk.turns[matched:]

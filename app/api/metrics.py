@@ -58,11 +58,11 @@ class Metrics:
         yield GaugeMetricFamily("lectern_answers_running", "Requests that are answered", running)
         documents = len(self.reading.documents())
         yield GaugeMetricFamily("lectern_documents_waiting", "Documents in the queue to be read", documents)
-        ready = self.chat.model_state().state == "ready"
+        ready = self.chat.model.model_state().state == "ready"
         yield GaugeMetricFamily("lectern_ready", "1 when the model is loaded", int(ready))
         if not ready:
             return
-        engine, line = self.chat.engine(), self.chat.memory_line()
+        engine, line = self.chat.model.engine(), self.chat.model.memory_line()
         yield GaugeMetricFamily("lectern_reading_tokens_per_second", "Speed measured last", engine.tokens_per_s)
         yield CounterMetricFamily("lectern_steps", "Batches of tokens run", engine.together.batches)
         yield CounterMetricFamily("lectern_step_tokens", "Tokens in these batches", engine.together.tokens)

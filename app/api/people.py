@@ -49,7 +49,7 @@ class People:
             if user.id not in self._open:
                 self._open[user.id] = self._opened(user)
             chat, _, app = self._open[user.id]
-            chat.follow(self.owner)
+            chat.model.follow(self.owner.model)
             return app
 
     def share(self, chat: "DocumentChat", document: str, name: str) -> None:
@@ -66,12 +66,12 @@ class People:
         theirs, endpoint, _ = self._open[user.id]
         endpoint.allowance.room(theirs)
         with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
-            path, own = Path(folder) / "shared.lectern", chat.new_chat([document])
+            path, own = Path(folder) / "shared.lectern", chat.saved.new_chat([document])
             try:
-                chat.export_file(own, path)
+                chat.transfers.export_file(own, path)
             finally:
-                chat.forget_empty(own)
-            theirs.forget_empty(theirs.import_chat(path))
+                chat.saved.forget_empty(own)
+            theirs.saved.forget_empty(theirs.transfers.import_chat(path))
 
     def _opened(self, user: User) -> "tuple[DocumentChat, Endpoint, FastAPI]":
         home = self.users.folder(user)

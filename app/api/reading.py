@@ -130,7 +130,7 @@ class BackgroundReading:
     def take_up(self) -> None:
         """Go on with what an earlier process was reading; what it had paused stays so."""
         kept = _read(self._file)
-        known = {info.id: info.state for info in self.chat.documents()} if kept.documents else {}
+        known = {info.id: info.state for info in self.chat.library.documents()} if kept.documents else {}
         with self._changed:
             self.paused = kept.paused
             self._waiting |= {id: None for id in kept.documents if known.get(id, "read") != "read"}
@@ -176,8 +176,8 @@ class BackgroundReading:
             finished, batch, paused, told = self.finished, self._batch, self.paused, dict(self._told)
         if not ids and not problems:
             return Queued(finished=finished, paused=paused)
-        known = {info.id: info for info in self.chat.documents()}
-        busy = self.chat.busy() or ""
+        known = {info.id: info for info in self.chat.library.documents()}
+        busy = self.chat.jobs.busy() or ""
         return Queued(
             documents=tuple(self._described(known[id], told.get(id)) for id in ids if id in known),
             number=batch + 1,
@@ -262,7 +262,7 @@ class BackgroundReading:
         """A document that cannot be read is told and left out; without a model all of them wait."""
         with self._changed:
             self.problems[document] = why
-            if self.chat.model_state().state == "failed":
+            if self.chat.model.model_state().state == "failed":
                 self.paused = True
             else:
                 self._waiting.pop(document, None)

@@ -23,7 +23,7 @@ from app.api.messages import FilePart, Talk, add_files, place, read_messages, sp
 from app.api.reading import BackgroundReading
 from app.api.replies import ChatReply, CompletionReply, Event, Head, Reply, ResponseReply
 from app.api.schema import Body, ChatBody, CompletionBody, ResponseBody, read, read_json
-from app.chat.turns import MOST_BESIDE
+from app.chat.jobs import MOST_BESIDE
 from app.errors import CancelledError, InUseError
 from app.records import Delta, Done
 from app.store.users import Limits
@@ -143,11 +143,11 @@ class Endpoint:
 
     def _models(self) -> list[dict[str, Any]]:
         name, created = self._name(), int(time.time())
-        names = [name, *(f"{name}:{document.id}" for document in self.chat.documents())]
+        names = [name, *(f"{name}:{document.id}" for document in self.chat.library.documents())]
         return [{"id": n, "object": "model", "created": created, "owned_by": "lectern"} for n in names]
 
     def _name(self) -> str:
-        return self.chat.model_state().name or self.chat.settings.model_name
+        return self.chat.model.model_state().name or self.chat.settings.model_name
 
     # --- answers
 
@@ -194,7 +194,7 @@ class Endpoint:
             watch.cancel()
 
     def _check_ready(self) -> None:
-        state = self.chat.model_state()
+        state = self.chat.model.model_state()
         if state.state == "loading":
             raise ApiError("the model is loading; ask again in a moment", status=503, code="loading",
                            retry_after_s=LOADING_S)  # fmt: skip
@@ -235,7 +235,7 @@ class Endpoint:
             yield chat, rest
         finally:
             self._taken.discard(chat)
-            self.chat.forget_empty(chat)
+            self.chat.saved.forget_empty(chat)
 
     def _free(self, ask: Callable[[], Iterator[Event]], left: threading.Event) -> Iterator[Event]:
         """The events of `ask`, begun again as long as the page has the model."""

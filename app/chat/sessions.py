@@ -1,6 +1,5 @@
 """Sessions: an open chat's memory, one answer over it, and what of it is kept."""
 
-import threading
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from typing import Any
 
 from app.chat import citations, evidence, lookup, memory_files
 from app.chat.focus import Sight, look
+from app.chat.jobs import Job
 from app.chat.knows import Unasked, held, known
 from app.chat.reader import ReadDocument, Reader
 from app.errors import CancelledError, InputError, StoreError
@@ -28,18 +28,6 @@ CHANGED = (
 UNASKED, UNASKED_TOKENS = "?", 4  # what shows where the model looks whatever it is asked
 OTHER_VERSION = "another version of the chat's turns was chosen; they were read again"
 NO_DOCUMENT = "no document is attached to this chat, so there was no text to look in; choose one and ask again"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One claim on the model: since when, and whether it shall end."""
-
-    cancel: threading.Event
-    started: float
-
-    @property
-    def cancelled(self) -> bool:
-        return self.cancel.is_set()
 
 
 @dataclass

@@ -12,7 +12,8 @@ from app.tasks.scoring import holds, only_refuses
 
 if TYPE_CHECKING:
     from app.chat.reader import ReadDocument
-    from app.chat.sessions import Job, Sessions
+    from app.chat.jobs import Job
+    from app.chat.sessions import Sessions
 
 SHOWN = 4
 TRIED = 16

@@ -25,12 +25,12 @@ def ask(session: Session, args: argparse.Namespace) -> None:
     flags = {name: getattr(args, name) for name in ("temperature", "top_p", "seed", "max_new_tokens")}
     generation = fill(GenerationConfig, flags=flags, environment={})
     with session.chat() as chat:
-        documents = [chat.document(name).id for name in args.document]
+        documents = [chat.library.document(name).id for name in args.document]
         session.model_ready(chat)
-        if args.chat and (policy := chat.policy_of(args.chat)) != session.settings.policy:
+        if args.chat and (policy := chat.model.policy_of(args.chat)) != session.settings.policy:
             started = session.settings.policy
             session.out.say(f"chat {args.chat} is answered under policy {policy}; --policy {started} is for new chats")
-        if args.chat and (other := chat.other_model(chat.chat(args.chat).id)):
+        if args.chat and (other := chat.shelf.other_model(chat.saved.chat(args.chat).id)):
             session.out.say(f"chat {args.chat} was read with {other.name}; this reads {other.cost}")
         events = chat.ask(
             args.question,
@@ -53,7 +53,7 @@ def follow(session: Session, chat: "DocumentChat", events: Generator[Reading | D
             elif isinstance(event, Delta):
                 session.out.stream(event.text)
             elif isinstance(event, Done):
-                _answered(session, event, chat.model_state().demonstration)
+                _answered(session, event, chat.model.model_state().demonstration)
 
 
 def _answered(session: Session, done: Done, demonstration: bool) -> None:

@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 def attach(session: Session, args: argparse.Namespace) -> None:
     """Attach documents to a chat, after those that it has."""
     with session.chat(load=False) as chat:
-        info = chat.chat(args.id)
-        wanted = [*info.documents, *(chat.document(name).id for name in args.documents)]
-        chat.set_chat_documents(info.id, list(dict.fromkeys(wanted)))
+        info = chat.saved.chat(args.id)
+        wanted = [*info.documents, *(chat.library.document(name).id for name in args.documents)]
+        chat.saved.set_chat_documents(info.id, list(dict.fromkeys(wanted)))
         _attached(session, chat, info.id)
 
 
 def detach(session: Session, args: argparse.Namespace) -> None:
     """Detach documents from a chat; what was read of them is kept."""
     with session.chat(load=False) as chat:
-        info = chat.chat(args.id)
-        titles = {document.id: document.title for document in chat.documents()}
+        info = chat.saved.chat(args.id)
+        titles = {document.id: document.title for document in chat.library.documents()}
         gone = {_one_attached(name, info.documents, titles) for name in args.documents}
-        chat.set_chat_documents(info.id, [id for id in info.documents if id not in gone])
+        chat.saved.set_chat_documents(info.id, [id for id in info.documents if id not in gone])
         _attached(session, chat, info.id)
 
 
@@ -48,8 +48,8 @@ def _one_attached(name: str, documents: Sequence[str], titles: dict[str, str]) -
 
 
 def _attached(session: Session, chat: "DocumentChat", key: str) -> None:
-    titles = {document.id: document.title for document in chat.documents()}
-    info = chat.chat(key)
+    titles = {document.id: document.title for document in chat.library.documents()}
+    info = chat.saved.chat(key)
     shown = "; ".join(titles.get(id, f"{id}, deleted") for id in info.documents) or "none"
     note = " Its earlier turns stay as they were, written beside the documents of then." if info.messages else ""
     session.out.result({"chat": info.id, "documents": list(info.documents)}, f"Documents: {shown}.{note}")
@@ -61,8 +61,8 @@ FORMATS = ("md", "json", "lectern")
 def chats_fork(session: Session, args: argparse.Namespace) -> None:
     """Branch off a new chat; what was read is shared."""
     with session.chat(load=False) as chat:
-        key = chat.fork(args.id, args.turn)
-        info = chat.chat(key)
+        key = chat.saved.fork(args.id, args.turn)
+        info = chat.saved.chat(key)
     values = {"chat": key, "parent": info.parent, "messages": info.messages}
     session.out.result(values, f"{info.title}: chat {key}, {info.messages} messages taken over.")
 
@@ -84,11 +84,11 @@ def chats_export(session: Session, args: argparse.Namespace) -> None:
         raise ConfigError("--format lectern: a chat with its memory goes into a file; choose --output FILE")
     with session.chat(load=False) as chat:
         if kind == "lectern":
-            counts = chat.export_file(args.id, args.output)
+            counts = chat.transfers.export_file(args.id, args.output)
             text = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items())
             session.out.result({"path": str(args.output), **counts}, f"Written to {args.output}: {text}.")
             return
-        text = chat.export_json(args.id) if kind == "json" else chat.export_chat(args.id)
+        text = chat.transfers.export_json(args.id) if kind == "json" else chat.transfers.export_chat(args.id)
     if args.output is None:
         session.out.result({"markdown" if kind == "md" else "text": text}, text.rstrip("\n"))
         return
@@ -106,8 +106,8 @@ def _write(path: Path, text: str) -> None:
 def chats_import(session: Session, args: argparse.Namespace) -> None:
     """Take in a chat that was exported as JSON or with its memory."""
     with session.chat(load=not args.text_only) as chat:
-        key = chat.import_chat(args.path, text_only=args.text_only)
-        info = chat.chat(key)
+        key = chat.transfers.import_chat(args.path, text_only=args.text_only)
+        info = chat.saved.chat(key)
     values = {"chat": key, "title": info.title, "messages": info.messages, "documents": list(info.documents)}
     session.out.result(values, f"{info.title}: chat {key}, {info.messages} messages.")
 
@@ -117,7 +117,7 @@ def chats_list(session: Session, args: argparse.Namespace) -> None:
     from app.eval.report import table
 
     with session.chat(load=False) as chat:
-        chats = chat.chats(getattr(args, "search", None))
+        chats = chat.saved.chats(getattr(args, "search", None))
     rows = [[c.id, c.title, c.messages, ", ".join(c.documents), c.updated] for c in chats]
     text = table(["id", "title", "messages", "documents", "updated"], rows) if rows else "No chats."
     session.out.result({"chats": [asdict(c) for c in chats]}, text)
@@ -126,7 +126,7 @@ def chats_list(session: Session, args: argparse.Namespace) -> None:
 def chats_show(session: Session, args: argparse.Namespace) -> None:
     """Show the turns of one chat."""
     with session.chat(load=False) as chat:
-        info, messages = chat.chat(args.id), chat.messages(args.id)
+        info, messages = chat.saved.chat(args.id), chat.saved.messages(args.id)
     values = asdict(info) | {"messages": [asdict(message) for message in messages]}
     turns = []
     for message in messages:
@@ -137,4 +137,4 @@ def chats_show(session: Session, args: argparse.Namespace) -> None:
 
 def chats_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a chat; its documents stay."""
-    session.delete(args.id, lambda chat: (chat.chat, chat.delete_chat))
+    session.delete(args.id, lambda chat: (chat.saved.chat, chat.saved.delete_chat))

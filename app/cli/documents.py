@@ -41,7 +41,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
             documents.append(info)
             reused += tokens_reused
             read_now += info.tokens - tokens_reused
-        disk_bytes = sum(chat.disk_space().documents.get(info.id, 0) for info in documents)
+        disk_bytes = sum(chat.library.disk_space().documents.get(info.id, 0) for info in documents)
     ids = [info.id for info in documents]
     seconds = time.perf_counter() - started
     values = {
@@ -64,7 +64,7 @@ def read(session: Session, args: argparse.Namespace) -> int:
 
 def _read_one(session: Session, chat: "DocumentChat", path: Path, args: argparse.Namespace) -> tuple[DocumentInfo, int]:
     """Add and read one document; returns it and how many of its tokens were read before."""
-    info = session.adding(path, chat.adding(path, password=args.password, encoding=args.encoding, ocr=args.ocr))
+    info = session.adding(path, chat.library.adding(path, password=args.password, encoding=args.encoding, ocr=args.ocr))
     for note in info.notes:
         session.out.say(f"{info.title}: {note}")
     for skipped in info.skipped:
@@ -75,13 +75,13 @@ def _read_one(session: Session, chat: "DocumentChat", path: Path, args: argparse
         for reading in readings:
             reused = reading.reused
             if not told and reading.tokens_total > reused:
-                taken = size_text((reading.tokens_total - reused) * chat.token_bytes())
+                taken = size_text((reading.tokens_total - reused) * chat.library.token_bytes())
                 session.out.say(
                     f"{info.title}: {reading.tokens_total - reused:,} tokens to read, about {taken} on disk"
                 )
             told = True
             session.reading(reading)
-    return chat.document(info.id), reused
+    return chat.library.document(info.id), reused
 
 
 def text(session: Session, args: argparse.Namespace) -> None:
@@ -110,7 +110,7 @@ def documents_list(session: Session, args: argparse.Namespace) -> None:
     from app.eval.report import table
 
     with session.chat(load=False) as chat:
-        documents = chat.documents()
+        documents = chat.library.documents()
     rows = [[d.id, d.title, d.kind, d.parts, d.tokens, _state(d)] for d in documents]
     text = table(["id", "title", "kind", "parts", "tokens", "state"], rows) if rows else "No documents yet."
     session.out.result({"documents": [asdict(d) for d in documents]}, text)
@@ -123,7 +123,7 @@ def _state(document: DocumentInfo) -> str:
 def documents_show(session: Session, args: argparse.Namespace) -> None:
     """Show one document."""
     with session.chat(load=False) as chat:
-        document = chat.document(args.id)
+        document = chat.library.document(args.id)
     lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
     lines += [f"note: {note}" for note in document.notes]
     lines += [f"left out: {skipped.name}: {skipped.reason}" for skipped in document.skipped]
@@ -132,7 +132,7 @@ def documents_show(session: Session, args: argparse.Namespace) -> None:
 
 def documents_delete(session: Session, args: argparse.Namespace) -> None:
     """Delete a document and the memory of it."""
-    session.delete(args.id, lambda chat: (chat.document, chat.delete_document))
+    session.delete(args.id, lambda chat: (chat.library.document, chat.library.delete_document))
 
 
 def documents_pin(session: Session, args: argparse.Namespace) -> None:
@@ -147,7 +147,7 @@ def documents_unpin(session: Session, args: argparse.Namespace) -> None:
 
 def _pin(session: Session, id: str, pinned: bool) -> None:
     with session.chat(load=False) as chat:
-        info = chat.pin(id, pinned)
+        info = chat.library.pin(id, pinned)
     session.out.result(
         {"document": info.id, "pinned": pinned}, f"{info.title}: {'' if pinned else 'no longer '}pinned."
     )
@@ -156,7 +156,7 @@ def _pin(session: Session, id: str, pinned: bool) -> None:
 def documents_evict(session: Session, args: argparse.Namespace) -> None:
     """Delete the memory of a document; its text stays."""
     with session.chat(load=False) as chat, session.freeing(chat) as freed:
-        info = chat.evict(args.id)
+        info = chat.library.evict(args.id)
     text = f"{info.title}: its memory is deleted, {freed_text(freed)}; it is read again when asked about."
     session.out.result({"evicted": info.id, **freed}, text)
 
@@ -164,9 +164,9 @@ def documents_evict(session: Session, args: argparse.Namespace) -> None:
 def documents_search(session: Session, args: argparse.Namespace) -> None:
     """Find words in the text of the library."""
     with session.chat(load=False) as chat:
-        document = chat.document(args.document).id if args.document else None
-        found = chat.search_parts(" ".join(args.words), args.limit, document)
-        titles = {info.id: info.title for info in chat.documents()}
+        document = chat.library.document(args.document).id if args.document else None
+        found = chat.store.search_parts(" ".join(args.words), args.limit, document)
+        titles = {info.id: info.title for info in chat.library.documents()}
     rows = [dict(zip(("document", "part", "label", "snippet"), row, strict=True)) for row in found]
     lines = [f"{titles.get(d, d)}, {label}: {' '.join(snippet.split())}" for d, _, label, snippet in found]
     session.out.result({"found": rows}, "\n".join(lines) or "Not found.")

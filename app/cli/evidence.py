@@ -27,7 +27,7 @@ def evidence(session: Session, args: argparse.Namespace) -> None:
     """Show a passage, and how much less likely its answer is without it."""
     with session.chat() as chat:
         passage, key, _ = chat.store.evidence(args.id)
-        part = chat.part(passage.document, passage.part)
+        part = chat.store.part(passage.document, passage.part)
         passage = replace(passage, confidence=part.confidence(passage.char_start, passage.char_end))
         session.model_ready(chat)
         with closing(chat.removal(args.id)) as events:

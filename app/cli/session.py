@@ -42,7 +42,7 @@ class Session:
         try:
             yield chat
         except BaseException:
-            chat.stop()
+            chat.jobs.stop()
             raise
         finally:
             for note in chat.notes():
@@ -57,9 +57,9 @@ class Session:
 
     def model_ready(self, chat: "DocumentChat") -> Any:
         """Wait for the model, saying so."""
-        if chat.model_state().state == "loading":
+        if chat.model.model_state().state == "loading":
             self.out.progress("Loading the model")
-        return chat.engine()
+        return chat.model.engine()
 
     def adding(self, path: Path, steps: Generator[Step, None, T]) -> T:
         """Follow the adding of a file to its end; returns what it returns. Ctrl-C stops it."""

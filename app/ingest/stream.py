@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.errors import CancelledError, InputError
 from app.ingest.files import Cancelled, Progress, never
@@ -107,3 +107,12 @@ def as_reason(error: BaseException, doing: str) -> BaseException:
     if isinstance(error, Exception | KeyboardInterrupt | SystemExit | GeneratorExit):
         return error
     return InputError(f"{doing} ended inside a library ({type(error).__name__}: {error}); split or change the file")
+
+
+def returned(steps: Generator[Any, None, T]) -> T:
+    """What a generator returns when it is run to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

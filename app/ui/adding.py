@@ -76,7 +76,7 @@ def _add_one(
     chat: "DocumentChat", path: Path, password: str, which: str, notices: str, by_ocr: bool
 ) -> Generator[Adding, None, DocumentInfo]:
     """Add one file, telling now and then how far it is."""
-    with closed_after(chat.adding(path, password=password or None, name=path.name, ocr=by_ocr)) as steps:
+    with closed_after(chat.library.adding(path, password=password or None, name=path.name, ocr=by_ocr)) as steps:
         while True:
             try:
                 step = next(steps)

@@ -74,7 +74,7 @@ def models(chat: "DocumentChat") -> list[tuple[str, str]]:
     """(what the list of models shows, id of a Choice): whichever is loaded, then those that can be used here."""
     listed = [ANY]
     try:
-        for model in chat.models():
+        for model in chat.shelf.models():
             for choice in model.choices if model.usable else ():
                 listed.append((f"{model.name} on {choice.base}" if choice.adapter else model.name, choice.id))
     except Exception as error:
@@ -85,7 +85,7 @@ def models(chat: "DocumentChat") -> list[tuple[str, str]]:
 def offered(chat: "DocumentChat", chat_id: str | None) -> Any:
     """What the list of models shows for a chat."""
     try:
-        return values(chat.answer_settings(chat_id), models(chat))[-1]
+        return values(chat.saved.answer_settings(chat_id), models(chat))[-1]
     except Exception as error:  # it was deleted, which its next question says
         log.warning("the models of a chat cannot be listed: %s", error)
         return gr.skip()
@@ -100,11 +100,11 @@ def loaded_first(
         wanted: id of its Choice; "" for whichever is loaded.
         question: goes back into the box when the model cannot be had.
     """
-    if wanted and wanted != chat.loaded_choice():
+    if wanted and wanted != chat.shelf.loaded_choice():
         before = asking.show(chat, chat_id)
         for status in switching.load(chat, wanted):
             yield replace(before, status=status, running=True)
-        if wanted != chat.loaded_choice():
+        if wanted != chat.shelf.loaded_choice():
             yield replace(before, status=status, draft=question)
             return
     yield from views
@@ -121,11 +121,11 @@ def change(chat: "DocumentChat", chat_id: str | None, wanted: AnswerSettings) ->
     if chat_id is None:
         return ""
     try:
-        before = chat.answer_settings(chat_id)
+        before = chat.saved.answer_settings(chat_id)
         if before == wanted:
             return ""
-        chat.set_answer_settings(chat_id, wanted)
-        turns = chat.chat(chat_id).messages
+        chat.saved.set_answer_settings(chat_id, wanted)
+        turns = chat.saved.chat(chat_id).messages
     except Exception as error:
         return format.failure(error)
     if before.system != wanted.system and turns:
@@ -136,7 +136,7 @@ def change(chat: "DocumentChat", chat_id: str | None, wanted: AnswerSettings) ->
 def make_default(chat: "DocumentChat", wanted: AnswerSettings) -> str:
     """Let new chats begin with these settings; status HTML."""
     try:
-        chat.set_answer_settings(None, wanted)
+        chat.saved.set_answer_settings(None, wanted)
     except Exception as error:
         return format.failure(error)
     return format.notice("New chats begin with these settings.")
@@ -144,9 +144,9 @@ def make_default(chat: "DocumentChat", wanted: AnswerSettings) -> str:
 
 def keep(chat: "DocumentChat", chat_id: str, wanted: AnswerSettings) -> None:
     """Keep the settings that a chat was begun with; it has its system text already."""
-    now = chat.answer_settings(chat_id)
+    now = chat.saved.answer_settings(chat_id)
     if now != (wanted := replace(wanted, system=now.system)):
-        chat.set_answer_settings(chat_id, wanted)
+        chat.saved.set_answer_settings(chat_id, wanted)
 
 
 def wire(chat: "DocumentChat", controls: Controls, chat_id: gr.State, status: gr.HTML) -> None:

@@ -216,16 +216,16 @@ def _messages(view: View, turns: int) -> list[dict[str, Any]]:
 
 
 def _memory(chat: "DocumentChat", chat_id: str | None) -> str:
-    if chat_id is None or chat.model_state().state != "ready":  # asking for it would wait for the model
+    if chat_id is None or chat.model.model_state().state != "ready":  # asking for it would wait for the model
         return ""
-    return format.memory(chat.memory_line(chat_id))
+    return format.memory(chat.model.memory_line(chat_id))
 
 
 def build(
     chat: "DocumentChat", reading: BackgroundReading, line: ReadingLine, header: switching.Header, uploads: Uploads
 ) -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
-    parts = _layout(chat.policy_of())
+    parts = _layout(chat.model.policy_of())
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
     view += [parts.controls.policy, parts.other, *parts.controls.settings]
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]
@@ -262,7 +262,7 @@ def build(
 
     def show(chat_id: str | None, turns: int = TURNS) -> tuple[Any, ...]:
         try:
-            own = chat.policy_of(chat_id), chat.answer_settings(chat_id)
+            own = chat.model.policy_of(chat_id), chat.saved.answer_settings(chat_id)
             return values(asking.show(chat, chat_id), _running(False), *own, turns)
         except Exception as error:
             return values(View(status=format.failure(error)), _running(False))
@@ -382,7 +382,7 @@ def _wire_asking(
     earlier = lambda id, chat_id: show(chat_id, int(id) if id.isdecimal() else TURNS)  # noqa: E731
     actions.on("earlier", earlier, inputs=parts.chat_id, outputs=view, **actions.SHOWS)
     actions.on("unask", back, inputs=parts.chat_id, outputs=view, cancels=streams, queue=False)
-    parts.question.stop(chat.stop, None, None, queue=False, **PRIVATE)
+    parts.question.stop(chat.jobs.stop, None, None, queue=False, **PRIVATE)
     return streams
 
 

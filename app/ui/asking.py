@@ -64,10 +64,10 @@ def show(chat: "DocumentChat", chat_id: str | None) -> View:
     """A chat as it is kept."""
     if chat_id is None:
         return View()
-    kinds, loaded = format.kinds(chat.documents()), chat.model_state()
+    kinds, loaded = format.kinds(chat.library.documents()), chat.model.model_state()
     shown: list[dict[str, Any]] = []
-    question, versions = "", chat.versions(chat_id)
-    for message in chat.messages(chat_id):
+    question, versions = "", chat.saved.versions(chat_id)
+    for message in chat.saved.messages(chat_id):
         shown.append({"role": message.role, "text": message.content + _cut(message)})
         if message.role == "assistant":
             shown[-1]["marks"] = foot.marks(message)
@@ -89,7 +89,7 @@ def thinking(chat: "DocumentChat", stop: str = "") -> str:
     Args:
         stop: the action of a button that takes the question back.
     """
-    busy = chat.busy() or ""
+    busy = chat.jobs.busy() or ""
     if busy.startswith("reading "):
         text = f"Thinking; {busy} pauses meanwhile"
     else:
@@ -99,7 +99,7 @@ def thinking(chat: "DocumentChat", stop: str = "") -> str:
 
 def before_first_answer(chat: "DocumentChat") -> str:
     """What the browser keeps while a new chat has no id yet: which one was the newest before it."""
-    return f"after {next((info.id for info in chat.chats()), '')}"
+    return f"after {next((info.id for info in chat.saved.chats()), '')}"
 
 
 def reopened(chat: "DocumentChat", kept: str) -> str | None:
@@ -108,7 +108,7 @@ def reopened(chat: "DocumentChat", kept: str) -> str | None:
     Args:
         kept: its id, or what `before_first_answer` gave.
     """
-    chats = [info.id for info in chat.chats() if info.messages]
+    chats = [info.id for info in chat.saved.chats() if info.messages]
     if kept.startswith("after "):
         newest = chats[0] if chats else None
         return newest if newest != kept.removeprefix("after ") else None
@@ -140,7 +140,7 @@ def answer(
     before = show(chat, chat_id).messages
     asking = (*before, {"role": "user", "text": question})
     start = View(asking, chat_id, thinking(chat), running=True)
-    fallback, stops = View(before, chat_id, draft=question), chat.stops
+    fallback, stops = View(before, chat_id, draft=question), chat.jobs.stops
     yield start
     events = chat.ask(
         question,
@@ -171,7 +171,7 @@ def again(
         yield replace(kept, status=format.notice("There is no question to answer again."))
         return
     shown = kept.messages[: questions[-1] + 1]
-    start, stops = View(shown, chat_id, thinking(chat), running=True), chat.stops
+    start, stops = View(shown, chat_id, thinking(chat), running=True), chat.jobs.stops
     yield start
     question = kept.messages[questions[-1]]["text"]
     events = chat.retry(chat_id, generation=generation, focus=sight.focus, mute=sight.mute, so_far=so_far)
@@ -180,7 +180,7 @@ def again(
 
 def last_length(chat: "DocumentChat", chat_id: str | None) -> int:
     """Tokens of the last answer."""
-    answers = [message for message in chat.messages(chat_id) if message.role == "assistant"] if chat_id else []
+    answers = [message for message in chat.saved.messages(chat_id) if message.role == "assistant"] if chat_id else []
     return int(answers[-1].stats.get("new_tokens", 0)) if answers else 0
 
 
@@ -200,11 +200,11 @@ def follow(
         question: goes back into the box when nothing was answered and therefore nothing kept.
         stops: of the chat when `start` was shown: the stop button may have been pressed before the first event.
     """
-    kinds = format.kinds(chat.documents())
+    kinds = format.kinds(chat.library.documents())
     view, said, shown_at = start, "", 0.0
     try:
         with closed_after(events):
-            for event in events if chat.stops == stops else ():
+            for event in events if chat.jobs.stops == stops else ():
                 if isinstance(event, Done):
                     if not event.stats.saved and event.stats.stopped:  # of another answer in the place of one
                         yield replace(show(chat, event.chat), status=format.notice(event.stats.note))
@@ -232,7 +232,7 @@ def follow(
 
 def _unattached(chat: "DocumentChat", chat_id: str) -> str:
     """A hint under an answer that no document stands behind."""
-    if chat.chat(chat_id).documents:
+    if chat.saved.chat(chat_id).documents:
         return ""
     return format.notice(
         "No document is attached, so this was answered from the question alone. Pick a document above, or add one in "
@@ -276,8 +276,8 @@ def places(chat: "DocumentChat", picked: Sequence[str], *chosen: Sequence[str]) 
     Returns:
         (choices, then what stays of each of `chosen`).
     """
-    known = {document.id: document.title for document in chat.documents() if document.id in picked}
-    offered = chat.places(list(known))
+    known = {document.id: document.title for document in chat.library.documents() if document.id in picked}
+    offered = chat.library.places(list(known))
     specs = {spec for _, spec in offered}
 
     def stays(spec: str) -> bool:  # a place that was typed begins with an id or a title
@@ -291,8 +291,8 @@ def attach(chat: "DocumentChat", chat_id: str | None, picked: Sequence[str]) -> 
     if chat_id is None:
         return ""
     try:
-        before = chat.chat(chat_id)
-        chat.set_chat_documents(chat_id, picked)
+        before = chat.saved.chat(chat_id)
+        chat.saved.set_chat_documents(chat_id, picked)
     except Exception as error:
         return format.failure(error)
     if not before.messages or before.documents == tuple(picked):
@@ -302,9 +302,9 @@ def attach(chat: "DocumentChat", chat_id: str | None, picked: Sequence[str]) -> 
 
 def choices(chat: "DocumentChat", policy: str = "") -> list[tuple[str, str]]:
     """(what the picker shows, document id), newest first; those that were not read under the policy say so."""
-    ready = chat.model_state().state == "ready"  # before, nobody knows what this model has read
+    ready = chat.model.model_state().state == "ready"  # before, nobody knows what this model has read
     listed = []
-    for document in chat.documents(policy):
+    for document in chat.library.documents(policy):
         state = " (not read yet)" if ready and document.state != "read" else ""
         state = state or (" (only partly readable)" if format.missed(document) else "")
         listed.append((f"{document.title}{state}", document.id))
@@ -321,7 +321,7 @@ def read_sample(chat: "DocumentChat", reading: BackgroundReading, book: Path | N
     if book is None:
         return "", format.notice("This copy of Lectern has no sample book (folder samples); add a file in Library.")
     try:
-        document = chat.add_document(book).id
+        document = chat.library.add_document(book).id
     except Exception as error:
         return "", format.failure(error)
     reading.add(document, first=True)
@@ -330,7 +330,7 @@ def read_sample(chat: "DocumentChat", reading: BackgroundReading, book: Path | N
 
 def welcome(chat: "DocumentChat", documents: Sequence[str]) -> str:
     """The page before the first question: what Lectern is, or which documents are asked."""
-    picked = [document for document in chat.documents() if document.id in documents]
+    picked = [document for document in chat.library.documents() if document.id in documents]
     titles = [f"<i>{escape(document.title)}</i>" for document in picked]
     if titles:
         lost = [f"{document.title}: {missed}." for document in picked if (missed := format.missed(document))]

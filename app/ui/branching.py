@@ -33,17 +33,17 @@ def fork(chat: "DocumentChat", chat_id: str | None, answer: str) -> str | None:
     """
     if chat_id is None:
         return None
-    turn = turn_of(chat.messages(chat_id), answer)
+    turn = turn_of(chat.saved.messages(chat_id), answer)
     if not turn:
         raise NotFoundError("This answer is not here any more; nothing was forked.")
-    return chat.fork(chat_id, turn)
+    return chat.saved.fork(chat_id, turn)
 
 
 def version(chat: "DocumentChat", chat_id: str | None, turn: str) -> View:
     """The chat with another version of one of its turns; `turn` is the id that its button names."""
     try:
         if chat_id and turn.isdecimal():
-            chat.show_version(chat_id, int(turn))
+            chat.saved.show_version(chat_id, int(turn))
         return asking.show(chat, chat_id)
     except Exception as error:
         return replace(asking.show(chat, chat_id), status=format.failure(error))
@@ -60,14 +60,14 @@ def edit(
 ) -> Iterator[View]:
     """Ask another question in the place of the one that an answer answers, and show it as it comes."""
     kept = asking.show(chat, chat_id)
-    turn = turn_of(chat.messages(chat_id), answer) if chat_id else 0
+    turn = turn_of(chat.saved.messages(chat_id), answer) if chat_id else 0
     if not (chat_id and turn and question.strip()):
         yield View(kept.messages, chat_id, format.notice("There is no such question to ask again."))
         return
     questions = [place for place, message in enumerate(kept.messages) if message.get("role") == "user"]
     before = kept.messages[: questions[turn - 1]]
     start = View((*before, {"role": "user", "text": question}), chat_id, asking.thinking(chat), running=True)
-    stops = chat.stops
+    stops = chat.jobs.stops
     yield start
     events = chat.edit(
         chat_id, turn, question, generation=generation, focus=sight.focus, mute=sight.mute, so_far=so_far

@@ -87,7 +87,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                 shelves = models_tab.build(chat, header)
 
         def lengths() -> Any:
-            trained = chat.model_state().trained_tokens
+            trained = chat.model.model_state().trained_tokens
             offered = passkey_tab.lengths(trained)
             return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
 
@@ -135,7 +135,7 @@ def _watch(chat: "DocumentChat", header: switching.Header, marks: list[Any]) -> 
     """
 
     def state() -> tuple[Any, ...]:
-        now = chat.model_state()
+        now = chat.model.model_state()
         again = gr.Timer(active=now.state in ("loading", "unloaded"))  # a question loads it again
         return format.model(now), format.problem(now) + format.notes(chat.notes()), format.demonstration(now), again
 
@@ -159,7 +159,7 @@ def _open_chat(chat: "DocumentChat", asking: ask_tab.AskTab, tabs: gr.Tabs) -> R
     """Chat id: show a kept chat; None: an empty one."""
 
     def show(key: str | None) -> tuple[Any, ...]:
-        known = next((info for info in chat.chats() if info.id == key), None)
+        known = next((info for info in chat.saved.chats() if info.id == key), None)
         library = asking.refresh(list(known.documents), known.policy) if known else asking.refresh([])
         return *asking.show(key), *library, gr.update(visible=False), gr.Tabs(selected="ask")
 

@@ -75,14 +75,14 @@ def fork(chat: "DocumentChat", target: str) -> str:
         LecternError: the chat is not there any more, or nothing can be written.
     """
     key, _, turns = target.rpartition("@")
-    return chat.fork(key, 0 if turns == "0" else None)
+    return chat.saved.fork(key, 0 if turns == "0" else None)
 
 
 def take(chat: "DocumentChat", file: str, text_only: bool, query: str, uploads: Uploads) -> tuple[str, str]:
     """Import a chat from an uploaded file, which is deleted; (status HTML, list HTML)."""
     try:
         with uploads.taken(file) as own:
-            info = chat.chat(chat.import_chat(own, text_only=text_only))
+            info = chat.saved.chat(chat.transfers.import_chat(own, text_only=text_only))
         status = format.notice(f"{info.title}: {format.plural(info.messages, 'message')} taken in.")
     except Exception as error:
         status = format.failure(error)
@@ -92,9 +92,9 @@ def take(chat: "DocumentChat", file: str, text_only: bool, query: str, uploads: 
 def listing(chat: "DocumentChat", query: str = "") -> str:
     """HTML of the chats that hold the words of the query in title or text, newest first; empty ones are not told of."""
     try:
-        chats = [info for info in chat.chats(query.strip() or None) if info.messages]
-        titles = {document.id: document.title for document in chat.documents()}
-        others = chat.other_models()
+        chats = [info for info in chat.saved.chats(query.strip() or None) if info.messages]
+        titles = {document.id: document.title for document in chat.library.documents()}
+        others = chat.shelf.other_models()
     except Exception as error:
         return format.failure(error)
     if not chats:
@@ -108,7 +108,7 @@ def rename(chat: "DocumentChat", key: str, title: str, query: str) -> tuple[str,
     status = ""
     try:
         if title.strip():
-            chat.rename_chat(key, title.strip())
+            chat.saved.rename_chat(key, title.strip())
         else:
             status = format.notice("A chat needs a title.")
     except Exception as error:
@@ -120,7 +120,7 @@ def delete(chat: "DocumentChat", key: str, query: str) -> tuple[str, str]:
     """Delete a chat; (status HTML, list HTML)."""
     status = ""
     try:
-        chat.delete_chat(key)
+        chat.saved.delete_chat(key)
     except Exception as error:
         status = format.failure(error)
     return status, listing(chat, query)

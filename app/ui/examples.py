@@ -13,5 +13,5 @@ __all__ = ["SHOWN", "examples"]
 
 def examples(chat: "DocumentChat", documents: Sequence[str]) -> tuple[str, ...]:
     """At most `SHOWN` questions about the first picked document that is in the library; none when nothing is picked."""
-    known = [document.id for document in chat.documents() if document.id in documents]
-    return tuple(chat.suggestions(known[:1]))[:SHOWN]
+    known = [document.id for document in chat.library.documents() if document.id in documents]
+    return tuple(chat.library.suggestions(known[:1]))[:SHOWN]

@@ -35,8 +35,12 @@ def passage(chat: "DocumentChat", target: str, find: str | None = None) -> str:
     try:
         key, index, words = viewer.target(target) if "@" in target else (target, 0, "")
         evidence, chat_id, answer = chat.store.evidence(key)
-        siblings = [item.id for message in chat.messages(chat_id) if message.id == answer for item in message.evidence]
-        shown = _shown(chat, chat.document(evidence.document), key, index or evidence.part, words, find, evidence)
+        siblings = [
+            item.id for message in chat.saved.messages(chat_id) if message.id == answer for item in message.evidence
+        ]
+        shown = _shown(
+            chat, chat.library.document(evidence.document), key, index or evidence.part, words, find, evidence
+        )
         return viewer.page(shown, evidence, siblings)
     except Exception as error:
         return viewer.message(format.failure(error))
@@ -52,7 +56,7 @@ def document(chat: "DocumentChat", target: str, find: str | None = None, words: 
     """
     try:
         key, index, named = viewer.target(target)
-        return viewer.page(_shown(chat, chat.document(key), key, index, named or words, find))
+        return viewer.page(_shown(chat, chat.library.document(key), key, index, named or words, find))
     except Exception as error:
         return format.failure(error)
 
@@ -76,10 +80,10 @@ def _shown(
     found = None
     if find is not None and find.strip():
         words = find
-        hits = chat.search_parts(find, MOST_PLACES, info.id)
+        hits = chat.store.search_parts(find, MOST_PLACES, info.id)
         found = sorted({at: part_name(label, info) for _, at, label, _ in hits}.items())
         index = next((at for at, _ in found if at >= index), found[0][0]) if found else index
-    part = chat.part(info.id, max(1, min(index, info.parts)))
+    part = chat.store.part(info.id, max(1, min(index, info.parts)))
     own = evidence is not None and part.index == evidence.part and not words
     start, end = (evidence.char_start, evidence.char_end) if own else first_match(part.text, words)
     if own:
@@ -88,14 +92,14 @@ def _shown(
         ASK if evidence else LIBRARY, key, info.id, info.title, info.kind, part, info.parts, start, end,
         place=viewer.place_of(evidence, part, info.kind) if evidence else part_name(part.label, info),
         page=_page(chat, info.id, part, start, end),
-        contents=contents(chat.outline(info.id), info), words=words, found=found,
+        contents=contents(chat.store.outline(info.id), info), words=words, found=found,
     )  # fmt: skip
 
 
 def _page(chat: "DocumentChat", document: str, part: Part, start: int, end: int) -> "Located | None":
     """The picture of a page, where its file is kept and can be drawn."""
     try:
-        return chat.locate(document, part, start, end)
+        return chat.pages.locate(document, part, start, end)
     except (InputError, NotFoundError) as error:
         log.warning("%s", error)
         return None

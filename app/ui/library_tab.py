@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.api.reading import BackgroundReading
-from app.chat.keeping import DiskSpace
+from app.chat.library import DiskSpace
 from app.ingest import ocr
 from app.records import DocumentInfo
 from app.system import size_text
@@ -130,8 +130,8 @@ def _encodings(document: DocumentInfo) -> str:
 def table(chat: "DocumentChat", reading: BackgroundReading) -> str:
     """HTML of the library, newest first."""
     try:
-        state, queue = chat.model_state().state, reading.documents()
-        return _table(chat.documents(), state, chat.disk_space(), queue, chat.choosable())
+        state, queue = chat.model.model_state().state, reading.documents()
+        return _table(chat.library.documents(), state, chat.library.disk_space(), queue, chat.library.choosable())
     except Exception as error:
         return format.failure(error)
 
@@ -171,7 +171,7 @@ def decode(chat: "DocumentChat", reading: BackgroundReading, choice: str) -> Ite
     waited = reading.waits(key)
     reading.forget(key)
     try:
-        with closed_after(chat.decode_again(key, encoding or None)) as steps:
+        with closed_after(chat.library.decode_again(key, encoding or None)) as steps:
             while True:
                 try:
                     yield Adding(format.waiting(next(steps).words))
@@ -191,18 +191,18 @@ def decode(chat: "DocumentChat", reading: BackgroundReading, choice: str) -> Ite
 def delete(chat: "DocumentChat", reading: BackgroundReading, key: str) -> tuple[str, str]:
     """Delete a document; (status HTML, table HTML)."""
     reading.forget(key)
-    return _change(chat, reading, lambda: chat.delete_document(key))
+    return _change(chat, reading, lambda: chat.library.delete_document(key))
 
 
 def pin(chat: "DocumentChat", reading: BackgroundReading, key: str, pinned: bool) -> tuple[str, str]:
     """Keep the memory of a document, or no longer; (status HTML, table HTML)."""
-    return _change(chat, reading, lambda: chat.pin(key, pinned))
+    return _change(chat, reading, lambda: chat.library.pin(key, pinned))
 
 
 def evict(chat: "DocumentChat", reading: BackgroundReading, key: str) -> tuple[str, str]:
     """Delete the memory of a document, not its text; (status HTML, table HTML)."""
     reading.forget(key)
-    return _change(chat, reading, lambda: chat.evict(key))
+    return _change(chat, reading, lambda: chat.library.evict(key))
 
 
 def _change(chat: "DocumentChat", reading: BackgroundReading, work: Callable[[], Any]) -> tuple[str, str]:
@@ -271,7 +271,7 @@ def build(chat: "DocumentChat", reading: BackgroundReading, open_ask: Reaction, 
         work = partial(_done, partial(change, chat, reading))
         actions.on(name, work, outputs=[status, shelf], queue=False)
     actions.on("library-ask", open_ask.handler, outputs=open_ask.outputs, cancels=open_ask.cancels, **actions.SHOWS)
-    stop.click(chat.stop_adding, None, None, queue=False, **PRIVATE)
+    stop.click(chat.library.stop_adding, None, None, queue=False, **PRIVATE)
     return LibraryTab(shelf)
 
 

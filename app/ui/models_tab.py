@@ -91,7 +91,7 @@ def _fit(fit: Fit | None) -> tuple[str, ...]:
 def offers(chat: "DocumentChat") -> str:
     """HTML of the models that can be fetched by name; "" where nothing can be said of them yet."""
     try:
-        found = chat.offers()
+        found = chat.shelf.offers()
     except Exception as error:
         return format.failure(error)
     if not found:
@@ -138,9 +138,9 @@ def fetch(chat: "DocumentChat", name: str) -> Iterator[str]:
 
 def unload(chat: "DocumentChat") -> str:
     """Free the memory of the loaded model; status HTML."""
-    name = chat.model_state().name
+    name = chat.model.model_state().name
     try:
-        chat.unload_model()
+        chat.model.unload_model()
     except Exception as error:
         return format.failure(error)
     return format.notice(f"{name} is unloaded; the next question loads it again.")
@@ -172,7 +172,7 @@ def card(model: LocalModel, loaded: str) -> str:
 def listing(chat: "DocumentChat") -> str:
     """HTML of all models, in groups."""
     try:
-        models, loaded = chat.models(), chat.loaded_choice()
+        models, loaded = chat.shelf.models(), chat.shelf.loaded_choice()
     except Exception as error:
         return format.failure(error)
     return _listing(models, loaded)
@@ -195,7 +195,7 @@ def folders(chat: "DocumentChat") -> str:
     rows = "".join(
         f'<li><code>{escape(folder)}</code><button type="button" class="lt-tool" data-do="model-forget" '
         f'data-id="{escape(folder)}" title="Look there no more; nothing in it is touched">Remove</button></li>'
-        for folder in chat.model_folders()
+        for folder in chat.shelf.model_folders()
     )
     return f'<ul class="lt-folders">{rows}</ul>' if rows else ""
 
@@ -208,7 +208,7 @@ def shown(chat: "DocumentChat") -> tuple[str, str, str]:
 def add(chat: "DocumentChat", folder: str) -> tuple[str, ...]:
     """Look for models in another folder; status HTML, then what `shown` gives."""
     try:
-        names = chat.add_model_folder(folder)
+        names = chat.shelf.add_model_folder(folder)
         status = format.notice(f"Found there: {', '.join(names)}.")
     except Exception as error:
         status = format.failure(error)
@@ -219,7 +219,7 @@ def forget(chat: "DocumentChat", folder: str) -> tuple[str, ...]:
     """Look no more in a folder; status HTML, then what `shown` gives."""
     status = ""
     try:
-        chat.remove_model_folder(folder)
+        chat.shelf.remove_model_folder(folder)
     except Exception as error:
         status = format.failure(error)
     return status, *shown(chat)
@@ -274,7 +274,7 @@ def build(chat: "DocumentChat", header: switching.Header) -> ModelsTab:
         yield gr.skip(), *shown(chat), gr.update(visible=False)
 
     def unloading(_id: str) -> tuple[Any, ...]:
-        return unload(chat), *shown(chat), format.model(chat.model_state()), gr.Timer(active=True)
+        return unload(chat), *shown(chat), format.model(chat.model.model_state()), gr.Timer(active=True)
 
     actions.on("model-fetch", fetching, outputs=[*outputs, stop])
     stop.click(chat.fetching.stop, None, None, queue=False, **PRIVATE)

@@ -143,11 +143,11 @@ def test(
             raise ConfigError("Choose at least one length.")
         config = PasskeyConfig(lengths=tuple(wanted), trials=int(trials), depth_bands=int(bands))
         yield status, grid(cells, wanted, depths)
-        chat.engine()  # what is said of the model waits for it
-        with chat.claim("testing passkeys") as job:
-            model = chat.model_state()
+        chat.model.engine()  # what is said of the model waits for it
+        with chat.jobs.claim("testing passkeys") as job:
+            model = chat.model.model_state()
             policy = policy or model.policy
-            engine = chat.engine_under(policy)
+            engine = chat.model.engine_under(policy)
             kept = chat.store.start_passkey_run(model.name, policy, _settings(config))
             for event in _events(run, engine, config, job.cancel):
                 if isinstance(event, PasskeyCell):
@@ -223,5 +223,5 @@ def build(chat: "DocumentChat", run: Run) -> PasskeyTab:
         yield gr.skip(), gr.skip(), earlier(chat), gr.update(visible=True), gr.update(visible=False)
 
     start.click(running, [chosen, trials, bands, policy], [status, heat, kept, start, stop], **GPU, **PRIVATE)
-    stop.click(chat.stop, None, None, queue=False, **PRIVATE)
+    stop.click(chat.jobs.stop, None, None, queue=False, **PRIVATE)
     return PasskeyTab(chosen, kept)

@@ -35,13 +35,13 @@ def change(chat: "DocumentChat", chat_id: str | None, policy: str, picked: Seque
     """
     try:
         if chat_id is not None:
-            chat.set_chat_policy(chat_id, policy)
-        elif chat.model_state().state == "ready":  # one that cannot be had is refused at once
-            chat.engine_under(policy)
-        turns = bool(chat_id and chat.chat(chat_id).messages)
-        unread = [info.title for info in chat.documents(policy) if info.id in picked and info.state != "read"]
+            chat.saved.set_chat_policy(chat_id, policy)
+        elif chat.model.model_state().state == "ready":  # one that cannot be had is refused at once
+            chat.model.engine_under(policy)
+        turns = bool(chat_id and chat.saved.chat(chat_id).messages)
+        unread = [info.title for info in chat.library.documents(policy) if info.id in picked and info.state != "read"]
     except Exception as error:
-        return format.failure(error), chat.policy_of(chat_id)
+        return format.failure(error), chat.model.policy_of(chat_id)
     told = []
     if unread:
         told.append(f"Not read under {policy} yet: {', '.join(unread)}. The next question reads it first.")

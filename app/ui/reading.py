@@ -157,7 +157,7 @@ def build(chat: "DocumentChat", reading: BackgroundReading) -> ReadingLine:
         return look()
 
     def add(key: str, first: bool = False) -> None:
-        reading.add(chat.document(key).id, first=first)
+        reading.add(chat.library.document(key).id, first=first)
 
     timer.tick(look, marked, outputs, queue=False, **PRIVATE)
     for name, work in (

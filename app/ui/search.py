@@ -21,8 +21,8 @@ def hits(chat: "DocumentChat", query: str) -> str:
     if not query.strip():
         return ""
     try:
-        found = chat.search_parts(query, SHOWN)
-        documents = {info.id: info for info in chat.documents()}
+        found = chat.store.search_parts(query, SHOWN)
+        documents = {info.id: info for info in chat.library.documents()}
     except Exception as error:
         return format.failure(error)
     if not found:

@@ -25,7 +25,7 @@ def listing(chat: "DocumentChat", shown: str | None, today: datetime | None = No
         today: now, on this computer's clock.
     """
     try:
-        known = chat.chats()
+        known = chat.saved.chats()
         chats = [info for info in known if info.messages]
     except Exception as error:
         return format.failure(error)
@@ -45,7 +45,7 @@ def found(chat: "DocumentChat", query: str, shown: str | None) -> str:
     if not query.strip():
         return listing(chat, shown)
     try:
-        hits = chat.search_chats(query, FOUND + 1)
+        hits = chat.saved.search_chats(query, FOUND + 1)
     except Exception as error:
         return format.failure(error)
     if not hits:

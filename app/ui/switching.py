@@ -35,11 +35,11 @@ class Header:
 def load(chat: "DocumentChat", choice: str) -> Iterator[str]:
     """Load a model in place of the loaded one; status HTML."""
     try:
-        with closed_after(chat.switch_model(choice)) as steps:
+        with closed_after(chat.model.switch_model(choice)) as steps:
             for step in steps:
                 clock = f" · {duration(step.elapsed_s)}" if step.elapsed_s > TOLD_AFTER_S else ""
                 yield format.waiting(f"Loading {step.name}: {step.step}{clock}")
-        yield format.notice(f"{chat.model_state().name} is loaded.")
+        yield format.notice(f"{chat.model.model_state().name} is loaded.")
     except Exception as error:
         yield format.failure(error)
 
@@ -57,8 +57,8 @@ def button(other: OtherModel, action: str, form: str = "lt-button") -> str:
 def notice(chat: "DocumentChat", chat_id: str | None) -> str:
     """HTML that says whose memory the chat has, when another model is loaded, and how to go on with it; else ""."""
     try:
-        other = chat.other_model(chat_id) if chat_id else None
-        if other and chat.answer_settings(chat_id).model not in ("", chat.loaded_choice()):
+        other = chat.shelf.other_model(chat_id) if chat_id else None
+        if other and chat.saved.answer_settings(chat_id).model not in ("", chat.shelf.loaded_choice()):
             return format.notice("This chat has a model of its own; its next question loads that first.")
     except Exception as error:
         return format.failure(error)
@@ -82,14 +82,14 @@ def wire(chat: "DocumentChat", action: str, status: gr.HTML, header: Header) -> 
     wanted = gr.State("")
 
     def announce(choice: str) -> tuple[str, str]:
-        busy = chat.busy()
+        busy = chat.jobs.busy()
         return format.waiting(f"Waiting for the model: {busy}" if busy else "Loading"), choice
 
     def run(choice: str) -> Iterator[tuple[Any, ...]]:
         for line in load(chat, choice):
-            yield line, format.model(chat.model_state()), gr.skip()
+            yield line, format.model(chat.model.model_state()), gr.skip()
         # The timer's next look brings what depends on the model up to date, also after a failure.
-        yield gr.skip(), format.model(chat.model_state()), gr.Timer(active=True)
+        yield gr.skip(), format.model(chat.model.model_state()), gr.Timer(active=True)
 
     clicked = actions.on(action, announce, outputs=[status, wanted], queue=False)
     return clicked.then(run, wanted, [status, header.model, header.poll], **GPU, **PRIVATE)

@@ -72,7 +72,7 @@ class World:
 
 def asked(chat: DocumentChat, book: Path) -> Done:
     """Add a book and ask about it."""
-    document = chat.add_document(book)
+    document = chat.library.add_document(book)
     *_, done = chat.ask("Which word?", documents=[document.id], generation=GenerationConfig(max_new_tokens=4))
     assert isinstance(done, Done)
     return done
@@ -100,8 +100,8 @@ def make(folder: Path) -> World:
     book.write_text(BOOK, encoding="utf-8")
     with opened(folder / "kept") as chat:
         done = asked(chat, book)
-        (folder / "chat.json").write_text(chat.export_json(done.chat), encoding="utf-8")
-        document = chat.documents()[0].id
+        (folder / "chat.json").write_text(chat.transfers.export_json(done.chat), encoding="utf-8")
+        document = chat.library.documents()[0].id
     shutil.copytree(folder / "kept", folder / "home")
     passage = done.evidence[0].id if done.evidence else "e1-1"
     return World(folder, folder / "home", done.chat, document, passage)

@@ -56,7 +56,7 @@ def test_nothing_of_one_user_is_within_reach_of_another(client, users, chat):
     assert separation.same_text(client, ben) == [] and separation.without_key(client) == []
     assert client.get("/health").status_code == 200
     assert client.get(f"/v1/files/{theirs.document}", **bearer(ann)).status_code == 200
-    assert chat.documents() == [] and chat.chats() == []  # the owner has a library of their own too
+    assert chat.library.documents() == [] and chat.saved.chats() == []  # the owner has a library of their own too
     assert client.get("/v1/files", **bearer("owner")).json()["data"] == []
 
 

@@ -37,7 +37,7 @@ def queue(fake: FakeDocumentChat):
 
 
 def three(fake: FakeDocumentChat, folder: Path) -> list[str]:
-    return [fake.add_document(write(folder, f"{name}.txt")).id for name in ("one", "two", "three")]
+    return [fake.library.add_document(write(folder, f"{name}.txt")).id for name in ("one", "two", "three")]
 
 
 def test_documents_are_read_in_order_and_counted(fake, queue, tmp_path):
@@ -53,7 +53,7 @@ def test_documents_are_read_in_order_and_counted(fake, queue, tmp_path):
         seen.append((now.documents[0].id, now.number, now.of))
         time.sleep(0.001)
     assert list(dict.fromkeys(seen)) == [(third, 1, 3), (first, 2, 3), (second, 3, 3)]
-    assert queue.queued().finished == 3 and {info.state for info in fake.documents()} == {"read"}
+    assert queue.queued().finished == 3 and {info.state for info in fake.library.documents()} == {"read"}
 
 
 def test_cancel_ends_the_one_that_is_read_and_the_next_goes_on(fake, queue, tmp_path):
@@ -61,24 +61,24 @@ def test_cancel_ends_the_one_that_is_read_and_the_next_goes_on(fake, queue, tmp_
     first, second, _ = three(fake, tmp_path)
     queue.add(first)
     queue.add(second)
-    until(lambda: fake.document(first).state == "reading")
+    until(lambda: fake.library.document(first).state == "reading")
     queue.forget(first)
-    until(lambda: fake.document(second).state == "read")
-    assert fake.document(first).state == "new" and "stopped at" in fake.document(first).detail
+    until(lambda: fake.library.document(second).state == "read")
+    assert fake.library.document(first).state == "new" and "stopped at" in fake.library.document(first).detail
 
 
 def test_a_pause_holds_and_stop_does_not_empty_the_queue(fake, queue, tmp_path):
     fake.pace_s = 0.01
     first, *_ = three(fake, tmp_path)
     queue.add(first)
-    until(lambda: fake.document(first).state == "reading")
+    until(lambda: fake.library.document(first).state == "reading")
     queue.pause()
-    until(lambda: fake.document(first).state == "new")
+    until(lambda: fake.library.document(first).state == "new")
     assert queue.documents() == (first,) and queue.queued().paused
     queue.go_on()
-    until(lambda: fake.document(first).state == "reading")
-    fake.stop()  # of a question
-    until(lambda: fake.document(first).state == "read")
+    until(lambda: fake.library.document(first).state == "reading")
+    fake.jobs.stop()  # of a question
+    until(lambda: fake.library.document(first).state == "read")
 
 
 def test_the_list_is_taken_up_after_a_restart(fake, tmp_path):
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_is_told_and_the_next_is_read(fake, queue, tmp_path,
     monkeypatch.setattr(fake, "read", broken)
     queue.add(first)
     queue.add(second)
-    until(lambda: fake.document(second).state == "read")
+    until(lambda: fake.library.document(second).state == "read")
     assert [(id, title) for id, title, _ in queue.queued().problems] == [(first, "one")]
     queue.forget(first)
     assert queue.queued().problems == ()
@@ -127,7 +127,7 @@ def test_without_a_model_the_queue_waits(fake, queue, tmp_path):
     from tests.fake_chat import model_state
 
     first, second, _ = three(fake, tmp_path)
-    fake.model = model_state(state="failed", detail="no weights")
+    fake.state = model_state(state="failed", detail="no weights")
     queue.add(first)
     queue.add(second)
     until(lambda: queue.paused)
@@ -143,9 +143,9 @@ def chat(open_chat):  # noqa: F811
 
 
 def test_a_question_comes_before_reading_and_counts_what_is_read(chat, tmp_path, monkeypatch):
-    monkeypatch.setattr(chat.engine(), "most_segment_tokens", 64)
-    monkeypatch.setattr(chat.engine(), "segment_tokens", 64)
-    book = chat.add_document(write(tmp_path, words=150)).id
+    monkeypatch.setattr(chat.model.engine(), "most_segment_tokens", 64)
+    monkeypatch.setattr(chat.model.engine(), "segment_tokens", 64)
+    book = chat.library.add_document(write(tmp_path, words=150)).id
     steps = chat.read(book, behind=True)
     for _ in range(3):  # some of it is stored now
         next(steps)
@@ -166,18 +166,21 @@ def test_a_question_comes_before_reading_and_counts_what_is_read(chat, tmp_path,
     asking.join(LONG_S)
     note = done[0].stats.note
     assert "answered from the first" in note and "% of book" in note
-    assert 0 < done[0].stats.tokens_reused < chat.document(book).tokens and chat.document(book).state == "new"
+    assert (
+        0 < done[0].stats.tokens_reused < chat.library.document(book).tokens
+        and chat.library.document(book).state == "new"
+    )
     list(chat.read(book, behind=True))
     *_, last = chat.ask("And now?", chat=done[0].chat, generation=GenerationConfig(max_new_tokens=4), so_far=[book])
-    assert "answered from the first" not in last.stats.note and chat.document(book).state == "read"
+    assert "answered from the first" not in last.stats.note and chat.library.document(book).state == "read"
 
 
 def test_reading_behind_goes_on_where_it_gave_way(chat, tmp_path):
     queue = BackgroundReading(chat)
-    book = chat.add_document(write(tmp_path, words=100)).id
+    book = chat.library.add_document(write(tmp_path, words=100)).id
     queue.add(book)
     for _ in range(3):
         list(chat.ask("Who?", generation=GenerationConfig(max_new_tokens=2)))
-    until(lambda: chat.document(book).state == "read" and not queue.documents())
+    until(lambda: chat.library.document(book).state == "read" and not queue.documents())
     queue.close()
     assert queue.problems == {}

@@ -109,23 +109,23 @@ def test_a_stateless_client_has_its_turns_read_once(client, tmp_path, chat):
     third_turn = second["choices"][0]["message"]["content"]
     details = second["usage"]["prompt_tokens_details"]
     before = first["usage"]["total_tokens"]
-    assert details["cached_tokens"] >= before - 1 and len(chat.chats()) == 1
+    assert details["cached_tokens"] >= before - 1 and len(chat.saved.chats()) == 1
     # a changed early turn is read from there, and the first chat stays as it is
     changed = post(client, talk("Who?", "Somebody else.", "And then?", **documents))
     usage = changed["usage"]
     read = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
-    assert len("Who?Somebody else.And then?") <= read < 100 and len(chat.chats()) == 2  # a letter is a token
-    assert [m.content for m in chat.messages(first["lectern"]["chat"])][-1] == third_turn
-    forked = chat.messages(changed["lectern"]["chat"])
+    assert len("Who?Somebody else.And then?") <= read < 100 and len(chat.saved.chats()) == 2  # a letter is a token
+    assert [m.content for m in chat.saved.messages(first["lectern"]["chat"])][-1] == third_turn
+    forked = chat.saved.messages(changed["lectern"]["chat"])
     assert [m.content for m in forked][:3] == ["Who?", "Somebody else.", "And then?"]
 
 
 def test_turns_that_were_had_elsewhere_are_run_as_if_answered_here(client, chat):
     turns = [("user", "Who?", {}, ()), ("assistant", "Ann.", {}, ())]
-    id = chat.new_chat()
+    id = chat.saved.new_chat()
     chat.store.import_messages(id, turns, None)  # of a chat without memory all turns are run again
     *_, done = chat.ask("And then?", chat=id, generation=GenerationConfig(max_new_tokens=6))
-    chat.delete_chat(id)
+    chat.saved.delete_chat(id)
     assert post(client, talk("Who?", "Ann.", "And then?"))["choices"][0]["message"]["content"] == done.answer
 
 
@@ -133,7 +133,7 @@ def test_system_text_takes_the_place_of_the_models_own(client, chat):
     body = talk("Who?")
     body["messages"].insert(0, {"role": "system", "content": "Speak like a sailor."})
     reply = post(client, body)
-    assert chat.chat(reply["lectern"]["chat"]).system == "Speak like a sailor."
+    assert chat.saved.chat(reply["lectern"]["chat"]).system == "Speak like a sailor."
     assert reply["usage"]["prompt_tokens"] > post(client, talk("Who?"))["usage"]["prompt_tokens"]
 
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_honoured_is_refused_before_anything_is_sent(client, chat
     assert 400 <= answer.status_code < 500, answer.text
     error = answer.json()["error"]
     assert words in error["message"] and set(error) == {"message", "type", "param", "code"}
-    assert chat.chats() == []
+    assert chat.saved.chats() == []
 
 
 @pytest.mark.parametrize("change", [{"tools": [{"type": "function"}], "tool_choice": "auto"}, {"user": "u", "odd": 1}])
@@ -246,7 +246,7 @@ def test_while_the_page_answers_a_client_waits(client, chat):
     began = threading.Event()
 
     def hold():
-        with chat.claim("answering"):
+        with chat.jobs.claim("answering"):
             began.set()
             time.sleep(0.5)
 
@@ -259,10 +259,10 @@ def test_while_the_page_answers_a_client_waits(client, chat):
 
 def test_a_client_that_waits_too_long_is_told(client, chat, endpoint):
     endpoint.queue.wait_s = 0.2
-    with chat.claim("answering"):
+    with chat.jobs.claim("answering"):
         answer = client.post("/v1/chat/completions", json=talk("Who?"))
     assert answer.status_code == 503 and "busy: answering" in answer.json()["error"]["message"]
-    assert chat.chats() == []
+    assert chat.saved.chats() == []
 
 
 def test_log_probabilities_of_each_token_in_the_three_shapes(client):
@@ -290,7 +290,7 @@ def test_an_answer_that_is_stopped_on_the_page_does_not_pass_for_whole(client, c
     asked = iter(endpoint._events(schema.read(schema.ChatBody, talk("Who?")), read_messages(talk("Who?")["messages"]),
                                   threading.Event()))  # fmt: skip
     next(asked)
-    chat.stop()
+    chat.jobs.stop()
     with pytest.raises(CancelledError, match="was stopped"):
         list(asked)
     assert told(CancelledError("stopped")).status == 503
@@ -323,4 +323,4 @@ def test_clients_are_answered_beside_each_other_each_in_a_chat_of_its_own(client
     chats = [reply["lectern"]["chat"] for reply in replies]
     assert len(set(chats)) == len(chats)
     for body, id in zip(turns, chats, strict=True):
-        assert [m.content for m in chat.messages(id)][:-1] == [m["content"] for m in body["messages"]]
+        assert [m.content for m in chat.saved.messages(id)][:-1] == [m["content"] for m in body["messages"]]

@@ -18,7 +18,7 @@ WAIT_S = 60
 @pytest.fixture
 def chat(open_chat):  # noqa: F811
     made = open_chat()
-    made.engine().reselect_every = 8  # tokens that go on with a choice
+    made.model.engine().reselect_every = 8  # tokens that go on with a choice
     return made
 
 
@@ -41,7 +41,7 @@ def at_once(work, arguments):
 
 
 def test_eight_answers_at_once_are_those_that_come_one_by_one(chat, tmp_path):
-    books = [chat.add_document(write(tmp_path, f"book{n}.txt", 60)).id for n in range(3)]
+    books = [chat.library.add_document(write(tmp_path, f"book{n}.txt", 60)).id for n in range(3)]
     asked = [([], "Who?"), ([books[0]], "Which word?"), ([books[1]], "And here?"), (books[:2], "Both?")] * 2
 
     def answer(about):
@@ -49,13 +49,13 @@ def test_eight_answers_at_once_are_those_that_come_one_by_one(chat, tmp_path):
         return finish(chat.ask(question, documents=documents, generation=LONG))
 
     alone = [answer(about).answer for about in asked]
-    together = chat.engine().together
+    together = chat.model.engine().together
     before, batches = together.tokens, together.batches
     answers = at_once(answer, asked)
     assert [done.answer for done in answers] == alone
     assert len({done.chat for done in answers}) == len(asked)
     for (_, question), done in zip(asked, answers, strict=True):
-        assert [m.content for m in chat.messages(done.chat)] == [question, done.answer]
+        assert [m.content for m in chat.saved.messages(done.chat)] == [question, done.answer]
     assert together.batches - batches < together.tokens - before  # some of them were run in one batch
     # and each goes on from what it left in memory
     again = at_once(lambda done: finish(chat.ask("And then?", chat=done.chat, generation=LONG)), answers)
@@ -66,22 +66,22 @@ def test_one_that_is_closed_leaves_the_others_alone(chat):
     with closing(chat.ask("Who?", generation=LONG)) as left:
         assert isinstance(next(left), Delta)
         other = finish(chat.ask("Who?", generation=LONG))
-    assert other.answer and not other.stats.stopped and chat.busy() is None
+    assert other.answer and not other.stats.stopped and chat.jobs.busy() is None
     assert finish(chat.ask("Who?", generation=LONG)).answer == other.answer
 
 
 def test_other_jobs_wait_for_answers_and_a_chat_has_one_answer_at_a_time(chat, tmp_path):
-    book = chat.add_document(write(tmp_path)).id
+    book = chat.library.add_document(write(tmp_path)).id
     done = finish(chat.ask("Who?", generation=LONG))
     with closing(chat.ask("And?", chat=done.chat, generation=LONG)) as steps:
         next(steps)
         with pytest.raises(InUseError, match="busy: answering"):
-            chat.delete_document(book)
+            chat.library.delete_document(book)
         with pytest.raises(InUseError, match="busy: answering"):
             list(chat.ask("Now?", chat=done.chat, generation=LONG))
-        chat.stop()
+        chat.jobs.stop()
         assert finish(steps).stats.stopped
-    chat.delete_document(book)
+    chat.library.delete_document(book)
 
 
 def test_the_floor_is_had_in_the_order_of_asking():

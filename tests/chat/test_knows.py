@@ -34,14 +34,14 @@ def test_the_line_tells_shares_and_what_they_mean() -> None:
 
 def test_answers_keep_how_they_know(open_chat: Open, tmp_path) -> None:  # noqa: F811
     chat = open_chat()
-    document = chat.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path))
     first = finish(chat.ask("who?", documents=[document.id], generation=SHORT))
     second = finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
     plain = finish(chat.ask("who?", generation=SHORT))
     assert first.stats.on_chat == 0 < first.stats.on_documents < 1 and second.stats.on_chat > 0
     assert first.stats.source in ("text", FROM_MEMORY) and isinstance(first.stats.held, float)
     assert plain.stats.source == "" and plain.stats.on_documents == 0 and plain.stats.held is None
-    kept = chat.messages(first.chat)[1].stats
+    kept = chat.saved.messages(first.chat)[1].stats
     assert {name: kept[name] for name in ("source", "held", "on_question")} == {
         name: getattr(first.stats, name) for name in ("source", "held", "on_question")
     }

@@ -19,7 +19,7 @@ FACT = "Captain Orlov sailed for Malta. "
 @pytest.fixture
 def chat(tmp_path):
     opened = DocumentChat.open(Settings(home=tmp_path / "home"), engine=tiny.engine())
-    opened.engine().draft_tokens, opened.engine().lookup = 3, "words"
+    opened.model.engine().draft_tokens, opened.model.engine().lookup = 3, "words"
     yield opened
     opened.close()
 
@@ -27,7 +27,7 @@ def chat(tmp_path):
 def add(chat, tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    return chat.add_document(path).id
+    return chat.library.add_document(path).id
 
 
 def ask(chat, question, **options) -> Done:
@@ -40,12 +40,12 @@ def test_an_answer_sees_the_passage_that_has_the_words_of_its_question(chat, tmp
     add(chat, tmp_path, "other.txt", FACT * 9)  # not attached
     id = add(chat, tmp_path, "book.txt", 2 * filler + FACT + filler)
     done = ask(chat, "Who sailed to Malta?", documents=[id])
-    by = chat._sessions().session.cache.evidence.chosen.found_by()
+    by = chat.model.sessions().session.cache.evidence.chosen.found_by()
     assert done.stats.second_look == len(by) > 1 and set(by.values()) == {"attention", "words"}
     for item in done.evidence:
         found = {by[region] for _, region in item.regions}
         assert {item.found_by} == found if len(found) == 1 else item.found_by == "both"
-    seen = [item.found_by for item in chat.messages(done.chat)[-1].evidence]
+    seen = [item.found_by for item in chat.saved.messages(done.chat)[-1].evidence]
     assert seen == [item.found_by for item in done.evidence]
 
 
@@ -53,11 +53,11 @@ def test_words_look_only_where_the_user_lets_them(chat, tmp_path):
     ids = [add(chat, tmp_path, f"{name}.txt", FACT + f"{name} " * 60) for name in ("aa", "bb")]
     done = ask(chat, "Who sailed to Malta?", documents=ids, mute=["aa"])
     assert {item.document for item in done.evidence} == {ids[1]}
-    sessions = chat._sessions()
+    sessions = chat.model.sessions()
     regions = sessions.offered(sessions.session, [], "Who sailed to Malta?")
     first = sessions.reader.attached(sessions.session.documents)[1].first_region
     assert regions and min(map(min, regions)) >= first
-    chat.engine().lookup = "attention"
+    chat.model.engine().lookup = "attention"
     assert sessions.offered(sessions.session, [], "Who sailed to Malta?") == []
 
 

@@ -57,17 +57,17 @@ def chat(home: Path) -> Iterator[DocumentChat]:
 
 
 def named(chat: DocumentChat, name: str) -> LocalModel:
-    return next(model for model in chat.models() if model.name == name)
+    return next(model for model in chat.shelf.models() if model.name == name)
 
 
 def load(chat: DocumentChat, name: str) -> list[str]:
     """Switch to a model; what was told meanwhile."""
-    return [step.step for step in chat.switch_model(named(chat, name).choices[0].id)]
+    return [step.step for step in chat.model.switch_model(named(chat, name).choices[0].id)]
 
 
 def asked(chat: DocumentChat, folder: Path) -> tuple[str, str]:
     """A document and a chat over it: (document, chat)."""
-    document = chat.add_document(write(folder, words=20)).id
+    document = chat.library.add_document(write(folder, words=20)).id
     return document, finish(chat.ask("who?", documents=[document], generation=SHORT)).chat
 
 
@@ -162,66 +162,69 @@ def test_a_damaged_note_of_models_is_begun_anew(tmp_path: Path) -> None:
 
 def test_the_new_model_answers_and_nothing_of_the_old_one_stays_in_memory(chat: DocumentChat, tmp_path: Path) -> None:
     document, key = asked(chat, tmp_path)
-    chat.engine_under("streaming")
-    old = [weakref.ref(chat.engine()), weakref.ref(chat.engine().model), weakref.ref(chat._ready)]
-    old.append(weakref.ref(chat.engine_under("streaming")))
+    chat.model.engine_under("streaming")
+    old = [weakref.ref(chat.model.engine()), weakref.ref(chat.model.engine().model), weakref.ref(chat.model.sessions())]
+    old.append(weakref.ref(chat.model.engine_under("streaming")))
     steps = load(chat, "beta")
     assert steps[0] == "looking at its files" and "loading its weights" in steps
     assert [ref() for ref in old] == [None] * 4
-    assert chat.model_state().name == "beta" and named(chat, "beta").loaded
-    assert chat.documents()[0].state == "new" and chat.engine_under("streaming").model is chat.engine().model
+    assert chat.model.model_state().name == "beta" and named(chat, "beta").loaded
+    assert (
+        chat.library.documents()[0].state == "new"
+        and chat.model.engine_under("streaming").model is chat.model.engine().model
+    )
     done = finish(chat.ask("and?", chat=key, generation=SHORT))
-    assert done.stats.model == "beta" and done.stats.tokens_read > chat.document(document).tokens
+    assert done.stats.model == "beta" and done.stats.tokens_read > chat.library.document(document).tokens
     assert "other weights" in done.stats.note
-    assert [m.stats.get("model") for m in chat.messages(key) if m.role == "assistant"] == ["alpha", "beta"]
-    assert chat.chat(key).model == "beta"
+    assert [m.stats.get("model") for m in chat.saved.messages(key) if m.role == "assistant"] == ["alpha", "beta"]
+    assert chat.saved.chat(key).model == "beta"
 
 
 def test_going_back_reads_nothing_again(chat: DocumentChat, tmp_path: Path) -> None:
     document, key = asked(chat, tmp_path)
-    assert chat.other_models() == {}
+    assert chat.shelf.other_models() == {}
     load(chat, "beta")
-    other = chat.other_model(key)
+    other = chat.shelf.other_model(key)
     assert (other.name, other.loaded) == ("alpha", "beta") and other.seconds > 0
     assert other.tokens > chat.store.documents(chat.store.tails()[key][0])[0].tokens > 0
-    counts = {model.name: (model.documents, model.chats) for model in chat.models()}
+    counts = {model.name: (model.documents, model.chats) for model in chat.shelf.models()}
     assert counts["alpha"] == (1, 1) and counts["beta"] == (0, 0)
-    list(chat.switch_model(other.choice))
-    assert chat.other_model(key) is None
+    list(chat.model.switch_model(other.choice))
+    assert chat.shelf.other_model(key) is None
     done = finish(chat.ask("and?", chat=key, generation=SHORT))
     assert not done.stats.note and done.stats.tokens_read < 40
-    assert done.stats.tokens_reused > chat.document(document).tokens
+    assert done.stats.tokens_reused > chat.library.document(document).tokens
 
 
 def test_an_unloaded_model_is_loaded_when_it_is_needed(chat: DocumentChat, tmp_path: Path) -> None:
     _, key = asked(chat, tmp_path)
     assert named(chat, "beta").fit.fits and named(chat, "beta").fit.tokens_per_s > 0
     assert named(chat, "alpha").fit is None, "it is loaded"
-    assert all(offer.fit.tokens_per_s > 0 for offer in chat.offers())
-    chat.unload_model()
-    assert chat.model_state().state == "unloaded" and chat.offers() == []
+    assert all(offer.fit.tokens_per_s > 0 for offer in chat.shelf.offers())
+    chat.model.unload_model()
+    assert chat.model.model_state().state == "unloaded" and chat.shelf.offers() == []
     done = finish(chat.ask("and?", chat=key, generation=SHORT))
-    assert chat.model_state().state == "ready" and not done.stats.note and done.stats.tokens_read < 40
+    assert chat.model.model_state().state == "ready" and not done.stats.note and done.stats.tokens_read < 40
 
 
 def test_a_memory_of_files_that_changed_offers_no_way_back(chat: DocumentChat, home: Path, tmp_path: Path) -> None:
     _, key = asked(chat, tmp_path)
     load(chat, "beta")
     save_checkpoint(home / "models" / "alpha", 3)
-    other = chat.other_model(key)
+    other = chat.shelf.other_model(key)
     assert other.name == "alpha" and other.choice == ""
 
 
 def test_an_adapter_is_loaded_on_its_base(chat: DocumentChat, tmp_path: Path) -> None:
     _, key = asked(chat, tmp_path)
     load(chat, "tuned")
-    assert chat.model_state().name == "alpha + tuned" and named(chat, "tuned").loaded
-    assert not named(chat, "alpha").loaded and chat.other_model(key).name == "alpha"
+    assert chat.model.model_state().name == "alpha + tuned" and named(chat, "tuned").loaded
+    assert not named(chat, "alpha").loaded and chat.shelf.other_model(key).name == "alpha"
 
 
 def test_passages_of_another_models_answer_are_not_tested(chat: DocumentChat, tmp_path: Path) -> None:
     _, key = asked(chat, tmp_path)
-    passage = chat.messages(key)[1].evidence[0]
+    passage = chat.saved.messages(key)[1].evidence[0]
     load(chat, "beta")
     for events in (chat.removal(passage.id), chat.answer_without(passage.id)):
         with pytest.raises(InputError, match="given by alpha, and beta is loaded"):
@@ -231,15 +234,15 @@ def test_passages_of_another_models_answer_are_not_tested(chat: DocumentChat, tm
 
 
 def test_what_can_be_seen_before_loading_leaves_the_loaded_model_alone(chat: DocumentChat, home: Path) -> None:
-    engine = chat.engine()
+    engine = chat.model.engine()
     choice = named(chat, "beta").choices[0].id
-    chat.settings = replace(chat.settings, budget_tokens=128)
+    chat.model.settings = replace(chat.settings, budget_tokens=128)
     with pytest.raises(LecternError, match="budget_tokens = 128: the model was trained .* 64.* alpha goes on"):
-        list(chat.switch_model(choice))
-    assert chat.engine() is engine
+        list(chat.model.switch_model(choice))
+    assert chat.model.engine() is engine
     (home / "models" / "beta" / "tokenizer.json").write_text("{}")
     with pytest.raises(NotFoundError, match="cannot be used any more"):
-        list(chat.switch_model(choice))
+        list(chat.model.switch_model(choice))
 
 
 @pytest.mark.parametrize("unforeseen", [False, True])
@@ -256,15 +259,18 @@ def test_a_load_that_fails_half_way_brings_the_old_model_back(
 
     monkeypatch.setattr(app.runtime.load, "load_engine", failing)
     with pytest.raises(ModelError, match="no room.* alpha goes on" if unforeseen else "90.0 GiB. alpha goes on"):
-        list(chat.switch_model(choice))
-    assert chat.model_state().name == "alpha" and chat.busy() is None
-    assert finish(chat.ask("and?", chat=key, generation=SHORT)).stats.tokens_reused > chat.document(document).tokens
+        list(chat.model.switch_model(choice))
+    assert chat.model.model_state().name == "alpha" and chat.jobs.busy() is None
+    assert (
+        finish(chat.ask("and?", chat=key, generation=SHORT)).stats.tokens_reused
+        > chat.library.document(document).tokens
+    )
 
 
 def test_when_neither_model_can_be_had_the_page_says_so_and_a_third_can_be_loaded(
     chat: DocumentChat, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chat.engine()
+    chat.model.engine()
     choice, load_engine = named(chat, "beta").choices[0].id, app.runtime.load.load_engine
 
     def failing(settings: Settings, *rest: object) -> object:
@@ -272,59 +278,59 @@ def test_when_neither_model_can_be_had_the_page_says_so_and_a_third_can_be_loade
 
     monkeypatch.setattr(app.runtime.load, "load_engine", failing)
     with pytest.raises(ModelError, match="beta: no room. alpha is not loaded either: alpha: no room"):
-        list(chat.switch_model(choice))
-    assert chat.model_state().state == "failed" and chat.loaded_choice() == ""
+        list(chat.model.switch_model(choice))
+    assert chat.model.model_state().state == "failed" and chat.shelf.loaded_choice() == ""
     with pytest.raises(ModelError, match="alpha: no room"):
-        chat.engine()
+        chat.model.engine()
     monkeypatch.setattr(app.runtime.load, "load_engine", load_engine)
-    list(chat.switch_model(choice))
-    assert chat.model_state().state == "ready" and chat.engine().name == "beta"
+    list(chat.model.switch_model(choice))
+    assert chat.model.model_state().state == "ready" and chat.model.engine().name == "beta"
 
 
 def test_a_model_that_computes_nan_is_not_taken(chat: DocumentChat, home: Path) -> None:
     import torch
 
-    chat.engine()
+    chat.model.engine()
     bad = tiny.model(5)
     with torch.no_grad():
         bad.model.norm.weight[0] = float("nan")
     bad.save_pretrained(home / "models" / "beta")
     with pytest.raises(ModelError, match="not numbers.* alpha goes on"):
         load(chat, "beta")
-    assert chat.engine().name == "alpha"
+    assert chat.model.engine().name == "alpha"
 
 
 def test_nothing_is_exchanged_while_something_runs(chat: DocumentChat, tmp_path: Path) -> None:
     choice = named(chat, "beta").choices[0].id
-    document = chat.add_document(write(tmp_path, words=20)).id
+    document = chat.library.add_document(write(tmp_path, words=20)).id
     events = chat.ask("who?", documents=[document], generation=SHORT)
     next(events)
     with pytest.raises(LecternError, match="busy: answering"):
-        list(chat.switch_model(choice))
+        list(chat.model.switch_model(choice))
     events.close()
-    steps = chat.switch_model(choice)
+    steps = chat.model.switch_model(choice)
     next(steps)
     with pytest.raises(LecternError, match="busy: loading beta"):
         list(chat.read(document))
     steps.close()  # the page is closed: the exchange is finished all the same
-    assert chat.model_state().name == "beta" and chat.busy() is None
+    assert chat.model.model_state().name == "beta" and chat.jobs.busy() is None
 
 
 def test_fingerprints_are_kept_over_a_restart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=home, model=str(home / "models" / "alpha"), device="cpu", threads=1)
     chat = DocumentChat.open(settings, load=False)
-    recipe = chat.engine().recipe
+    recipe = chat.model.engine().recipe
     chat.close()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("hashed again"))
     chat = DocumentChat.open(settings, load=False)
-    assert chat.engine().recipe == recipe
+    assert chat.model.engine().recipe == recipe
     chat.close()
 
 
 def test_a_loaded_model_is_spared_the_collector_until_the_chat_is_closed(home: Path) -> None:
     gc.unfreeze()
     chat = DocumentChat.open(Settings(home=home, model=str(home / "models" / "alpha"), device="cpu"), load=False)
-    chat.engine()
+    chat.model.engine()
     assert gc.get_freeze_count() > 100_000
     chat.close()
     assert gc.get_freeze_count() == 0

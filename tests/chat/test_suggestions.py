@@ -30,7 +30,7 @@ def chat(tmp_path):
 def book(chat, tmp_path):
     path = tmp_path / "coast.txt"
     path.write_text(TEXT, encoding="utf-8")
-    return chat.add_document(path).id
+    return chat.library.add_document(path).id
 
 
 def says(monkeypatch, answer):
@@ -61,9 +61,9 @@ def test_what_the_model_answers_with_the_words_of_the_text_is_suggested(chat, bo
     answers = {q.question: q.answer for q in suggestions.candidates(chat.store.parts(book))}
     wrong = next(iter(answers))
     tried = says(monkeypatch, lambda question: "No idea." if question == wrong else f"It is {answers[question]}.")
-    assert chat.suggestions([book]) == []
+    assert chat.library.suggestions([book]) == []
     list(chat.read(book))
-    assert chat.suggestions([book]) == list(answers)[1:5] and tried == list(answers)[:5]
+    assert chat.library.suggestions([book]) == list(answers)[1:5] and tried == list(answers)[:5]
     list(chat.read(book))
     assert len(tried) == 5  # once
 
@@ -71,15 +71,15 @@ def test_what_the_model_answers_with_the_words_of_the_text_is_suggested(chat, bo
 def test_a_model_that_answers_none_gets_none(chat, book, monkeypatch):
     tried = says(monkeypatch, lambda question: "The text does not say.")
     list(chat.read(book))
-    assert chat.suggestions([book]) == [] == chat.suggestions([]) and tried
+    assert chat.library.suggestions([book]) == [] == chat.library.suggestions([]) and tried
 
 
 def test_trying_ends_with_a_stop_and_in_time(chat, book, monkeypatch):
-    tried = says(monkeypatch, lambda question: chat.stop() or "No idea.")
+    tried = says(monkeypatch, lambda question: chat.jobs.stop() or "No idea.")
     list(chat.read(book))
-    assert len(tried) == 1 and chat.store.suggestions(book, chat.engine().recipe) is None
+    assert len(tried) == 1 and chat.store.suggestions(book, chat.model.engine().recipe) is None
     monkeypatch.setattr(suggestions, "LONGEST_TRY_S", -1.0)
-    sessions = chat._sessions()
+    sessions = chat.model.sessions()
     assert suggestions.answered(sessions, sessions.reader._kept[book], _Job()) == [] and len(tried) == 1
 
 

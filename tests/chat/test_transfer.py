@@ -21,33 +21,33 @@ __all__ = ["open_chat"]
 def exported(open_chat: Open, tmp_path: Path) -> tuple[Path, str, str]:
     """(file, id of its chat, answer that the chat gives next)."""
     chat = open_chat()
-    document = chat.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path))
     first = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
     finish(chat.ask("and then?", chat=first, generation=SHORT))
     path = tmp_path / "chat.lectern"
-    counts = chat.export_file(first, path)
+    counts = chat.transfers.export_file(first, path)
     assert counts["documents"] == 1 and counts["messages"] == 4
     assert counts["blocks"] > 10 and counts["blocks_missing"] == 0
-    expected = finish(chat.ask("next?", chat=chat.fork(first), generation=SHORT)).answer
+    expected = finish(chat.ask("next?", chat=chat.saved.fork(first), generation=SHORT)).answer
     return path, first, expected
 
 
 def texts(chat: DocumentChat, id: str) -> list[str]:
-    return [message.content for message in chat.messages(id)]
+    return [message.content for message in chat.saved.messages(id)]
 
 
 def test_a_chat_goes_on_in_another_library_without_reading(exported, open_chat: Open) -> None:
     path, first, expected = exported
     before = texts(open_chat(), first)
     chat = open_chat("other")
-    id = chat.import_chat(path)
-    assert texts(chat, id) == before and chat.chat(id).title == "who is it?"
+    id = chat.transfers.import_chat(path)
+    assert texts(chat, id) == before and chat.saved.chat(id).title == "who is it?"
     done = finish(chat.ask("next?", chat=id, generation=SHORT))
     assert done.answer == expected and done.stats.tokens_read < 40 and done.stats.note == ""
-    (document,) = chat.documents()
+    (document,) = chat.library.documents()
     assert document.state == "read" and done.evidence[0].document == document.id
-    passage = chat.messages(id)[1].evidence[0]
-    assert chat.part(document.id, passage.part).text[passage.char_start :].startswith(passage.text)
+    passage = chat.saved.messages(id)[1].evidence[0]
+    assert chat.store.part(document.id, passage.part).text[passage.char_start :].startswith(passage.text)
     assert chat.store.verify().damaged == []
     chat.store.collect_garbage()
     chat = open_chat("other")
@@ -57,11 +57,11 @@ def test_a_chat_goes_on_in_another_library_without_reading(exported, open_chat: 
 def test_it_can_come_back_beside_the_original(exported, open_chat: Open) -> None:
     path, first, expected = exported
     chat = open_chat()
-    id = chat.import_chat(path)
-    chat.delete_chat(first)
+    id = chat.transfers.import_chat(path)
+    chat.saved.delete_chat(first)
     chat.store.collect_garbage()
     done = finish(chat.ask("next?", chat=id, generation=SHORT))
-    assert done.answer == expected and done.stats.tokens_read < 40 and len(chat.documents()) == 1
+    assert done.answer == expected and done.stats.tokens_read < 40 and len(chat.library.documents()) == 1
 
 
 @pytest.mark.parametrize(("change", "named"), [({"codec": "int8"}, "codec"), ({"seed": 1}, "weights")])
@@ -76,11 +76,11 @@ def test_a_foreign_memory_is_refused_by_name(exported, open_chat: Open, monkeypa
         change = {}
     chat = open_chat("other", **change)
     with pytest.raises(InputError, match=f"{named}.*--text-only"):
-        chat.import_chat(exported[0])
-    assert chat.documents() == [] and chat.chats() == []
-    id = chat.import_chat(exported[0], text_only=True)
+        chat.transfers.import_chat(exported[0])
+    assert chat.library.documents() == [] and chat.saved.chats() == []
+    id = chat.transfers.import_chat(exported[0], text_only=True)
     done = finish(chat.ask("next?", chat=id, generation=SHORT))
-    assert done.stats.tokens_read > 400 and len(chat.messages(id)) == 6
+    assert done.stats.tokens_read > 400 and len(chat.saved.messages(id)) == 6
 
 
 def test_a_damaged_file_is_refused_and_nothing_taken(exported, open_chat: Open, tmp_path: Path) -> None:
@@ -93,18 +93,18 @@ def test_a_damaged_file_is_refused_and_nothing_taken(exported, open_chat: Open, 
         flipped[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
         damaged.write_bytes(flipped)
         try:
-            id = chat.import_chat(damaged)
+            id = chat.transfers.import_chat(damaged)
         except InputError:
             continue
         # A bit that says nothing of the contents, such as a date in the zip's directory.
-        assert len(chat.messages(id)) == 4
-        chat.delete_chat(id)
-        chat.delete_document(chat.documents()[0].id)
+        assert len(chat.saved.messages(id)) == 4
+        chat.saved.delete_chat(id)
+        chat.library.delete_document(chat.library.documents()[0].id)
     for cut in (0, 10, len(data) // 2, len(data) - 30):
         damaged.write_bytes(data[:cut])
         with pytest.raises(InputError):
-            chat.import_chat(damaged)
-    assert chat.documents() == [] and chat.chats() == []
+            chat.transfers.import_chat(damaged)
+    assert chat.library.documents() == [] and chat.saved.chats() == []
 
 
 def rewritten(path: Path, target: Path, change) -> Path:
@@ -132,23 +132,25 @@ def test_what_does_not_belong_together_is_refused(exported, open_chat: Open, tmp
         entries[name] = json.dumps(value).encode()
 
     with pytest.raises(InputError, match="token ids are not those"):
-        chat.import_chat(rewritten(exported[0], target, other_text))
+        chat.transfers.import_chat(rewritten(exported[0], target, other_text))
 
     def version(entries, facts) -> None:
         facts["version"] = 99
 
     with pytest.raises(InputError, match="version 99"):
-        chat.import_chat(rewritten(exported[0], target, version))
+        chat.transfers.import_chat(rewritten(exported[0], target, version))
     with pytest.raises(InputError, match="does not say which version"):
-        chat.import_chat(rewritten(exported[0], target, lambda _, facts: facts.update(version=None)))
+        chat.transfers.import_chat(rewritten(exported[0], target, lambda _, facts: facts.update(version=None)))
     for value, told in (("{}", "not a chat that Lectern exported"), ('{"format": "lectern-chat-json"}', "without")):
         target.write_text(value, encoding="utf-8")
         with pytest.raises(InputError, match=told):
-            chat.import_chat(target)
+            chat.transfers.import_chat(target)
     for broken in ("[]", "{}", '{"info": {"title": 1}, "messages": [{"role": "system"}]}'):
         with pytest.raises(InputError, match="not a chat of this kind"):
-            chat.import_chat(rewritten(exported[0], target, lambda e, _, b=broken: e.update({"chat.json": b.encode()})))
-    assert chat.documents() == [] and chat.chats() == []
+            chat.transfers.import_chat(
+                rewritten(exported[0], target, lambda e, _, b=broken: e.update({"chat.json": b.encode()}))
+            )
+    assert chat.library.documents() == [] and chat.saved.chats() == []
 
 
 def test_blocks_of_other_tokens_are_left_out(exported, open_chat: Open, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_blocks_of_other_tokens_are_left_out(exported, open_chat: Open, tmp_path
         names = sorted(name for name in entries if name.endswith(".block") and name.startswith("documents/"))
         entries[names[3]] = entries[names[2]]
 
-    id = chat.import_chat(rewritten(exported[0], tmp_path / "swapped.lectern", swap))
+    id = chat.transfers.import_chat(rewritten(exported[0], tmp_path / "swapped.lectern", swap))
     done = finish(chat.ask("next?", chat=id, generation=SHORT))
     assert done.stats.tokens_read > 100 and done.answer == exported[2]
 
@@ -171,16 +173,16 @@ def test_other_files_are_refused(open_chat: Open, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     for name in ("other.zip", "empty", "text", "list.json", "json", "absent"):
         with pytest.raises(InputError, match=name):
-            chat.import_chat(tmp_path / name)
+            chat.transfers.import_chat(tmp_path / name)
 
 
 def test_a_chat_as_json_comes_back(exported, open_chat: Open, tmp_path: Path) -> None:
     chat = open_chat()
-    (first,) = [info.id for info in chat.chats() if info.id == exported[1]]
+    (first,) = [info.id for info in chat.saved.chats() if info.id == exported[1]]
     path = tmp_path / "chat.json"
-    path.write_text(chat.export_json(first), encoding="utf-8")
-    id = chat.import_chat(path)
-    taken, kept = chat.messages(id), chat.messages(first)
+    path.write_text(chat.transfers.export_json(first), encoding="utf-8")
+    id = chat.transfers.import_chat(path)
+    taken, kept = chat.saved.messages(id), chat.saved.messages(first)
     assert [(m.role, m.content, m.stats) for m in taken] == [(m.role, m.content, m.stats) for m in kept]
     assert [e.text for e in taken[1].evidence] == [e.text for e in kept[1].evidence]
     done = finish(chat.ask("next?", chat=id, generation=SHORT))
@@ -212,15 +214,15 @@ def test_parts_keep_every_field() -> None:
 def test_memories_that_drop_tokens_travel_too(open_chat: Open, tmp_path: Path, name: str) -> None:
     policy = POLICIES[name]
     chat = open_chat(policy=policy)
-    document = chat.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path))
     first = finish(chat.ask("who is it?", documents=[document.id], generation=SHORT)).chat
     path = tmp_path / "chat.lectern"
-    assert chat.export_file(first, path)["blocks_missing"] == 0
+    assert chat.transfers.export_file(first, path)["blocks_missing"] == 0
     (kept,) = chat.store.kept()
-    assert kept.policy == name and kept.tokens > chat.document(document.id).tokens
-    expected = finish(chat.ask("next?", chat=chat.fork(first), generation=SHORT))
+    assert kept.policy == name and kept.tokens > chat.library.document(document.id).tokens
+    expected = finish(chat.ask("next?", chat=chat.saved.fork(first), generation=SHORT))
     chat = open_chat("other", policy=policy)
-    done = finish(chat.ask("next?", chat=chat.import_chat(path), generation=SHORT))
+    done = finish(chat.ask("next?", chat=chat.transfers.import_chat(path), generation=SHORT))
     assert done.answer == expected.answer and done.stats.tokens_read == expected.stats.tokens_read < 40
-    early = chat.fork(done.chat, 1)
+    early = chat.saved.fork(done.chat, 1)
     assert finish(chat.ask("and?", chat=early, generation=SHORT)).stats.tokens_read < 80

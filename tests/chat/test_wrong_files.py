@@ -72,22 +72,22 @@ def test_a_wrong_file_leaves_a_message_and_nothing_else(open_chat, tmp_path, nam
     chat = open_chat()
     make(tmp_path / name)
     with pytest.raises(InputError, match=message) as failure:
-        chat.add_document(tmp_path / name)
+        chat.library.add_document(tmp_path / name)
     assert str(failure.value).startswith(f"{name}: ") and "Traceback" not in str(failure.value)
     (tmp_path / "good.txt").write_text("Good words.")
-    good = chat.add_document(tmp_path / "good.txt")
-    assert [info.id for info in chat.documents()] == [good.id] and chat.store.sources() == {}
+    good = chat.library.add_document(tmp_path / "good.txt")
+    assert [info.id for info in chat.library.documents()] == [good.id] and chat.store.sources() == {}
 
 
 def test_entities_do_not_grow(open_chat, tmp_path):
     chat = open_chat()
     entities(tmp_path / "book.epub")
     try:
-        document = chat.add_document(tmp_path / "book.epub")
+        document = chat.library.add_document(tmp_path / "book.epub")
     except InputError as error:
-        assert "book.epub" in str(error) and chat.documents() == []
+        assert "book.epub" in str(error) and chat.library.documents() == []
     else:
-        assert len(chat.part(document.id, 1).text) < 20
+        assert len(chat.store.part(document.id, 1).text) < 20
 
 
 def test_a_scan_of_blank_pages(open_chat, tmp_path, monkeypatch):
@@ -97,5 +97,5 @@ def test_a_scan_of_blank_pages(open_chat, tmp_path, monkeypatch):
     Image.new("L", (600, 300), 255).save(tmp_path / "scan.pdf", resolution=150)
     chat = open_chat()
     with pytest.raises(InputError, match="scan.pdf: OCR found no text on 1 of 1 pages"):
-        chat.add_document(tmp_path / "scan.pdf", ocr=True)
-    assert chat.documents() == [] and chat.store.sources() == {}
+        chat.library.add_document(tmp_path / "scan.pdf", ocr=True)
+    assert chat.library.documents() == [] and chat.store.sources() == {}

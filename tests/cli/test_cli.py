@@ -292,7 +292,7 @@ def test_documents(line: Line, book: Path) -> None:
 
 def test_documents_are_listed_without_a_model(line: Line, book: Path) -> None:
     key = line.json("read", book)["document"]
-    line.chat.model = model_state(state="failed", detail="no such folder")
+    line.chat.state = model_state(state="failed", detail="no such folder")
     code, out, err = line.run("documents")
     assert code == 0 and "book" in out and err == ""
     assert line.json("documents", "show", key)["tokens"] == 180

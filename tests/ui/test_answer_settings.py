@@ -12,10 +12,10 @@ WARM = AnswerSettings(0.7, 0.9, 32, "Be brief.")
 def test_a_chat_keeps_its_own_and_new_ones_begin_with_the_default(chat: FakeDocumentChat) -> None:
     list(chat.ask("one", system="Be brief."))
     answer_settings.keep(chat, "c1", WARM)
-    assert chat.answer_settings("c1") == WARM and chat.answer_settings() == AnswerSettings()
+    assert chat.saved.answer_settings("c1") == WARM and chat.saved.answer_settings() == AnswerSettings()
     assert "New chats begin" in answer_settings.make_default(chat, AnswerSettings(0.3))
     list(chat.ask("two"))
-    assert chat.answer_settings("c2").temperature == 0.3 and chat.answer_settings("c1") == WARM
+    assert chat.saved.answer_settings("c2").temperature == 0.3 and chat.saved.answer_settings("c1") == WARM
 
 
 def test_another_system_text_says_that_turns_are_run_again(chat: FakeDocumentChat) -> None:
@@ -41,7 +41,7 @@ def test_a_chat_loads_its_own_model_first(chat: FakeDocumentChat) -> None:
         return list(answer_settings.loaded_first(chat, wanted, None, "Who?", asking.answer(chat, "Who?", None, [])))
 
     views = asked(middle)
-    assert "Loading harbour-1b" in views[0].status and views[-1].chat and chat.model.name == "harbour-1b"
+    assert "Loading harbour-1b" in views[0].status and views[-1].chat and chat.state.name == "harbour-1b"
     assert not any("Loading" in view.status for view in asked(middle))
     *_, failed = asked(heavy)
     assert failed.draft == "Who?" and failed.chat is None and "harbour-1b goes on" in failed.status

@@ -29,7 +29,7 @@ def ask(
 
 @pytest.fixture
 def document(chat: FakeDocumentChat, book: Path) -> str:
-    return chat.add_document(book).id
+    return chat.library.add_document(book).id
 
 
 def test_first_question_reads_then_answers(chat: FakeDocumentChat, document: str) -> None:
@@ -65,7 +65,7 @@ def test_updates_are_batched(chat: FakeDocumentChat) -> None:
 def test_settings_reach_the_model(chat: FakeDocumentChat) -> None:
     ask(chat, "x y z", generation=GenerationConfig(temperature=0.7, max_new_tokens=3))
     assert chat.asked[-1]["generation"].temperature == 0.7
-    assert len(chat.messages("c1")[1].content.split()) == 3
+    assert len(chat.saved.messages("c1")[1].content.split()) == 3
 
 
 def test_why_an_answer_ended_is_kept_and_told(chat: FakeDocumentChat) -> None:
@@ -89,7 +89,7 @@ def test_empty_question_asks_for_one(chat: FakeDocumentChat) -> None:
 
 def test_error_keeps_the_question_and_the_chat(chat: FakeDocumentChat, document: str) -> None:
     key = ask(chat, "First?", documents=[document])[-1].chat
-    chat.model = model_state(state="failed", detail="models/x: no config.json; choose another with --model")
+    chat.state = model_state(state="failed", detail="models/x: no config.json; choose another with --model")
     view = ask(chat, "Second?", key)[-1]
     assert "models/x: no config.json" in view.status and view.draft == "Second?"
     assert len(view.messages) == 3 and view.chat == key and not view.running
@@ -111,7 +111,7 @@ def test_error_in_the_middle_of_an_answer(chat: FakeDocumentChat, monkeypatch, e
 def test_stop_keeps_what_was_said(chat: FakeDocumentChat) -> None:
     for view in asking.answer(chat, "one two three four five six", None, [], clock=ticking(1.0)):
         if view.running and view.messages[-1].get("role") == "assistant":
-            chat.stop()
+            chat.jobs.stop()
     assert "You stopped it." in view.messages[-1]["foot"]
     assert view.messages[-2]["text"] == "You…"
 
@@ -157,26 +157,26 @@ def test_retry_answers_the_last_question_again(chat: FakeDocumentChat, document:
     views = list(asking.again(chat, key, clock=ticking(1.0)))
     assert [message.get("text") for message in views[0].messages][-1] == "And why?"
     assert len(views[0].messages) == 4 and len(views[-1].messages) == 6
-    assert len(chat.messages(key)) == 4
+    assert len(chat.saved.messages(key)) == 4
 
 
 @pytest.mark.parametrize("key", [None, "c1"])
 def test_retry_without_a_question(chat: FakeDocumentChat, key: str | None) -> None:
-    chat.new_chat()
+    chat.saved.new_chat()
     (view,) = asking.again(chat, key)
     assert "no question" in view.status
 
 
 def test_passage_opens_and_turns(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
-    evidence = chat.messages("c1")[1].evidence[0]
+    evidence = chat.saved.messages("c1")[1].evidence[0]
     assert "harbour master kept a lantern" in leafing.passage(chat, evidence.id).split("<mark")[1]
     assert "<mark" not in leafing.passage(chat, f"{evidence.id}@1")
 
 
 def test_passage_of_a_deleted_document_says_so(chat: FakeDocumentChat, document: str) -> None:
     ask(chat, "Who kept the harbour lantern?", documents=[document])
-    chat.delete_document(document)
+    chat.library.delete_document(document)
     assert "not here any more" in leafing.passage(chat, "e2-1")
     assert "This passage is not here any more" in leafing.passage(chat, "e99-1")
 
@@ -186,7 +186,7 @@ def test_an_answer_that_is_not_kept_stays_on_the_page(chat: FakeDocumentChat, mo
         yield Delta("an answer")
         yield Done("an answer", "c1", (), AnswerStats(saved=False, note="library.db: the disk is full"))
 
-    chat.new_chat()
+    chat.saved.new_chat()
     monkeypatch.setattr(chat, "ask", full)
     view = ask(chat, "Who?")[-1]
     assert [message["text"] for message in view.messages] == ["Who?", "an answer"]
@@ -201,7 +201,7 @@ def test_answer_without_a_passage(chat: FakeDocumentChat, document: str) -> None
     assert "Testing the answer" in shown[0] and "Answering without" in shown[1]
     assert "the answer changes" in shown[-1] and "Read 9 new tokens; 100 came from memory. 0.4 s" in shown[-1]
     assert "falls by 3.25 nats; without another of this size it falls by 0.12 (median of 5)." in shown[-1]
-    assert len(chat.messages("c1")) == 2
+    assert len(chat.saved.messages("c1")) == 2
     assert "not here any more" in list(asking.without(chat, "e99-1"))[-1]
 
 
@@ -217,7 +217,7 @@ def test_focus_and_mute_reach_the_model_and_are_told(chat: FakeDocumentChat, doc
 def test_places_follow_the_picked_documents(chat: FakeDocumentChat, document: str, tmp_path: Path) -> None:
     code = tmp_path / "tool.zip"
     code.write_text("def harbour(): ...\n", encoding="utf-8")
-    other = chat.add_document(code).id
+    other = chat.library.add_document(code).id
     offered, focus = asking.places(chat, [document], [f"{document}#2", "A Quiet Coast#1-2", other])
     assert offered == [("A Quiet Coast", document)]  # one chapter holds it all
     assert focus == [f"{document}#2", "A Quiet Coast#1-2"]
@@ -228,11 +228,11 @@ def test_places_follow_the_picked_documents(chat: FakeDocumentChat, document: st
 def test_documents_change_in_the_middle_of_a_chat(chat: FakeDocumentChat, document: str, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_text("Another text.", encoding="utf-8")
-    other = chat.add_document(more).id
+    other = chat.library.add_document(more).id
     assert asking.attach(chat, None, [document]) == ""
     key = ask(chat, "Who?", documents=[document])[-1].chat
     assert "From the next question on" in asking.attach(chat, key, [document, other])
-    assert chat.chat(key).documents == (document, other)
+    assert chat.saved.chat(key).documents == (document, other)
     assert asking.attach(chat, key, [document, other]) == ""
     assert "not here any more" in asking.attach(chat, "c9", [])
 
@@ -259,13 +259,13 @@ def test_a_question_counts_what_is_read_so_far(chat: FakeDocumentChat, document:
     steps.close()
     *_, last = asking.answer(chat, "Who kept a lantern?", None, [document], so_far=[document])
     assert "nswered from the first " in last.messages[-1]["foot"]
-    assert chat.document(document).state == "new"
+    assert chat.library.document(document).state == "new"
 
 
 def test_what_an_answer_waits_for_is_said(chat: FakeDocumentChat) -> None:
-    with chat.claim("reading A Quiet Coast"):
+    with chat.jobs.claim("reading A Quiet Coast"):
         assert "reading A Quiet Coast pauses" in asking.thinking(chat)
-    with chat.claim("testing passkeys"):
+    with chat.jobs.claim("testing passkeys"):
         assert "Waiting for the model: testing passkeys" in asking.thinking(chat)
     assert "Thinking" in asking.thinking(chat)
 
@@ -325,13 +325,13 @@ def test_another_answer_that_is_stopped_leaves_the_old_one(
 def test_a_stop_before_the_first_step_counts(chat: FakeDocumentChat) -> None:
     views = asking.answer(chat, "Who kept the light?", None, [])
     assert next(views).running
-    chat.stop()
+    chat.jobs.stop()
     *_, last = views
-    assert last.draft == "Who kept the light?" and "Stopped before" in last.status and chat.chats() == []
+    assert last.draft == "Who kept the light?" and "Stopped before" in last.status and chat.saved.chats() == []
     *_, kept = asking.answer(chat, "Who kept the light?", None, [])
     views = asking.again(chat, kept.chat)
     next(views)
-    chat.stop()
+    chat.jobs.stop()
     *_, last = views
     assert last.messages == kept.messages and "Stopped before" in last.status
 

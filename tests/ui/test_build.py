@@ -40,7 +40,7 @@ def test_model_work_is_done_one_at_a_time(chat: FakeDocumentChat) -> None:
 
 def test_what_is_picked_is_set_only_where_it_is_gone(chat: FakeDocumentChat, book: Path) -> None:
     """The library may be looked at for long, and another document be picked meanwhile."""
-    document = chat.add_document(book).id
+    document = chat.library.add_document(book).id
     blocks = build(chat, run_passkey=fake_passkey_run)
     again = next(fn.fn for fn in blocks.fns.values() if fn.name == "again")
     for picked in ([], None, [document]):

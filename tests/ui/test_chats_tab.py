@@ -31,12 +31,12 @@ def test_newest_chat_comes_first_with_its_actions(chat: FakeDocumentChat) -> Non
 
 def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path, uploads: Uploads, send: Callable[[Path], str]) -> None:
     filled(chat, "About whales")
-    assert len(chat.messages(chats_tab.fork(chat, "c1@all"))) == 2
-    assert chat.messages(chats_tab.fork(chat, "c1@0")) == []
+    assert len(chat.saved.messages(chats_tab.fork(chat, "c1@all"))) == 2
+    assert chat.saved.messages(chats_tab.fork(chat, "c1@0")) == []
     with pytest.raises(NotFoundError):
         chats_tab.fork(chat, "gone@all")
     file = tmp_path / "chat.lectern"
-    chat.export_file("c1", file)
+    chat.transfers.export_file("c1", file)
     sent = send(file)
     status, html = chats_tab.take(chat, sent, True, "", uploads)
     assert "About whales: 2 messages taken in" in status and html.count("chat-open") == 3 and not Path(sent).exists()
@@ -49,15 +49,15 @@ def test_fork_and_import(chat: FakeDocumentChat, tmp_path: Path, uploads: Upload
 
 
 def test_deleted_document_is_named_so(chat: FakeDocumentChat, book: Path) -> None:
-    document = chat.add_document(book).id
+    document = chat.library.add_document(book).id
     list(chat.ask("About whales", documents=[document]))
     assert "A Quiet Coast" in chats_tab.listing(chat)
-    chat.delete_document(document)
+    chat.library.delete_document(document)
     assert "a deleted document" in chats_tab.listing(chat)
 
 
 def test_empty_chats_are_left_out(chat: FakeDocumentChat) -> None:
-    chat.new_chat()
+    chat.saved.new_chat()
     assert "No chats yet" in chats_tab.listing(chat)
 
 

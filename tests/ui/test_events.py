@@ -57,7 +57,7 @@ def served() -> Iterator[Callable[[Any], Page]]:
 def page(served: Callable[[Any], Page], tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = tmp_path_factory.mktemp("page")
     chat = FakeDocumentChat(folder / "home")
-    chat.add_document(write(folder))
+    chat.library.add_document(write(folder))
     return served(chat)
 
 
@@ -149,7 +149,7 @@ def test_a_library_that_another_program_holds_is_told(
 ) -> None:
     monkeypatch.setattr(database, "WAITING_S", 0.1)
     chat = open_chat()
-    page, key = served(chat), chat.new_chat()
+    page, key = served(chat), chat.saved.new_chat()
     chat.store.save_turn(key, "Who?", "Nobody.", {}, [], None)
     other = sqlite3.connect(chat.settings.folder / "library.db")
     try:
@@ -161,5 +161,5 @@ def test_a_library_that_another_program_holds_is_told(
     finally:
         other.close()
     assert page.call("do-chat-rename", "", id=key, text="Another title").status_code == 200
-    assert chat.chat(key).title == "Another title"
+    assert chat.saved.chat(key).title == "Another title"
     assert "Traceback" not in "".join(capfd.readouterr())

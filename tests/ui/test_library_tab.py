@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.api.reading import BackgroundReading
-from app.chat.keeping import DiskSpace
+from app.chat.library import DiskSpace
 from app.records import Skipped
 from app.ui import library_tab
 from app.ui.adding import add
@@ -33,7 +33,7 @@ def test_bad_files_leave_messages_and_others_go_on(
 ) -> None:
     *_, last = add(chat, reading, files, uploads)
     assert "empty.txt: empty" in last.status and "locked.pdf: encrypted" in last.status
-    assert [chat.document(key).title for key in reading.documents()] == ["A Quiet Coast", "notes"]
+    assert [chat.library.document(key).title for key in reading.documents()] == ["A Quiet Coast", "notes"]
     assert last.changed and "locked" not in library_tab.table(chat, reading)
 
 
@@ -49,7 +49,7 @@ def test_what_was_not_uploaded_is_neither_read_nor_deleted(
 ) -> None:
     *_, last = add(chat, reading, [str(book), files[3]], uploads)
     assert "was not uploaded" in last.status and book.exists()
-    assert [chat.document(key).title for key in reading.documents()] == ["notes"]
+    assert [chat.library.document(key).title for key in reading.documents()] == ["notes"]
 
 
 def test_password_opens_a_locked_file(
@@ -74,16 +74,16 @@ def test_stop_ends_the_adding_and_leaves_no_upload(
 ) -> None:
     for last in add(chat, reading, files, uploads):
         if "3 of 4" in last.status:
-            chat.stop_adding()
+            chat.library.stop_adding()
     assert "Stopped; 2 files not added" in last.status
-    assert [info.title for info in chat.documents()] == ["A Quiet Coast"]
+    assert [info.title for info in chat.library.documents()] == ["A Quiet Coast"]
     assert not any(Path(file).exists() for file in files)
 
 
 def test_sizes_are_shown_and_memories_pinned_and_freed(
     chat: FakeDocumentChat, book: Path, reading: BackgroundReading
 ) -> None:
-    key = chat.add_document(book).id
+    key = chat.library.add_document(book).id
     assert "once read" in library_tab.table(chat, reading) and "50 GB for memories" in library_tab.table(chat, reading)
     list(chat.read(key))
     assert f'data-do="pin" data-id="{key}"' in library_tab.table(chat, reading)
@@ -91,13 +91,13 @@ def test_sizes_are_shown_and_memories_pinned_and_freed(
     assert status == "" and "pinned" in html and f'data-do="unpin" data-id="{key}"' in html
     assert "not here any more" in library_tab.pin(chat, reading, "none", True)[0]
     status, html = library_tab.evict(chat, reading, key)
-    assert status == "" and "once read" in html and chat.document(key).state == "new"
+    assert status == "" and "once read" in html and chat.library.document(key).state == "new"
 
 
 def test_a_read_document_is_not_read_again(
     chat: FakeDocumentChat, book: Path, uploads: Uploads, send: Callable[[Path], str], reading: BackgroundReading
 ) -> None:
-    list(chat.read(chat.add_document(book).id))
+    list(chat.read(chat.library.add_document(book).id))
     *_, last = add(chat, reading, [send(book)], uploads)
     assert "already" in last.status and reading.documents() == () and len(last.added) == 1
 
@@ -112,7 +112,7 @@ def test_newest_document_stands_first(
 def test_rows_tell_the_queue(chat: FakeDocumentChat, book: Path, tmp_path: Path, reading: BackgroundReading) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("Two or three notes.", encoding="utf-8")
-    first, second = chat.add_document(book).id, chat.add_document(other).id
+    first, second = chat.library.add_document(book).id, chat.library.add_document(other).id
     reading.pause()
     reading.add(first)
     reading.add(second)
@@ -126,7 +126,7 @@ def test_rows_tell_the_queue(chat: FakeDocumentChat, book: Path, tmp_path: Path,
 
 def test_a_deleted_document_is_not_read(chat: FakeDocumentChat, book: Path, reading: BackgroundReading) -> None:
     reading.pause()
-    key = chat.add_document(book).id
+    key = chat.library.add_document(book).id
     reading.add(key)
     library_tab.delete(chat, reading, key)
     assert reading.documents() == ()
@@ -134,7 +134,7 @@ def test_a_deleted_document_is_not_read(chat: FakeDocumentChat, book: Path, read
 
 def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Path) -> None:
     info = replace(
-        chat.add_document(book),
+        chat.library.add_document(book),
         state="failed",
         detail="the disk is full",
         notes=("12 pages hold images only",),
@@ -155,12 +155,12 @@ def test_table_tells_states_lengths_and_remarks(chat: FakeDocumentChat, book: Pa
 
 
 def test_table_escapes_titles(chat: FakeDocumentChat, book: Path) -> None:
-    html = library_tab._table([replace(chat.add_document(book), title='<script>x</script>"')], "ready", NOTHING)
+    html = library_tab._table([replace(chat.library.add_document(book), title='<script>x</script>"')], "ready", NOTHING)
     assert "<script>" not in html and "&lt;script&gt;" in html
 
 
 def test_delete(chat: FakeDocumentChat, book: Path, reading: BackgroundReading) -> None:
-    key = chat.add_document(book).id
+    key = chat.library.add_document(book).id
     status, table = library_tab.delete(chat, reading, key)
     assert status == "" and "No documents yet" in table
     assert "not here any more" in library_tab.delete(chat, reading, key)[0]
@@ -169,15 +169,15 @@ def test_delete(chat: FakeDocumentChat, book: Path, reading: BackgroundReading) 
 def test_nothing_is_said_of_reading_before_the_model_is_ready(
     chat: FakeDocumentChat, book: Path, reading: BackgroundReading
 ) -> None:
-    list(chat.read(chat.add_document(book).id))
-    chat.model = model_state(state="loading")
+    list(chat.read(chat.library.add_document(book).id))
+    chat.state = model_state(state="loading")
     assert "model loading" in library_tab.table(chat, reading) and ">read<" not in library_tab.table(chat, reading)
 
 
 def test_stopped_reading_is_told_apart_from_none(
     chat: FakeDocumentChat, book: Path, reading: BackgroundReading
 ) -> None:
-    info = replace(chat.add_document(book), state="new", detail="stopped at 40%")
+    info = replace(chat.library.add_document(book), state="new", detail="stopped at 40%")
     assert "stopped at 40%" in library_tab._table([info], "ready", NOTHING)
     assert "Go on reading" in library_tab._table([info], "ready", NOTHING)
     left = library_tab._table([replace(info, state="reading")], "ready", NOTHING)

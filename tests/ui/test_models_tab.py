@@ -12,7 +12,7 @@ from tests.fake_chat import FakeDocumentChat
 
 
 def choice(chat: FakeDocumentChat, name: str, number: int = 0) -> str:
-    return next(model.choices[number].id for model in chat.models() if model.name == name)
+    return next(model.choices[number].id for model in chat.shelf.models() if model.name == name)
 
 
 def load(chat: FakeDocumentChat, name: str, number: int = 0) -> list[str]:
@@ -42,7 +42,7 @@ def test_every_model_has_a_card_with_what_it_is(chat: FakeDocumentChat) -> None:
 
 
 def test_what_fits_and_how_fast_it_would_read(chat: FakeDocumentChat) -> None:
-    large = replace(chat.models()[1], fit=fit(1_235_814_400, 4_943_257_600, 8 * 10**9, [(10**9, 123.6)]))
+    large = replace(chat.shelf.models()[1], fit=fit(1_235_814_400, 4_943_257_600, 8 * 10**9, [(10**9, 123.6)]))
     words = "Fits: needs 5.4 GB of memory, 8.0 GB are free; reads about 100 tokens a second here."
     assert words in models_tab.card(large, "")
     huge = replace(large, fit=fit(70_000_000_000, 140_000_000_000, 8 * 10**9, ()))
@@ -77,13 +77,13 @@ def test_a_download_tells_how_far_it_is_and_can_be_stopped(chat: FakeDocumentCha
 def test_a_model_is_unloaded_until_it_is_needed(chat: FakeDocumentChat) -> None:
     assert 'data-do="model-unload"' in card(models_tab.listing(chat), "lectern-small")
     assert "lectern-small is unloaded" in models_tab.unload(chat)
-    assert chat.model_state().state == "unloaded"
-    chat.engine()
-    assert chat.model_state().state == "ready"
+    assert chat.model.model_state().state == "unloaded"
+    chat.model.engine()
+    assert chat.model.model_state().state == "ready"
 
 
 def test_names_and_facts_are_escaped(chat: FakeDocumentChat, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = replace(chat.models()[0], name="<b>x", facts={"rope": "<script>"}, reasons=("<i>",), place="<u>")
+    model = replace(chat.shelf.models()[0], name="<b>x", facts={"rope": "<script>"}, reasons=("<i>",), place="<u>")
     monkeypatch.setattr(chat, "models", lambda: [model])
     html = models_tab.listing(chat)
     assert not any(tag in html for tag in ("<b>x", "<script>", "<i>", "<u>"))
@@ -111,7 +111,7 @@ def test_loading_tells_how_far_it_is_and_moves_the_mark(chat: FakeDocumentChat) 
 
 def test_a_model_that_cannot_be_loaded_says_why_and_the_old_one_goes_on(chat: FakeDocumentChat) -> None:
     assert "needs about 131.4 GiB" in load(chat, "heavy-70b")[-1]
-    assert chat.model_state().name == "lectern-small" and "loaded</span>" in card(
+    assert chat.model.model_state().name == "lectern-small" and "loaded</span>" in card(
         models_tab.listing(chat), "lectern-small"
     )
     assert "is gone" in list(switching.load(chat, "no such id"))[-1]

@@ -35,7 +35,7 @@ def test_stop_keeps_finished_cells(chat: FakeDocumentChat) -> None:
         for number, cell in enumerate(fake_passkey_run(engine, config, on_progress=on_progress, cancelled=cancelled)):
             yield cell
             if number == 2:
-                chat.stop()
+                chat.jobs.stop()
 
     steps = run(chat, using=stopped)
     assert "Stopped. 6 of 6 right" in steps[-1][0]
@@ -46,9 +46,9 @@ def test_closing_the_page_stops_the_run(chat: FakeDocumentChat) -> None:
     steps = passkey_tab.test(chat, [2048], 10, 5, fake_passkey_run)
     for _ in range(3):
         next(steps)
-    assert chat.busy() == "testing passkeys"
+    assert chat.jobs.busy() == "testing passkeys"
     steps.close()
-    assert chat.busy() is None
+    assert chat.jobs.busy() is None
     assert not [thread for thread in threading.enumerate() if thread.name == "passkey"]
 
 
@@ -61,7 +61,7 @@ def test_errors_are_messages(chat: FakeDocumentChat) -> None:
 
     line = run(chat, using=broken)[-1][0]
     assert "boom" not in line and "the log has the details" in line
-    chat.model = model_state(state="failed", detail="models/x: no weights")
+    chat.state = model_state(state="failed", detail="models/x: no weights")
     assert "models/x: no weights" in run(chat)[-1][0]
 
 

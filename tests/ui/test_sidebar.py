@@ -22,9 +22,9 @@ def test_chats_of_today_stand_before_earlier_ones(chat: FakeDocumentChat) -> Non
 
 def test_a_fork_says_where_it_comes_from(chat: FakeDocumentChat) -> None:
     *_, done = chat.ask("About <b>ships</b>")
-    chat.fork(done.chat)
+    chat.saved.fork(done.chat)
     assert "from About &lt;b&gt;ships&lt;/b&gt;</span>" in sidebar.listing(chat, None)
-    chat.delete_chat(done.chat)
+    chat.saved.delete_chat(done.chat)
     assert "from a deleted chat</span>" in sidebar.listing(chat, None)
 
 

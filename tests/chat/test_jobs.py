@@ -2,7 +2,7 @@
 
 import threading
 
-from app.chat.turns import Turns
+from app.chat.jobs import Turns
 
 
 def test_one_at_a_time() -> None:
