@@ -19,7 +19,7 @@ POLICIES = ("keep-all", "bounded", "h2o", "streaming", "infllm", "full")
 H2O_PRESETS = ("peak", "mean", "exact", "decay", "published")
 
 KV_CODECS = ("raw", "int8", "int4")
-WEIGHTS = ("auto", "float32", "float16")
+WEIGHTS = ("auto", "float32", "float16", "bfloat16", "int8")
 LOOKUPS = ("attention", "words", "both")
 
 FILES = ("home", "model", "adapter")  # their names stay as the system gave them
@@ -56,7 +56,7 @@ class Settings:
         lookup: what finds the regions of a long text that an answer sees, one of LOOKUPS: the model's attention, the
             words of the question, or both; None means what the model's recipe says.
         weights: in what the model's linear layers are kept on a CPU, one of WEIGHTS; `auto` takes what this CPU
-            multiplies fastest.
+            multiplies fastest, `float32` is exact, `int8` is bfloat16 with int8 for the tokens of answers.
         device: `auto`, `cpu` or `cuda`.
         threads: CPU threads of the model; None means chosen from the cores.
         host_budget_gb: keys and values held in RAM; None means a quarter of it.

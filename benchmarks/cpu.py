@@ -4,13 +4,14 @@
     python benchmarks/cpu.py --model MODEL --gguf FILE --file BOOK
 
 Ours with the weights that it takes by itself and with float32, stock transformers in each data type, llama.cpp on the
-GGUF with flash and with plain attention; each in a process of its own (`contender.py`), in turns. The peer's best
+GGUF files with flash and with plain attention; each in a process of its own (`contender.py`), in turns. The peer's best
 counts. Processor time bears other work on the machine, but for what that does to caches: `others_cores` tells how much.
 """
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ def _contenders(args: argparse.Namespace) -> list[Peer]:
         Peer(f"{OURS} float32", "lectern", {"weights": "float32"}),
         *(Peer(f"transformers {dtype}", "transformers", {"dtype": dtype}) for dtype in args.dtypes),
     ]
-    for kind, flash in (("flash", True), ("plain", False)) if args.gguf else ():
-        name = f"llama.cpp {Path(args.gguf).stem}, {kind} attention"
-        found.append(Peer(name, "llama.cpp", {"gguf": args.gguf, "flash": flash}))
+    for file, (kind, flash) in product(args.gguf or (), (("flash", True), ("plain", False))):
+        found.append(
+            Peer(f"llama.cpp {Path(file).stem}, {kind} attention", "llama.cpp", {"gguf": file, "flash": flash})
+        )
     return found
 
 
@@ -79,7 +81,7 @@ def _table(parts: Mapping[str, Values]) -> tuple[Sequence[str], Sequence[Sequenc
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = harness.flags(__doc__, "cpu")
-    parser.add_argument("--gguf", help="the same model for llama.cpp, which is left out without")
+    parser.add_argument("--gguf", action="append", help="the same model for llama.cpp, which is left out without")
     parser.add_argument("--file", type=Path, action="append", help="prose to read; the sample book when not given")
     parser.add_argument("--sizes", type=harness.numbers, default=SIZES, help="tokens that everybody reads")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"turns of each contender ({ROUNDS})")

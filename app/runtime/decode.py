@@ -40,6 +40,8 @@ class Engine(Protocol):
 
     def forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor: ...
 
+    def choosing_step(self, cache: RegionCache, token: int) -> Tensor: ...
+
     def logits(self, hidden: Tensor) -> Tensor: ...
 
 
@@ -326,9 +328,7 @@ def _step(engine: "Engine", cache: RegionCache, token: int, held: "Held | Window
     """Run one token of an answer, with the selection that is held or with a new one; returns the logits [V]."""
     if not held.goes_on:
         with held.choosing():
-            hidden = engine.forward(cache, [token])[-1]
-    elif isinstance(held, Windows):
+            return engine.choosing_step(cache, token)
+    if isinstance(held, Windows):
         return engine.together.step(token, held)
-    else:
-        hidden = held.step(token)
-    return engine.logits(hidden)
+    return engine.logits(held.step(token))

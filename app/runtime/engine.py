@@ -19,9 +19,10 @@ from app.memory.memory import RegionMemory
 from app.memory.pools import Tiers
 from app.memory.shape import LAYOUTS, MemoryShape
 from app.models.checkpoint import Recipe
+from app.models.weights import TOLD
 from app.records import Ending
 from app.runtime import decode, policies
-from app.runtime.attention import install
+from app.runtime.attention import Choosing, install
 from app.runtime.cache import RegionCache
 from app.runtime.chat_text import ChatText
 from app.runtime.evidence import AnswerEvidence, Chosen
@@ -43,7 +44,7 @@ class Engine(ChatText):
     """Reads texts into memories and answers from them. One thread runs it at a time, the one that has `floor`.
 
     Attributes:
-        weights_in: what its linear layers are multiplied in: its data type, or `float16` where that is faster.
+        weights_in: what its linear layers are multiplied in: its data type, or what is faster (`app.models.weights`).
         tensors: digest of the weights alone; tells an edited configuration from other weights.
         recipe_parts: everything that decides what a text's memory looks like, by name.
         recipe: hex digest of them.
@@ -163,7 +164,7 @@ class Engine(ChatText):
         return {
             "name": self.name,
             "device": str(self.model.device),
-            "dtype": self.weights_in,
+            "dtype": TOLD.get(self.weights_in, self.weights_in),
             "backend": self.backend,
             "policy": self.policy,
             "positions": "original" if self.spec.policy.sees_all else self.spec.attention.positions.replace("_", " "),
@@ -176,13 +177,31 @@ class Engine(ChatText):
     @torch.no_grad()
     def forward(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
         """Run tokens through the model into the cache's tail; returns hidden states [T, H]."""
+        return self._whole_step(cache, token_ids, self._hidden)
+
+    @torch.no_grad()
+    def choosing_step(self, cache: RegionCache, token: int) -> Tensor:
+        """Run a token of an answer that chooses regions for itself; returns the logits [V]."""
+        rows = self.together.rows
+        if not rows.known:
+            return self.logits(self.forward(cache, [token])[-1])
+
+        def one(cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
+            return rows(token_ids, [cache.held or Choosing(self.spec, cache)])
+
+        return rows.logits(self._whole_step(cache, [token], one))[-1]
+
+    def _whole_step(
+        self, cache: RegionCache, token_ids: Sequence[int], run: Callable[[RegionCache, Sequence[int]], Tensor]
+    ) -> Tensor:
+        """Run tokens so that the tail has all of them or none; what is lost meanwhile is read again."""
         before, hidden, tried = cache.tail.tokens, None, set()
         for layer in self.model.model.layers:  # another policy may have run last
             layer.self_attn.lectern = self.spec
         cache.begin()
         while hidden is None:
             try:
-                hidden = self._hidden(cache, token_ids)
+                hidden = run(cache, token_ids)
             except PagesLost as lost:  # the store's copy is damaged or gone
                 cache.take_back(before)
                 restore(cache, lost, self._hidden, tried)

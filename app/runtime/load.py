@@ -27,6 +27,7 @@ from app.models.folder import (
     tokenizer_files,
     weight_files,
 )
+from app.models.weights import loaded_in
 from app.models.weights import settle as keep_weights
 from app.runtime import policies
 from app.runtime.engine import Engine
@@ -81,7 +82,7 @@ def load_engine(
     say = on_step or (lambda step: None)
     keep_freed_memory()
     device = checkpoint.pick_device(settings.device)
-    dtype = checkpoint.pick_dtype(device)
+    dtype = loaded_in(settings.weights, device, checkpoint.pick_dtype(device))
     say("looking at its files")
     folder, recipe, tokenizer = check(settings)
     checkpoint.check_memory(folder, device, dtype, merging=settings.adapter is not None)

@@ -228,7 +228,7 @@ class AttentionSpec:
     inv_freq: Tensor
     rope_scaling: float
     policy: Policy = field(default_factory=Policy)
-    _table: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _tables: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def budget_for(self, layer: int) -> int:
         """Tokens that a query of this layer may attend to."""
@@ -243,7 +243,9 @@ class AttentionSpec:
 
     def rope(self, positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """(cos, sin) of at least `positions` positions, [P, D], cached."""
-        if self._table is None or len(self._table[0]) < positions or self._table[0].dtype != like.dtype:
-            size = max(positions, 2048 if self._table is None else 2 * len(self._table[0]))
-            self._table = rope_table(self.inv_freq.to(like.device), size, self.rope_scaling, like.dtype)
-        return self._table
+        table = self._tables.get(like.dtype)
+        if table is None or len(table[0]) < positions:
+            size = max(positions, 2048 if table is None else 2 * len(table[0]))
+            table = rope_table(self.inv_freq.to(like.device), size, self.rope_scaling, like.dtype)
+            self._tables[like.dtype] = table
+        return table

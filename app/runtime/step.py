@@ -4,8 +4,7 @@ A token of an answer takes some thirty small operations a layer; half of them, a
 needed where there is no mask, and windows that know their places. The weights are read once for all rows.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +17,7 @@ LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3
 
 
 class Attends(Protocol):
-    """What takes the place of attention: `Windows`."""
+    """What takes the place of attention: `Windows`, or a cache that each token chooses from."""
 
     cache: Any
 
@@ -27,35 +26,38 @@ class Attends(Protocol):
     def attend(self, number: int, q: Tensor, scale: float) -> Tensor: ...
 
 
-Rows = Callable[[Sequence[int], Sequence[Attends]], Tensor]
+class Rows:
+    """Runs one token of each answer through a model.
 
+    Attributes:
+        known: whether the model's layers are; only then may what takes the place of attention be no cache's `held`.
+    """
 
-def rows(model: Any) -> Rows:
-    """A function that runs one token of each answer and gives the hidden states [B, H]."""
-    return _known(model) or (lambda tokens, windows: torch.cat(list(map(partial(_alone, model), tokens, windows))))
+    def __init__(self, model: Any) -> None:
+        self.model, layers = model, model.model.layers
+        plain = all(type(layer).__name__ in LAYERS and isinstance(layer.mlp.act_fn, _silu()) for layer in layers)
+        self.known = plain and model.dtype in (torch.float32, torch.bfloat16) and model.device.type == "cpu"
+        if self.known:
+            self._blocks, self._norm = [_Block(layer) for layer in layers], _Norm(model.model.norm)
+            self._head = joined([model.lm_head])
 
-
-def _alone(model: Any, token: int, windows: Attends) -> Tensor:
-    """The same of one answer, by a model whose layers are not known."""
-    ids = torch.tensor([[token]], device=model.device)
-    return model.model(input_ids=ids, past_key_values=windows.cache, use_cache=True).last_hidden_state[0]
-
-
-def _known(model: Any) -> Rows | None:
-    layers = model.model.layers
-    plain = all(type(layer).__name__ in LAYERS and isinstance(layer.mlp.act_fn, _silu()) for layer in layers)
-    if not plain or model.dtype != torch.float32 or model.device.type != "cpu":
-        return None
-    blocks = [_Block(layer) for layer in layers]
-    embed, norm = model.model.embed_tokens, _Norm(model.model.norm)
-
-    def run(tokens: Sequence[int], attends: Sequence[Attends]) -> Tensor:
-        x = embed(torch.tensor(tokens))  # [B, H]
-        for number, block in enumerate(blocks):
+    def __call__(self, tokens: Sequence[int], attends: Sequence[Attends]) -> Tensor:
+        """Hidden states [B, H]; in float32 where the layers are known, whatever the weights are kept in."""
+        if not self.known:
+            return torch.cat(list(map(self._alone, tokens, attends)))
+        x = self.model.model.embed_tokens(torch.tensor(tokens)).float()  # [B, H]
+        for number, block in enumerate(self._blocks):
             x = block(x, number, attends)
-        return norm(x)
+        return self._norm(x)
 
-    return run
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states [B, H] that this made: [B, V]."""
+        return self._head(hidden) if self.known else self.model.lm_head(hidden)
+
+    def _alone(self, token: int, windows: Attends) -> Tensor:
+        """The hidden state of one answer, by a model whose layers are not known."""
+        ids = torch.tensor([[token]], device=self.model.device)
+        return self.model.model(input_ids=ids, past_key_values=windows.cache, use_cache=True).last_hidden_state[0]
 
 
 def _silu() -> tuple[type, ...]:
@@ -69,7 +71,7 @@ class _Norm:
 
     def __init__(self, norm: Any) -> None:
         width = norm.weight.numel()
-        self.weight, self.least = norm.weight * width**0.5, torch.tensor((norm.variance_epsilon * width) ** 0.5)
+        self.weight, self.least = norm.weight.float() * width**0.5, torch.tensor((norm.variance_epsilon * width) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least) * self.weight
@@ -85,11 +87,12 @@ class _Block:
         self.qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.widths = [p.out_features for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.out, self.gate_up, self.down = attention.o_proj, joined([mlp.gate_proj, mlp.up_proj]), mlp.down_proj
+        self.out, self.down = joined([attention.o_proj]), joined([mlp.down_proj])
+        self.gate_up = joined([mlp.gate_proj, mlp.up_proj])
         self.middle = mlp.gate_proj.out_features
 
     def __call__(self, x: Tensor, number: int, attends: Sequence[Attends]) -> Tensor:
-        parts = self.qkv(self.before(x)).split(self.widths, dim=-1)
+        parts = self.qkv(self.before(x)).float().split(self.widths, dim=-1)
         q, k, v = (part.view(len(x), -1, 1, self.dim) for part in parts)  # [B, heads, 1, D]
         q, k = (part if norm is None else norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
         found = []

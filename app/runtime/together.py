@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from app.runtime.step import Rows, rows
+from app.runtime.step import Rows
 from app.runtime.windows import Windows
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -69,7 +69,7 @@ class Together:
     def __init__(self, floor: Floor, model: Any) -> None:
         self.floor, self.model = floor, model
         self.batches = self.tokens = 0
-        self._rows: Rows | None = None
+        self._rows: Rows | None = None  # when they are needed: weights may be kept otherwise meanwhile
         self._waiting: list[tuple[int, Windows, Future[Tensor]]] = []
 
     def step(self, token: int, windows: Windows) -> Tensor:
@@ -86,17 +86,21 @@ class Together:
             self._run()
         return mine.result()
 
+    @property
+    def rows(self) -> Rows:
+        self._rows = self._rows or Rows(self.model)
+        return self._rows
+
     @torch.no_grad()
     def _run(self) -> None:
         batch, self._waiting = self._waiting, []
         tokens, windows, promised = zip(*batch, strict=True)
-        self._rows = self._rows or rows(self.model)
         try:
             with ExitStack() as stack:
                 for token, its in zip(tokens, windows, strict=True):
                     stack.enter_context(its.stepping(token))
-                hidden = self._rows(tokens, windows)
-            logits = self.model.lm_head(hidden)
+                hidden = self.rows(tokens, windows)
+            logits = self.rows.logits(hidden)
         except BaseException as error:
             for future in promised:
                 future.set_exception(error)

@@ -206,10 +206,22 @@ def test_nothing_beyond_the_budget_is_gathered_or_numbered(engine: Engine, monke
 def test_tokens_in_windows_say_what_tokens_that_choose_say(engine):
     """Layer by layer without transformers' own code around it (`app/runtime/step.py`), where everything fits."""
     memory, said = engine.read(tiny.token_ids(24)), []
-    assert step._known(engine.model) is not None
+    assert step.Rows(engine.model).known
     for every in (1, 8):
         engine.reselect_every, cache = every, engine.open_chat([memory])
         tokens = list(engine.generate(cache, tiny.token_ids(9, seed=1)[1:], GenerationConfig(max_new_tokens=12)))
         said.append((tokens, cache.evidence.density, *cache.tail.pages.rows(1, 0, 16)))
     assert said[0][0] == said[1][0]
     torch.testing.assert_close(said[0][1:], said[1][1:], **CLOSE)
+
+
+def test_a_bfloat16_model_answers_as_its_layers_do(engine):
+    """Tokens of an answer go through layers in float32; what they say is what transformers' bfloat16 says, nearly."""
+    engine.model.to(torch.bfloat16)
+    memory = engine.read(tiny.token_ids(24))
+    near, stock = engine.open_chat([memory]), engine.open_chat([memory])
+    said = engine.choosing_step(near, 7)
+    wanted = engine.logits(engine.forward(stock, [7])[-1])
+    assert said.shape == wanted.shape and near.tail.tokens == stock.tail.tokens == 1
+    assert 0 < (said.float() - wanted.float()).abs().max() < 0.05 * wanted.float().abs().max()
+    assert len(list(engine.generate(near, [5], GenerationConfig(max_new_tokens=9)))) <= 9
