@@ -24,6 +24,7 @@ from playwright.sync_api import expect  # noqa: E402
 from app.ingest import ocr  # noqa: E402
 from app.settings import SHIPPED_MODEL  # noqa: E402
 from app.tasks.needles import Passkey  # noqa: E402
+from benchmarks import machine  # noqa: E402
 from tests.browser import Visit, chromium, find_chromium, visiting  # noqa: E402
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes  # noqa: E402
 from tests.serving import serving  # noqa: E402
@@ -288,6 +289,7 @@ def ask(visit: Visit, asked: Asked, pictures: Path | None) -> Answered:
         seen.append(page.locator(".lt-page header p").inner_text())
         if asked.key.number in marked:
             if pictures:
+                page.wait_for_function("[...document.querySelectorAll('.lt-scan img')].every((one) => one.complete)")
                 page.screenshot(path=pictures / f"{asked.path.name}.png")
             problem = "" if asked.is_at(seen[-1]) else f"opens at {seen[-1]!r} instead of {asked.label!r}"
             break
@@ -330,7 +332,7 @@ def main() -> int:
             errors = list(visit.errors)
     right = sum(not one.problem for one in done)
     values = {"asked": [asdict(one) for one in done], "right": right, "of": len(done), "errors": errors}
-    values |= {"in_answer": sum(one.in_answer for one in done), "model": Path(args.model).name}
+    values |= {"in_answer": sum(one.in_answer for one in done), "model": Path(args.model).name, **machine.describe()}
     args.out.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{right} of {len(done)} right, {values['in_answer']} answers say it; errors: {errors or 'none'}")
     return 0 if right == len(done) else 1
