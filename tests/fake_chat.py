@@ -6,13 +6,14 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from app.chat.coverage import Coverage, coverage
 from app.chat.fetching import Fetching, Offer
 from app.chat.focus import Sight, choices
 from app.chat.library import DiskSpace
@@ -416,6 +417,13 @@ class FakeDocumentChat:
 
     def document(self, document_id: str) -> DocumentInfo:
         return self.store.found(document_id)[0]
+
+    def coverage(
+        self, document: str, evidence: Sequence[Evidence] = (), stats: Mapping[str, Any] | None = None
+    ) -> Coverage:
+        info, source = self._documents[document]
+        done = {part.index: 1.0 for part in source.parts} if info.state == "read" else {}
+        return coverage(info, source.parts, done, evidence=evidence, stats=stats)
 
     def suggestions(self, documents: Sequence[str]) -> list[str]:
         """What a model that answers everything would keep."""

@@ -32,3 +32,19 @@ def test_an_answer_says_how_it_knows(visit: Visit, tmp_path: Path) -> None:
     expect(line).to_have_attribute(
         "title", "The rest went to the first words of texts, which always draw attention, and to the answer itself."
     )
+
+
+def test_the_map_shows_where_an_answer_looked_and_opens_the_place(visit: Visit, tmp_path: Path) -> None:
+    book(visit, tmp_path, "Mapped")
+    visit.ask("Who kept the light?")
+    visit.page.locator(".lt-chip[data-do=passage]").first.click()
+    cells = visit.page.locator("#page .lt-map-cells button")
+    looked = visit.page.locator("#page .lt-map-cells .lt-map-looked")
+    expect(looked.first).to_be_visible()
+    assert 0 < looked.count() < cells.count()
+    cells.last.click()
+    expect(visit.page.locator("#page .lt-page nav").last.locator("input")).not_to_have_value("1")
+    expect(cells.last).to_have_attribute("aria-current", "true")
+    visit.tab("Library")
+    visit.row("Mapped").get_by_role("button", name="Open").click()
+    expect(visit.page.locator("#found-page .lt-map-legend")).to_contain_text("100%")

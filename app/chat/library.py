@@ -1,17 +1,18 @@
 """The library: documents come and go, their memories are kept, pinned or evicted, and their pages are shown."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from app.chat.coverage import Coverage, coverage, read_parts
 from app.chat.focus import choices
 from app.chat.jobs import Jobs
 from app.chat.loaded_model import LoadedModel, sessions_over
 from app.errors import InputError
 from app.ingest.page_image import Pages
 from app.ingest.stream import Step, Watch, in_steps, returned
-from app.records import DocumentInfo, Part
+from app.records import DocumentInfo, Evidence, Part
 
 if TYPE_CHECKING:
     from app.ingest.page_image import Located
@@ -127,6 +128,24 @@ class Library:
         """(what a list shows, what `ask` takes) of documents and their chapters, or folders and files."""
         found = [self.document(id) for id in documents]
         return [choice for info in found for choice in choices(info, self._store.parts(info.id))]
+
+    def coverage(
+        self, document: str, evidence: Sequence[Evidence] = (), stats: Mapping[str, Any] | None = None
+    ) -> Coverage:
+        """The strip of a document: what has been read, and what an answer looked at; never waits for the model.
+
+        Args:
+            evidence, stats: of the answer.
+        """
+        info = self.document(document)
+        texts = self._store.memories(info.id, self._model.recipe) or []
+        done = [len(t.token_ids) if info.state == "read" else self._stored(info.id, n) for n, t in enumerate(texts)]
+        return coverage(info, self._store.parts(info.id), read_parts(texts, done), evidence=evidence, stats=stats)
+
+    def _stored(self, document: str, memory: int) -> int:
+        """Tokens of a memory that are stored, while it is read."""
+        keys = self._store.manifest(document, self._model.recipe, memory)
+        return len(keys) * (self._store.blocks.tokens_in(keys[0]) or 0) if keys else 0
 
     def pin(self, document: str, pinned: bool = True) -> DocumentInfo:
         """Keep the memory of a document whatever the disk budget says, or no longer."""

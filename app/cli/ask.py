@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from app.chat.focus import EVERYTHING, Sight
-from app.cli.evidence import answer_values, by_ocr, memory_line
+from app.cli.evidence import answer_values, by_ocr, covered, memory_line
 from app.cli.session import Session
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Evidence, Reading
@@ -53,11 +53,12 @@ def follow(session: Session, chat: "DocumentChat", events: Generator[Reading | D
             elif isinstance(event, Delta):
                 session.out.stream(event.text)
             elif isinstance(event, Done):
-                _answered(session, event, chat.model.model_state().demonstration)
+                _answered(session, chat, event)
 
 
-def _answered(session: Session, done: Done, demonstration: bool) -> None:
+def _answered(session: Session, chat: "DocumentChat", done: Done) -> None:
     session.out.stream("\n")
+    demonstration = chat.model.model_state().demonstration
     stats, refused = done.stats, only_refuses(done.answer)
     values = {
         "answer": done.answer,
@@ -72,6 +73,7 @@ def _answered(session: Session, done: Done, demonstration: bool) -> None:
         "tokens_per_s": stats.tokens_per_s,
         "peak_bytes": stats.peak_bytes,
         **answer_values(done),
+        "coverage": covered(chat, done),
     }
     longer = "; --max-new-tokens allows a longer one" if stats.ended == "length" else ""
     ended = ending(stats.ended, stats.new_tokens).rstrip(".") + longer

@@ -124,10 +124,12 @@ def documents_show(session: Session, args: argparse.Namespace) -> None:
     """Show one document."""
     with session.chat(load=False) as chat:
         document = chat.library.document(args.id)
+        covered = chat.library.coverage(document.id)
     lines = [f"{name}: {value}" for name, value in asdict(document).items() if name not in ("notes", "skipped")]
     lines += [f"note: {note}" for note in document.notes]
     lines += [f"left out: {skipped.name}: {skipped.reason}" for skipped in document.skipped]
-    session.out.result(asdict(document), "\n".join(lines))
+    lines.append(f"read: {covered.read:.0%}")
+    session.out.result(asdict(document) | {"coverage": covered.as_dict()}, "\n".join(lines))
 
 
 def documents_delete(session: Session, args: argparse.Namespace) -> None:

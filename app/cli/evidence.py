@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from app.cli.session import Session
+from app.errors import NotFoundError
 from app.records import AnswerStats, Done, Evidence, Look, Reading, Removal
 
 if TYPE_CHECKING:
-    pass
+    from app.chat import DocumentChat
 
 MEMORY = ("tokens_kept", "tokens_compressed", "tokens_evicted", "tokens_quantized")
 KNOWS = ("source", "on_documents", "on_chat", "on_question", "looked_beyond", "held")
@@ -109,6 +110,15 @@ def answer_values(done: Done) -> dict[str, Any]:
         "codec": stats.codec,
         "knows": {name: getattr(stats, name) for name in KNOWS},
     }
+
+
+def covered(chat: "DocumentChat", done: Done) -> list[dict[str, Any]]:
+    """The strip along each document of the answer's chat; nothing where that was not kept."""
+    try:
+        documents = chat.saved.chat(done.chat).documents
+        return [chat.library.coverage(id, done.evidence, done.stats.as_dict()).as_dict() for id in documents]
+    except NotFoundError:  # the chat, or a document of it, is gone
+        return []
 
 
 def memory_line(stats: AnswerStats) -> str:

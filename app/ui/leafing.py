@@ -3,10 +3,11 @@
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.errors import InputError, NotFoundError
-from app.records import DocumentInfo, Evidence, Part
+from app.records import DocumentInfo, Evidence, Message, Part
 from app.ui import format, viewer
 from app.ui.page_text import whole_sentences
 from app.ui.viewer import ASK, LIBRARY, Shown
@@ -35,13 +36,13 @@ def passage(chat: "DocumentChat", target: str, find: str | None = None) -> str:
     try:
         key, index, words = viewer.target(target) if "@" in target else (target, 0, "")
         evidence, chat_id, answer = chat.store.evidence(key)
-        siblings = [
-            item.id for message in chat.saved.messages(chat_id) if message.id == answer for item in message.evidence
-        ]
+        said = next((m for m in chat.saved.messages(chat_id) if m.id == answer), Message(0, "assistant", ""))
+        siblings = [item.id for item in said.evidence]
         shown = _shown(
             chat, chat.library.document(evidence.document), key, index or evidence.part, words, find, evidence
         )
-        return viewer.page(shown, evidence, siblings)
+        covered = chat.library.coverage(evidence.document, said.evidence, said.stats)
+        return viewer.page(replace(shown, covered=covered), evidence, siblings)
     except Exception as error:
         return viewer.message(format.failure(error))
 
@@ -56,7 +57,8 @@ def document(chat: "DocumentChat", target: str, find: str | None = None, words: 
     """
     try:
         key, index, named = viewer.target(target)
-        return viewer.page(_shown(chat, chat.library.document(key), key, index, named or words, find))
+        shown = _shown(chat, chat.library.document(key), key, index, named or words, find)
+        return viewer.page(replace(shown, covered=chat.library.coverage(key)))
     except Exception as error:
         return format.failure(error)
 

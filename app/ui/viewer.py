@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from app.errors import NotFoundError
 from app.records import DocumentKind, Evidence, Part, Removal
-from app.ui import format, page_text
+from app.ui import format, page_text, strip
 
 if TYPE_CHECKING:
+    from app.chat.coverage import Coverage
     from app.ingest.page_image import Located
 
 RESTS_NATS = 2.0  # a fall beyond this, and beyond three times the ordinary one, is plain
@@ -52,6 +53,7 @@ class Shown:
         page: its page as a picture and where on it the mark stands; None: it has none.
         contents: (first part, name) of chapters or files.
         found: (part, its place) of those that hold `words`; None: nothing was looked for.
+        covered: the strip along the document.
     """
 
     doing: Doing
@@ -68,6 +70,7 @@ class Shown:
     contents: Sequence[tuple[int, str]] = ()
     words: str = ""
     found: Sequence[tuple[int, str]] | None = None
+    covered: "Coverage | None" = None
 
 
 def page(shown: Shown, evidence: Evidence | None = None, siblings: Sequence[str] = ()) -> str:
@@ -85,6 +88,7 @@ def page(shown: Shown, evidence: Evidence | None = None, siblings: Sequence[str]
         f"{by_ocr(shown.part, shown.start, shown.end)}</p></div>"
         f'<button type="button" class="lt-tool" data-do="{shown.doing.close}" aria-label="Close {name.lower()}">✕'
         f"</button></header>{_siblings(evidence.id, siblings) if evidence else ''}"
+        f"{strip.strip(shown.covered, shown.doing.turn, shown.key, shown.part.index) if shown.covered else ''}"
         f'<div class="lt-through">{through}</div>{_found(shown)}'
         f'<div class="lt-text" tabindex="0" aria-label="Text">{body(shown)}</div>{_pager(shown)}'
         f"{_test(evidence) if evidence else ''}</section>"

@@ -168,7 +168,10 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "tokens_reread",
         "codec",
         "knows",
+        "coverage",
     }
+    (covered,) = values["coverage"]
+    assert covered["read"] == 1 and any(cell["passages"] for cell in covered["cells"])
     assert values["knows"]["on_documents"] == 0.31 and values["knows"]["source"] == "text"
     assert values["answer"].startswith("You asked: How many ships?")
     assert values["tokens_reused"] == 180 and values["new_tokens"] == 6
