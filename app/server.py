@@ -397,8 +397,9 @@ def serve(
 
 
 def run_server(
-    make: Callable[[Callable[[], None]], ASGIApp], listener: socket.socket, ready: Callable[[], None]
-) -> None:
+    make: Callable[[Callable[[], None]], ASGIApp], listener: socket.socket, ready: Callable[[], None],
+    network: Network = Network(),
+) -> None:  # fmt: skip
     """Serve an app until it says so, or Ctrl-C or SIGTERM comes.
 
     Args:
@@ -408,6 +409,6 @@ def run_server(
     def stop() -> None:
         server.should_exit = True
 
-    server = _server(make(stop), ready, lambda: None)
+    server = _server(make(stop), ready, lambda: None, network)
     with _quiet_stop():
         server.run(sockets=[listener])

@@ -32,7 +32,7 @@ from app.eval import report
 from benchmarks import machine
 
 GAIN = 2.8  # of 8 answers at once over one
-AT_ONCE, MOST = 8, 32  # as in app/api/routes.py and app/chat/turns.py
+AT_ONCE, MOST = 8, 32  # as in app/api/routes.py and app/chat/jobs.py
 ANSWER_S = 5.0  # of one answer alone, in the mean
 TURNS = 5  # of a talk, in the mean
 LOOK_S = 5.0  # how often hot documents are looked for

@@ -42,6 +42,8 @@ SLOW = (
     "chat/test_models.py",
     "chat/test_policies.py",
     "chat/test_transfer.py",
+    "cluster/test_front.py",
+    "cluster/test_read_many.py",
     "kernels/",
     "memory/test_placement.py",
     "models/test_inspect.py",

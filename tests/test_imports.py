@@ -32,11 +32,12 @@ ROWS = (
 # Third-party libraries and the units that may import them.
 LIBRARIES = {
     "gradio": {"ui", "server"},  # the server only mounts what the UI built
-    "fastapi": {"server", "api"},
+    "fastapi": {"server", "api", "cluster"},
     "prometheus_client": {"api"},
     "pydantic": {"api"},
-    "starlette": {"server", "guard", "recovery", "api"},
+    "starlette": {"server", "guard", "recovery", "api", "cluster"},
     "uvicorn": {"server"},
+    "ray": {"cluster"},
     "sqlite_utils": {"store"},
     "filelock": {"store"},
     "pypdf": {"ingest"},
@@ -72,8 +73,8 @@ PACKAGES = {
     "sqlite_utils": "sqlite-utils", "mathml_to_latex": "mathml-to-latex",
     "PIL": "pypdfium2",
 }  # fmt: skip
-# One comes with CUDA builds of torch and with the test packages, one never, one with `setup --with ocr`.
-OPTIONAL = {"triton", "flash_attn", "rapidocr", "cv2"}
+# One comes with CUDA builds of torch and with the test packages, one never, some with `setup --with`.
+OPTIONAL = {"triton", "flash_attn", "rapidocr", "cv2", "ray"}
 
 MODULES = sorted(path for path in (*APP.rglob("*.py"), ROOT / "launch.py") if "__pycache__" not in path.parts)
 

@@ -1,11 +1,12 @@
 """/metrics in Prometheus's form: the queue, tokens read, reused and said, how they were run, and memory by tier."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as FORM
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.records import Done
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from app.api.routes import Queue
     from app.chat import DocumentChat
 
-__all__ = ["FORM", "Metrics"]
+__all__ = ["FORM", "Metrics", "merged"]
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100)
 
 
@@ -70,3 +71,23 @@ class Metrics:
         for tier, size in (("device", line.device_bytes), ("host", line.host_bytes), ("disk", line.disk_bytes)):
             memory.add_metric([tier], size)
         yield memory
+
+
+class _Families:
+    """A registry of metrics that are there already."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Metric] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self.by_name.values()
+
+
+def merged(texts: Mapping[str, str]) -> bytes:
+    """The metrics of several replicas, by their names, as one text: each sample says whose it is."""
+    families = _Families()
+    for replica, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            known = families.by_name.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            known.samples += [s._replace(labels={**s.labels, "replica": replica}) for s in family.samples]
+    return generate_latest(families)  # it asks for nothing but collect()

@@ -50,10 +50,11 @@ class Transfers:
             self._store, self._store.chat(chat).id, path, self._model.recipe_under(self._model.policy_of(chat))
         )
 
-    def import_chat(self, path: Path, *, text_only: bool = False) -> str:
+    def import_chat(self, path: Path, *, text_only: bool = False, own: bool = False) -> str:
         """Take in a chat that `export_file` or `export_json` wrote; returns its id here.
 
         Args:
+            own: another library of the same owner wrote it just now; its documents keep their ids.
             text_only: leave the memory out; the documents are read again when asked about.
 
         Raises:
@@ -67,7 +68,7 @@ class Transfers:
         with self._jobs.claim("importing a chat"):
             if is_json(path):
                 return from_json(self._store, path)
-            return import_chat(self._store, path, None if text_only else fit)
+            return import_chat(self._store, path, None if text_only else fit, own=own)
 
 
 def _markdown(message: Message) -> list[str]:

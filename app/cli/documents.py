@@ -24,6 +24,8 @@ def read(session: Session, args: argparse.Namespace) -> int:
     Returns:
         The exit code: 1 when one of them could not be read.
     """
+    if args.ray:
+        return _read_over_ray(session, args)
     started = time.perf_counter()
     read_now = reused = 0
     documents: list[DocumentInfo] = []
@@ -59,6 +61,40 @@ def read(session: Session, args: argparse.Namespace) -> int:
     lines.append(f"{read_now:,} tokens read, {reused:,} reused, {size_text(disk_bytes)} on disk, {duration(seconds)}")
     lines += [f"{len(failed)} of {len(args.paths)} could not be read"] if failed else []
     session.out.result(values, "\n".join(lines))
+    return 1 if failed else 0
+
+
+def _read_over_ray(session: Session, args: argparse.Namespace) -> int:
+    """Read all files of folders over Ray's workers, then take them into the library; what is done stays done."""
+    from app.cluster import read_many
+    from app.cluster.connect import cluster
+
+    started = time.perf_counter()
+    paths = [path for folder in args.paths for path in read_many.files(folder)]
+    with session.chat() as chat:
+        bundles = chat.settings.folder / read_many.BUNDLES
+        bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
+        left = read_many.left(paths, bundles, session.model_ready(chat).recipe)
+        session.out.say(f"{len(left)} of {len(paths)} files to read")
+        done: list[read_many.Outcome] = []
+        if left:
+            with cluster(chat.settings.folder, args.cluster), read_many.scratch(chat.settings.folder):
+                for outcome in read_many.read_all(chat.settings, left, bundles, args.workers):
+                    done.append(outcome)
+                    what = outcome.error or f"{outcome.tokens:,} tokens, {duration(outcome.seconds)}"
+                    session.out.say(f"{len(done)} of {len(left)}: {Path(outcome.path).name}: {what}")
+        failed = {outcome.path: outcome.error for outcome in done if outcome.error}
+        whole = {bundle for path in paths if (bundle := bundles / read_many.bundle_name(path)).exists()}
+        for bundle in sorted(whole):
+            read_many.collect(chat, bundle)
+    seconds, tokens = time.perf_counter() - started, sum(outcome.tokens for outcome in done)
+    values = {
+        "files": len(paths), "read": len(done) - len(failed), "documents": len(whole), "tokens_read": tokens,
+        "workers": len({outcome.worker for outcome in done}), "seconds": round(seconds, 3),
+    }  # fmt: skip
+    if failed:
+        values |= {"failed": failed, "error": f"{len(failed)} of {len(paths)} files could not be read"}
+    session.out.result(values, f"{len(whole)} documents, {tokens:,} tokens read, {duration(seconds)}")
     return 1 if failed else 0
 
 

@@ -36,6 +36,13 @@ def _whole(text: str) -> int:
     return value
 
 
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    if (value := _whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text:.40} is not a number from 1")
+    return value
+
+
 # flag, its name in Settings, what it says
 SETTINGS = (
     ("--home", "home", {"metavar": "FOLDER", "help": "data folder"}),
@@ -127,6 +134,8 @@ def parser() -> Parser:
     page.add_argument("--certificate", type=Path, metavar="FILE", help="PEM certificate, with --host")
     page.add_argument("--certificate-key", type=Path, metavar="FILE", help="its key")
     page.add_argument("--behind-proxy", action="store_true", help="another program does TLS")
+    page.add_argument("--replicas", type=_count, metavar="N", help="so many replicas over Ray (setup --with ray)")
+    page.add_argument("--ray", metavar="HOST:PORT", help="a Ray cluster that runs; without it, Ray is started here")
     _users(commands.group("users", COMMANDS["users"], users.users_list))
     commands.add("doctor", COMMANDS["doctor"], serve.doctor)
     key = commands.add("key", COMMANDS["key"], serve.key)
@@ -201,6 +210,9 @@ def _library(commands: _Commands) -> None:
     read.add_argument("--password", metavar="P", help="password of an encrypted PDF")
     read.add_argument("--encoding", metavar="E", help="encoding of a text, such as cp1251; without it, found")
     read.add_argument("--ocr", action="store_true", help="read scanned pages of PDFs by OCR (setup --with ocr)")
+    read.add_argument("--ray", action="store_true", help="read all files of folders over Ray (setup --with ray)")
+    read.add_argument("--cluster", metavar="HOST:PORT", help="a Ray cluster that runs, with --ray")
+    read.add_argument("--workers", type=_count, metavar="N", help="files at a time, with --ray; one for each core")
     text = commands.add("text", COMMANDS["text"], documents.text)
     text.add_argument("path", type=Path, metavar="PATH", help="a file, folder or .zip")
     text.add_argument("--password", metavar="P", help="password of an encrypted PDF")

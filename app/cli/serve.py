@@ -35,6 +35,12 @@ def _serve(session: Session, args: argparse.Namespace, key: str | None = None) -
     from app.server import serve as serve_page
 
     network = Network(args.host, args.certificate, args.certificate_key, args.behind_proxy)
+    if args.replicas:
+        from app.cluster.serve import serve as serve_many
+
+        serve_many(session.settled(), args.replicas, network, where=args.ray, port=args.port, browser=args.browser,
+                   say=session.out.say)  # fmt: skip
+        return
     with session.chat() as chat:
         from app.ui.build import build
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-EXTRAS = ("ocr",)  # packages that not everyone needs: requirements-NAME.txt
+EXTRAS = ("ocr", "ray")  # packages that not everyone needs: requirements-NAME.txt
 
 COMMANDS: dict[str, str] = {
     "serve": "open Lectern in the browser, on this computer only (the default)",
-    "setup": "make or repair the environment and stop (--reinstall: from nothing; --with ocr: OCR for scans)",
+    "setup": "make or repair the environment and stop (--reinstall: from nothing; --with ocr or ray: extras)",
     "doctor": "say what Lectern found: Python, torch, GPU, data folder, disk, store, model",
     "test": "run the tests, two at a time (--quick: without the slow ones); what follows goes to pytest",
     "read": "read documents: PDF, e-books, office files, web pages, notebooks, text, a folder or .zip of code",

@@ -135,10 +135,12 @@ def _export_blocks(
     return done == len(keys)
 
 
-def import_chat(store: Store, path: Path, fit_under: Callable[[str], Fit] | None) -> str:
+def import_chat(store: Store, path: Path, fit_under: Callable[[str], Fit] | None, *, own: bool = False) -> str:
     """Take in a file that `export_chat` wrote; all of it is checked before anything is taken.
 
     Args:
+        own: another library of the same owner wrote it just now: its documents are those of their files, with the same
+            ids, and what was read of them counts as read here.
         fit_under: what the memory has to fit, by the name of the policy that it was made under, "" when there is none;
             None leaves the memory out, and the documents are read again when asked.
 
@@ -160,11 +162,11 @@ def import_chat(store: Store, path: Path, fit_under: Callable[[str], Fit] | None
         put: list[str] = []
         try:
             for incoming in documents if fit else ():
-                _put_memories(store, incoming, bundle, fit, put)
+                _put_memories(store, incoming, bundle, fit, put, own)
             keys = _put_tail(store, chat, bundle, fit, put) if fit and chat.tail else ()
             store.blocks.flush()
             with store.transaction():  # the rows of the library, all or nothing
-                return _take(store, documents, chat, keys, fit.recipe if fit else "")
+                return _take(store, documents, chat, keys, fit.recipe if fit else "", own)
         except BaseException as error:
             store.blocks.delete(put)
             if isinstance(error, ValueError):
@@ -204,12 +206,14 @@ def _incoming(name: str, bundle: BundleReader, fit: Fit | None) -> _Incoming:
     return _Incoming(folder, document, _checked_texts(document, folder, bundle, fit) if fit else [])
 
 
-def _take(store: Store, documents: Sequence[_Incoming], chat: _Chat, keys: Sequence[str], recipe: str) -> str:
+def _take(
+    store: Store, documents: Sequence[_Incoming], chat: _Chat, keys: Sequence[str], recipe: str, own: bool
+) -> str:
     """Write the rows of the library; ids of documents in the file become those that they have here."""
     here: dict[str, str] = {}
     for incoming in documents:
-        here[incoming.id] = id = store.add_imported(incoming.document)
-        if incoming.texts and incoming.manifests and store.root(id, recipe) != recipe:
+        here[incoming.id] = id = (store.add_document if own else store.add_imported)(incoming.document)
+        if incoming.texts and incoming.manifests and (store.root(id, recipe) == recipe) is own:
             store.set_memories(id, recipe, incoming.texts)
             for number, manifest in enumerate(incoming.manifests):
                 store.set_manifest(id, recipe, number, manifest)
@@ -256,9 +260,13 @@ def _checked_texts(document: Document, folder: str, bundle: BundleReader, fit: F
     return texts
 
 
-def _put_memories(store: Store, incoming: _Incoming, bundle: BundleReader, fit: Fit, put: list[str]) -> None:
-    """Put the blocks of a document, under keys that nothing but this document as it came is looked for by."""
-    root = imported_root(fit.recipe, contents(incoming.document))
+def _put_memories(store: Store, incoming: _Incoming, bundle: BundleReader, fit: Fit, put: list[str], own: bool) -> None:
+    """Put the blocks of a document, under keys that nothing but this document as it came is looked for by.
+
+    Args:
+        own: under the keys of a document that was read here.
+    """
+    root = fit.recipe if own else imported_root(fit.recipe, contents(incoming.document))
     for number, text in enumerate(incoming.texts):
         folder = f"{incoming.folder}/{number}"
         blocks = fit.blocks(root, text.token_ids, _count(bundle, folder), whole=True)
