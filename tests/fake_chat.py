@@ -212,7 +212,9 @@ class FakeDocumentChat:
         self.policies: list[str] = []  # asked for
         self.lock = FakeLock()
         self.store = FakeStore()
-        self.jobs = self.model = self.shelf = self.library = self.pages = self.saved = self.transfers = self
+        self.jobs = self.model = self.shelf = self.library = self.pages = self.saved = self.transfers = self.trials = (
+            self
+        )
         self.pace_s = pace_s
         self.state = model or model_state()
         self.fetching = Fetching(self._fetched, offline=lambda: self.offline)
@@ -429,6 +431,9 @@ class FakeDocumentChat:
         """What a model that answers everything would keep."""
         found = [q.question for id in documents[:1] for q in candidates(self.store.found(id)[1].parts)]
         return found[:4]
+
+    def untried(self, document: str) -> bool:
+        return False
 
     def delete_document(self, document_id: str) -> None:
         self.store.found(document_id)

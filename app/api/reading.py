@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,7 @@ class Queued:
         documents: in the order in which they are read; the first is being read unless `paused`.
         number, of: the first is number `number` of `of` since the queue was empty.
         finished: how many documents were read since the start.
+        suggested: how many questions about documents were found since the start.
         held: what has the model instead; "" when nothing does.
         problems: by title, why a document could not be read.
     """
@@ -61,6 +62,7 @@ class Queued:
     number: int = 0
     of: int = 0
     finished: int = 0
+    suggested: int = 0
     paused: bool = False
     held: str = ""
     tokens_per_s: float = 0.0
@@ -75,7 +77,8 @@ class Queued:
 class BackgroundReading:
     """The queue. What is read is stored, so that ending anywhere loses at most one segment.
 
-    The list is kept in the data folder: `go_on` takes it up after a restart.
+    Where nothing waits, questions about what was read are tried, to be suggested. The list is kept in the data folder:
+    `take_up` goes on with it after a restart.
 
     Attributes:
         problems: by document, why it could not be read.
@@ -86,8 +89,9 @@ class BackgroundReading:
         self.chat = chat
         self.problems: dict[str, str] = {}
         self.paused = False
-        self.finished = 0
+        self.finished = self.suggested = 0
         self._waiting: OrderedDict[str, None] = OrderedDict()
+        self._untried: OrderedDict[str, None] = OrderedDict()  # read, and questions about it are left to be tried
         self._told: dict[str, Reading] = {}  # the last of each document
         self._speed = 0.0
         self._batch = 0  # read since the queue was empty
@@ -108,6 +112,13 @@ class BackgroundReading:
             if first:
                 self._waiting.move_to_end(document, last=False)
             self._begin()
+
+    def suggest(self, document: str) -> None:
+        """Try questions about a document when nothing else is wanted."""
+        with self._changed:
+            if document not in self._waiting and self.chat.trials.untried(document):
+                self._untried.setdefault(document)
+                self._start()
 
     def forget(self, document: str) -> None:
         """Take a document out; what of it was read stays."""
@@ -173,17 +184,15 @@ class BackgroundReading:
         """Everything that a page tells of it."""
         with self._changed:
             ids, problems = list(self._waiting), dict(self.problems)
-            finished, batch, paused, told = self.finished, self._batch, self.paused, dict(self._told)
+            told = dict(self._told)
+            now = Queued((), self._batch + 1, self._batch + len(ids), self.finished, self.suggested, self.paused)
         if not ids and not problems:
-            return Queued(finished=finished, paused=paused)
+            return now
         known = {info.id: info for info in self.chat.library.documents()}
         busy = self.chat.jobs.busy() or ""
-        return Queued(
+        return replace(
+            now,
             documents=tuple(self._described(known[id], told.get(id)) for id in ids if id in known),
-            number=batch + 1,
-            of=batch + len(ids),
-            finished=finished,
-            paused=paused,
             held="" if busy.startswith("reading ") else busy,
             tokens_per_s=self._speed,
             problems=tuple((id, known[id].title, why) for id, why in problems.items() if id in known),
@@ -201,6 +210,10 @@ class BackgroundReading:
     def _begin(self) -> None:
         """Keep the list and see that it is read; called with the lock held."""
         self._keep()
+        self._start()
+
+    def _start(self) -> None:
+        """See that the thread runs and looks; called with the lock held."""
         if self._thread is None and not self._ended:
             self._thread = threading.Thread(target=self._run, name="reading", daemon=True)
             self._thread.start()
@@ -213,11 +226,15 @@ class BackgroundReading:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._ended and (not self._waiting or self._held):
+                while not self._ended and (self._held or not (self._waiting or self._untried)):
                     self._changed.wait()
                 if self._ended:
                     return
-                document = next(iter(self._waiting))
+                document = next(iter(self._waiting or self._untried))
+                waits = document in self._waiting
+            if not waits:
+                self._try_question(document)
+                continue
             try:
                 done = self._read(document)
             except (InUseError, CancelledError):  # something else has the model, or wants it
@@ -245,6 +262,25 @@ class BackgroundReading:
             steps.close()
         return True
 
+    def _try_question(self, document: str) -> None:
+        """Try one, until none is left."""
+        left = False
+        try:
+            if self.chat.trials.untried(document):
+                self.suggested += self.chat.trials.try_question(document)
+                left = self.chat.trials.untried(document)
+        except (InUseError, CancelledError):
+            left = True
+            with self._changed:
+                self._changed.wait(PAUSE_S)
+        except LecternError as error:  # a full disk, or the document is gone
+            log.warning("questions about a document are not tried: %s", error)
+        except Exception:
+            log.exception("trying questions about %s failed", document)
+        if not left:
+            with self._changed:
+                self._untried.pop(document, None)
+
     def _first(self) -> str | None:
         with self._changed:
             return next(iter(self._waiting), None)
@@ -255,6 +291,7 @@ class BackgroundReading:
             if document in self._waiting:
                 self.finished += 1
                 self._batch += 1
+                self._untried.setdefault(document)
             self._waiting.pop(document, None)
             self._keep()
 

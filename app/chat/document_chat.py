@@ -1,7 +1,6 @@
 """DocumentChat: read, ask, save, resume. The one object behind UI, CLI and tests, made of parts that have names."""
 
 import gc
-import logging
 import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
@@ -15,8 +14,9 @@ from app.chat.library import DocumentPages, Library
 from app.chat.loaded_model import LoadedModel
 from app.chat.model_shelf import ModelShelf
 from app.chat.saved import SavedChats, questions
+from app.chat.suggestions import Trials
 from app.chat.transfers import Transfers
-from app.errors import CancelledError, InputError, NotFoundError, StoreError
+from app.errors import CancelledError, InputError, NotFoundError
 from app.ingest.stream import returned
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Reading, Removal
@@ -24,11 +24,9 @@ from app.settings import Settings
 from app.wellformed import whole
 
 if TYPE_CHECKING:
-    from app.chat.reader import ReadDocument
     from app.chat.sessions import Session, Sessions
     from app.runtime.engine import Engine
 
-log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 5
 LOOK_S = 0.1
 
@@ -41,7 +39,7 @@ class DocumentChat:
         store: what is kept in the data folder.
         jobs: what runs now; every job claims the model there, and can be stopped there.
         model: the model that answers; `shelf` has the others of this computer, `fetching` those that can be had.
-        library: the documents; `pages` shows them as pictures.
+        library: the documents; `pages` shows them as pictures, `trials` finds questions about them.
         saved: the chats; `transfers` makes files of them.
     """
 
@@ -51,6 +49,7 @@ class DocumentChat:
         self.model = LoadedModel(settings, store, self.jobs)
         self.shelf = ModelShelf(self.model, store, self.fetching)
         self.library, self.pages = Library(store, self.model, self.jobs), DocumentPages(store)
+        self.trials = Trials(store, self.model, self.jobs)
         self.saved = SavedChats(store, self.model, self.jobs, self.library)
         self.transfers = Transfers(store, self.model, self.jobs)
         self._opening = threading.Lock()
@@ -131,23 +130,7 @@ class DocumentChat:
         info = self.library.document(document)
         with self.jobs.claim(f"reading {info.title}", since, behind=behind) as job:
             sessions = self.model.sessions_under(policy or self.model.policy_of())
-            read = yield from sessions.reader.read(info.id, job.cancel.is_set)
-            if self.store.suggestions(info.id, sessions.engine.recipe) is None:
-                self._suggest(sessions, read, job)
-            if behind and job.cancelled:
-                raise CancelledError(f"reading {info.title}: gave way")
-
-    def _suggest(self, sessions: "Sessions", read: "ReadDocument", job: "Job") -> None:
-        """Keep questions that the model answers rightly from what was read; a stop, or a full disk, keeps none."""
-        from app.chat.suggestions import answered
-
-        questions = answered(sessions, read, job)
-        if job.cancelled:
-            return
-        try:
-            self.store.set_suggestions(read.document.id, sessions.engine.recipe, questions)
-        except StoreError as error:
-            log.warning("%s", error)
+            yield from sessions.reader.read(info.id, job.cancel.is_set)
 
     def take_turns(self, chat: str, turns: Sequence[tuple[str, str]]) -> int:
         """Let a chat go on with turns that were had elsewhere: they are run and kept as if answered here.

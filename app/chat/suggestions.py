@@ -1,23 +1,25 @@
 """Suggested questions: such as a text itself answers, found by rules, tried on the model, kept when it answers them."""
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from app.errors import CancelledError
+from app.ingest.stream import returned
 from app.memory.config import GenerationConfig
 from app.records import Done, Part
 from app.tasks.questions import TextQuestion, flat, questions
 from app.tasks.scoring import holds, only_refuses
 
 if TYPE_CHECKING:
+    from app.chat.jobs import Job, Jobs
+    from app.chat.loaded_model import LoadedModel
     from app.chat.reader import ReadDocument
-    from app.chat.jobs import Job
     from app.chat.sessions import Sessions
+    from app.store.store import Store
 
 SHOWN = 4
-TRIED = 16
-LONGEST_TRY_S = 20.0  # for all of them
+TRIED = 16  # the most
 ANSWER_TOKENS = 32
 LONGEST_CHARS = 80  # of a question: it is a button
 LOOKED_AT_CHARS = 30_000  # of the document, from its beginning; the rules take a fifth of a second for them
@@ -45,21 +47,60 @@ def _beginning(parts: Sequence[Part]) -> Iterator[str]:
         size += len(part.text)
 
 
-def answered(sessions: "Sessions", document: "ReadDocument", job: "Job") -> list[str]:
-    """The first questions that the model answers from a document with the words of the text; stores nothing.
+class Trials:
+    """Tries questions on the model, one at a time and behind all other work, and keeps those that it answers right.
 
-    What is not tried when the job is stopped, or after `LONGEST_TRY_S`, is left out.
+    Which are left to be tried is lost with the process.
     """
-    from app.chat.sessions import Session
 
-    kept: list[str] = []
-    until = time.monotonic() + LONGEST_TRY_S
-    for asked in candidates(sessions.store.parts(document.document.id)):
-        if len(kept) == SHOWN or job.cancelled or time.monotonic() > until:
-            break
-        session = Session("", [document], sessions.engine.open_chat(document.memories), [], [])
-        *_, done = sessions.generate(session, [], asked.question, GenerationConfig(max_new_tokens=ANSWER_TOKENS), job)
-        assert isinstance(done, Done)
-        if not job.cancelled and holds(done.answer, flat(asked.answer)) and not only_refuses(done.answer):
-            kept.append(asked.question)
-    return kept
+    def __init__(self, store: "Store", model: "LoadedModel", jobs: "Jobs") -> None:
+        self._store, self._model, self._jobs = store, model, jobs
+        self._left: dict[tuple[str, str], list[TextQuestion]] = {}  # by document and recipe
+
+    def untried(self, document: str) -> bool:
+        """Whether something is left: of what is read, unless an earlier process began with it; none without a model."""
+        engine = self._model.loaded
+        if engine is None:
+            return False
+        left = self._left.get((document, engine.recipe))
+        if left is not None:
+            return bool(left)
+        known = self._store.document(document, engine.recipe)
+        return known.state == "read" and self._store.suggestions(document, engine.recipe) is None
+
+    def try_question(self, document: str) -> bool:
+        """Try one question about a document that is read; whether it is suggested now.
+
+        Raises:
+            InUseError, CancelledError: other work came before; the question is left.
+        """
+        title = self._store.document(document, "").title
+        with self._jobs.claim(f"trying questions about {title}", behind=True) as job:
+            sessions = self._model.sessions_under(self._model.policy_of())
+            read = returned(sessions.reader.read(document, job.cancel.is_set))
+            right = self._one(sessions, read, job)
+            if job.cancelled:
+                raise CancelledError(f"trying questions about {title}: gave way")
+            return right
+
+    def _one(self, sessions: "Sessions", document: "ReadDocument", job: "Job") -> bool:
+        from app.chat.sessions import Session
+
+        store, key = self._store, (document.document.id, sessions.engine.recipe)
+        if key not in self._left:
+            self._left[key] = candidates(store.parts(key[0]))
+        left, kept, right = self._left[key], store.suggestions(*key) or [], False
+        if left:
+            asked = left[0]
+            session = Session("", [document], sessions.engine.open_chat(document.memories), [], [])
+            generation = GenerationConfig(max_new_tokens=ANSWER_TOKENS)
+            *_, done = sessions.generate(session, [], asked.question, generation, job)
+            assert isinstance(done, Done)
+            if job.cancelled:
+                return False
+            right = holds(done.answer, flat(asked.answer)) and not only_refuses(done.answer)
+            kept = [*kept, asked.question] if right else kept
+            self._left[key] = [] if len(kept) == SHOWN else left[1:]
+        if right or not self._left[key]:
+            store.set_suggestions(*key, kept)  # none is a result too
+        return bool(right)

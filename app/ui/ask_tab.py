@@ -274,7 +274,7 @@ def build(
         sample = gr.update(visible=not picked)
         picker = gr.update(choices=known, value=picked)
         shown = gr.update(visible=bool(picked))
-        asked = examples.examples(chat, picked)
+        asked = examples.examples(chat, reading, picked)
         buttons = [gr.update(value=text, visible=True) for text in asked]
         buttons += [gr.update(visible=False)] * (examples.SHOWN - len(asked))
         return picker, asking.welcome(chat, picked), sample, shown, *buttons

@@ -47,8 +47,6 @@ def far(document: Waiting) -> str:
     """How far a document is, and what is left of it."""
     if document.done is None:
         return f"waits; about {duration(document.eta_s)} to read" if document.eta_s else "waits"
-    if document.percent == 100:
-        return "is read; trying questions about it"
     return f"{document.percent}%" + (f", {duration(document.eta_s)} left" if document.eta_s else "")
 
 
@@ -62,7 +60,7 @@ def strip(queued: Queued) -> str:
     if not queued.documents:
         return failed
     now = queued.documents[0]
-    word = "Reading is paused:" if queued.paused else "Reading" if now.percent < 100 else ""
+    word = "Reading is paused:" if queued.paused else "Reading"
     which = f"{queued.number} of {queued.of}: " if queued.of > 1 else ""
     button = ("reading-go", "Go on") if queued.paused else ("reading-pause", "Pause")
     rows = "".join(_row(document, place) for place, document in enumerate(queued.documents))
@@ -110,9 +108,9 @@ def live(queued: Queued) -> str:
 def mark(queued: Queued) -> str:
     """What has to be the same for the page to be left as it is drawn."""
     order = " ".join(document.id for document in queued.documents)
-    read = bool(queued.documents) and queued.documents[0].percent == 100
     problems = " ".join(id for id, _, _ in queued.problems)
-    return f"{order}|{queued.finished}|{queued.number}|{queued.of}|{queued.paused}|{read}|{problems}"
+    facts = queued.finished, queued.suggested, queued.number, queued.of, queued.paused
+    return f"{order}|{'|'.join(map(str, facts))}|{problems}"
 
 
 @dataclass(frozen=True)
