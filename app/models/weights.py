@@ -120,13 +120,23 @@ JOINED = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "
 
 def joined(layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """The products of several layers over the same few rows, of any type, side by side; one where they are kept so."""
-    first = layers[0]
-    if isinstance(first, _Part) and all(isinstance(x, _Part) and x.shared is first.shared for x in layers):
-        return few(first.shared.linear)
-    if len(layers) == 1:
-        return few(first)
+    if (whole := _whole(layers)) is not None:
+        return few(whole)
     parts = [few(layer) for layer in layers]
     return lambda x: torch.cat([part(x) for part in parts], dim=-1)
+
+
+def many(layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """The same for many rows, of the layers' own type."""
+    return _whole(layers) or (lambda x: torch.cat([layer(x) for layer in layers], dim=-1))
+
+
+def _whole(layers: Sequence[nn.Module]) -> nn.Module | None:
+    """What multiplies all of them at once; None where nothing does."""
+    first = layers[0]
+    if isinstance(first, _Part) and all(isinstance(x, _Part) and x.shared is first.shared for x in layers):
+        return first.shared.linear
+    return first if len(layers) == 1 else None
 
 
 def few(layer: Any) -> Callable[[Tensor], Tensor]:

@@ -94,19 +94,17 @@ def attend(spec: AttentionSpec, cache: RegionCache, layer: int, q: Tensor, scale
 
 
 class Choosing:
-    """Attention of a single token that chooses regions for itself, for what runs layers without transformers."""
+    """Attention of a cache's newest tokens, for what runs layers without transformers."""
 
     def __init__(self, spec: AttentionSpec, cache: RegionCache) -> None:
         self.spec, self.cache = spec, cache
 
     def append(self, number: int, keys: Tensor, values: Tensor) -> None:
-        """Take a token's raw key and value [Hkv, 1, D]."""
-        if number == 0:
-            self.cache.tail.make_room(1)
-        self.cache.tail.append(number, keys, values)
+        """Take raw keys and values [Hkv, T, D]."""
+        self.cache.append(number, keys, values)
 
     def attend(self, number: int, q: Tensor, scale: float) -> Tensor:
-        """Attention of the newest token, [Hq, 1, D] like q."""
+        """Attention of the newest tokens, [Hq, T, D] like q."""
         return attend(self.spec, self.cache, number, q, scale)
 
 

@@ -43,15 +43,11 @@ class RegionLayer(transformers.cache_utils.CacheLayerMixin):
         if self.cache.held is not None:
             self.cache.held.append(self.number, key_states[0], value_states[0])
             return self, self
-        if self.cache.cancelled is not None and self.cache.cancelled():
-            raise CancelledError("stopped within a segment")
-        if self.number == 0:  # while all layers still hold the same tokens
-            self.cache.tail.make_room(key_states.shape[2])
         if key_states.shape[0] != 1:
             raise ValueError(
                 f"batch of {key_states.shape[0]}: a memory holds one text; run texts one by one, with num_beams=1"
             )
-        self.cache.tail.append(self.number, key_states[0], value_states[0])
+        self.cache.append(self.number, key_states[0], value_states[0])
         return self, self
 
     def get_seq_length(self) -> int:
@@ -120,6 +116,18 @@ class RegionCache(transformers.cache_utils.Cache):
         self._lengths = torch.cat([none, *lengths]).to(shape.device)
         self.look()
         super().__init__(layers=[RegionLayer(self, i) for i in range(shape.layers)])
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put raw keys and values [Hkv, T, D] at the tail's end.
+
+        Raises:
+            CancelledError: `cancelled` said so.
+        """
+        if self.cancelled is not None and self.cancelled():
+            raise CancelledError("stopped within a segment")
+        if layer == 0:  # while all layers still hold the same tokens
+            self.tail.make_room(keys.shape[1])
+        self.tail.append(layer, keys, values)
 
     def allow(self, regions: Sequence[bool] | None) -> None:
         """Mute the regions of the memories that are False here; None lifts it."""

@@ -36,6 +36,8 @@ MOST_SEGMENT_TOKENS = 8192
 SEGMENT_S = 0.4  # of computing: progress is told, and blocks are stored, after each segment
 LEAST_SEGMENT_TOKENS = 256  # smaller ones cost more than they are worth, unless these take as long as
 SLOW_SEGMENT_S = 8.0
+CUT_OPERATIONS = 140_000_000_000  # weights times tokens of a segment that is always cut alike: a second or two
+MOST_CUT_TOKENS = 2048
 MEASURED_TOKENS = 128  # a shorter piece says little of the speed of reading
 LOGIT_ROWS = 1024
 
@@ -155,6 +157,20 @@ class Engine(ChatText):
         return self.spec.policy.name
 
     @property
+    def cut_tokens(self) -> int:
+        """Tokens of a segment where rounding depends on where texts are cut, so that a reading can be repeated; else 0.
+
+        In float32 results do not depend on it, and on a GPU segments follow its speed.
+        """
+        if self.model.dtype == torch.float32 or self.model.device.type != "cpu":
+            return 0
+        c, s, group = self.model.config, self.shape, self.shape.attention.group_tokens
+        heads = 2 * (c.num_attention_heads + s.kv_heads) * s.head_dim
+        weights = s.layers * c.hidden_size * (heads + 3 * c.intermediate_size)  # however they are kept
+        groups = min(CUT_OPERATIONS // weights, MOST_CUT_TOKENS, self.most_segment_tokens) // group
+        return group << max(0, groups.bit_length() - 1)
+
+    @property
     def budget_tokens(self) -> int:
         return self.spec.attention.budget_tokens
 
@@ -204,7 +220,7 @@ class Engine(ChatText):
                 hidden = run(cache, token_ids)
             except PagesLost as lost:  # the store's copy is damaged or gone
                 cache.take_back(before)
-                restore(cache, lost, self._hidden, tried)
+                restore(cache, lost, self._hidden, tried, self.cut_tokens)
             except BaseException:  # some layers may hold the tokens, others not
                 cache.tail.truncate(before)
                 raise
@@ -212,6 +228,9 @@ class Engine(ChatText):
         return hidden
 
     def _hidden(self, cache: RegionCache, token_ids: Sequence[int]) -> Tensor:
+        rows = self.together.rows
+        if rows.known and self.model.dtype == torch.bfloat16:
+            return rows.segment(token_ids, Choosing(self.spec, cache))
         ids = torch.tensor([list(token_ids)], device=self.model.device)
         return self.model.model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[0]
 
@@ -240,7 +259,8 @@ class Engine(ChatText):
             if cancelled and cancelled():
                 raise CancelledError(f"stopped after {start:,} of {total:,} tokens")
             began, busy = time.monotonic(), time.thread_time()
-            unit, most = (rule.stretch_tokens, 1) if rule else (group, max(1, self.segment_tokens // group))
+            cut = rule.stretch_tokens if rule else self.cut_tokens
+            unit, most = (cut, 1) if cut else (group, max(1, self.segment_tokens // group))
             end = min(((first + start) // unit + most) * unit - first, total)
             try:
                 cache.cancelled = cancelled if end - start >= LEAST_SEGMENT_TOKENS else None
@@ -308,10 +328,12 @@ class Engine(ChatText):
         """`read` as a generator: yields the tokens done after each segment, returns the memory."""
         if not token_ids:
             raise ValueError("nothing to read: the text has no tokens")
+        group, rule = self.shape.attention.group_tokens, self.shape.compaction
         memory = resume or RegionMemory(self.shape)
+        if (cut := self.cut_tokens) and not rule and memory.tokens < len(token_ids):
+            memory.truncate(memory.tokens // cut * cut)  # the segment that was stored in part is read again, as a whole
         memory.reserve(len(token_ids))
         cache = RegionCache(self.shape, tail=memory)
-        group, rule = self.shape.attention.group_tokens, self.shape.compaction
         done = memory.tokens
         for _ in self.segments(cache, token_ids[done:], cancelled):
             first, done = done, memory.tokens

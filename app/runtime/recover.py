@@ -19,11 +19,13 @@ def restore(
     lost: PagesLost,
     forward: Callable[[RegionCache, Sequence[int]], Any],
     tried: set[tuple[KVPages, int]],
+    cut_tokens: int = 0,
 ) -> None:
     """Read lost groups again; those of an attached memory that cannot be are left out, as if they were muted.
 
     Args:
         forward: as for `read_again`.
+        cut_tokens: see `read_again`.
         tried: what was read again in this step of the model; what is lost once more cannot be had.
 
     Raises:
@@ -34,7 +36,7 @@ def restore(
         if now & tried:
             raise lost
         tried |= now
-        read_again(cache, lost, forward)
+        read_again(cache, lost, forward, cut_tokens)
     except (PagesLost, LecternError, RuntimeError, MemoryError) as error:  # memory that runs out is a RuntimeError
         log.warning("groups %s are neither stored nor can they be read again: %s", lost.groups, error)
         if not any(memory.pages is lost.pages for memory in cache.memories):
@@ -46,14 +48,20 @@ def restore(
         cache.look()
 
 
-def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCache, Sequence[int]], Any]) -> None:
+def read_again(
+    cache: RegionCache,
+    lost: PagesLost,
+    forward: Callable[[RegionCache, Sequence[int]], Any],
+    cut_tokens: int = 0,
+) -> None:
     """Read groups again whose stored copy cannot be used, from their token ids.
 
     Everything before a group is still known, or read again first, so what comes out is what was lost, up to the
-    rounding of other sums.
+    rounding of other sums; bit for bit where texts are always cut alike.
 
     Args:
         forward: runs tokens into a cache's tail and raises what happens there.
+        cut_tokens: of a segment, in which texts were read and are read again; 0 where that makes no difference.
 
     Raises:
         PagesLost: nobody keeps the groups' tokens, or what was just read again is lost at once.
@@ -62,13 +70,17 @@ def read_again(cache: RegionCache, lost: PagesLost, forward: Callable[[RegionCac
     if not found or lost.pages.source is None:
         raise lost
     memory, pending, done = found[0], set(lost.groups), set[int]()
+    per_cut = max(1, cut_tokens // memory.shape.attention.group_tokens)
     while pending:
         last = min(pending)
-        first = last
+        first = last // per_cut * per_cut
         while first and not memory.pages.has(first - 1):  # a group always looks at the one before
-            first -= 1
+            first = (first - 1) // per_cut * per_cut
         pending |= set(range(first, last))
-        groups = [group for group in range(first, first + MOST_GROUPS) if pending.issuperset(range(first, group + 1))]
+        if cut_tokens:
+            groups = list(range(first, min(first + per_cut, memory.groups)))
+        else:
+            groups = [g for g in range(first, first + MOST_GROUPS) if pending.issuperset(range(first, g + 1))]
         try:
             _read_groups(memory, groups, forward)
         except PagesLost as more:

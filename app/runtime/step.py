@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from app.models.weights import joined
+from app.models.weights import joined, many
 
 LAYERS = {f"{name}DecoderLayer" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 
@@ -50,6 +50,13 @@ class Rows:
             x = block(x, number, attends)
         return self._norm(x)
 
+    def segment(self, tokens: Sequence[int], attends: Attends) -> Tensor:
+        """Hidden states [T, H] of successive tokens of one text, as their layers multiply many rows."""
+        x = self.model.model.embed_tokens(torch.tensor(tokens)).float()
+        for number, block in enumerate(self._blocks):
+            x = block.segment(x, number, attends)
+        return self._norm(x).to(self.model.dtype)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Of hidden states [B, H] that this made: [B, V]."""
         return self._head(hidden) if self.known else self.model.lm_head(hidden)
@@ -84,11 +91,17 @@ class _Block:
         attention, mlp = layer.self_attn, layer.mlp
         self.before, self.between = _Norm(layer.input_layernorm), _Norm(layer.post_attention_layernorm)
         self.dim, self.scale = attention.head_dim, attention.scaling
-        self.qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        groups = [
+            [attention.q_proj, attention.k_proj, attention.v_proj],
+            [attention.o_proj],
+            [mlp.gate_proj, mlp.up_proj],
+            [mlp.down_proj],
+        ]
+        self.qkv, self.out, self.gate_up, self.down = map(joined, groups)
+        self.many_qkv, self.many_out, self.many_gate_up, self.many_down = map(many, groups)
+        self.dtype = layer.input_layernorm.weight.dtype
         self.widths = [p.out_features for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self.norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-        self.out, self.down = joined([attention.o_proj]), joined([mlp.down_proj])
-        self.gate_up = joined([mlp.gate_proj, mlp.up_proj])
         self.middle = mlp.gate_proj.out_features
 
     def __call__(self, x: Tensor, number: int, attends: Sequence[Attends]) -> Tensor:
@@ -102,3 +115,14 @@ class _Block:
         x = x + self.out(found[0] if len(found) == 1 else torch.cat(found))
         gate, up = self.gate_up(self.between(x)).split(self.middle, dim=-1)
         return x + self.down(F.silu(gate) * up)
+
+    def segment(self, x: Tensor, number: int, attends: Attends) -> Tensor:
+        """The layer of successive tokens of one text, [T, H] float32, which is changed."""
+        parts = self.many_qkv(self.before(x).to(self.dtype)).split(self.widths, dim=-1)
+        q, k, v = (part.unflatten(1, (-1, self.dim)).transpose(0, 1) for part in parts)  # [heads, T, D]
+        q, k = (part if norm is None else norm(part) for norm, part in zip(self.norms, (q, k), strict=True))
+        attends.append(number, k, v)
+        x += self.many_out(attends.attend(number, q, self.scale).transpose(0, 1).flatten(1))
+        gate, up = self.many_gate_up(self.between(x).to(self.dtype)).split(self.middle, dim=-1)
+        x += self.many_down(F.silu(gate).mul_(up))
+        return x

@@ -128,3 +128,41 @@ def test_a_reading_does_not_go_on_over_a_hole(engine, monkeypatch):
     memory = cold(engine, *range(30))
     with pytest.raises(StoreError, match="read the document again"):
         engine.read([*TEXT, *TURN], resume=memory)
+
+
+def cut_alike(engine):
+    """Bfloat16, in segments of four groups; what it computes depends on their length by far more than rounding does."""
+    engine.model.to(torch.bfloat16)
+    engine.most_segment_tokens = 4 * GROUP
+    engine.model.model.embed_tokens.register_forward_hook(lambda module, ids, out: out * (1 + ids[0].numel() / 100))
+
+
+@pytest.mark.parametrize("gone", [(0,), (5,), (13, 29)])
+def test_a_bfloat16_model_reads_lost_parts_again_in_the_same_cuts(engine, gone):
+    """Rounding depends on where a text is cut, and so do chosen regions: fixed cuts give back the same bytes."""
+    cut_alike(engine)
+    assert engine.cut_tokens == 4 * GROUP
+    whole, memory = cold(engine), cold(engine, *gone)
+    said, _ = answer(engine, whole)
+    assert answer(engine, memory)[0] == said
+    lost = recover.PagesLost(memory.pages, list(gone))
+    with torch.no_grad():
+        recover.read_again(engine.open_chat([memory]), lost, engine._hidden, engine.cut_tokens)
+    for layer in range(2):
+        for mine, theirs in zip(
+            memory.pages.rows(layer, 0, len(TEXT)), whole.pages.rows(layer, 0, len(TEXT)), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+    for name, means in memory.index.means.items():
+        assert all(map(torch.equal, means, whole.index.means[name]))
+    assert memory.counts()["tokens_reread"] >= GROUP * len(gone)
+
+
+def test_a_text_is_cut_alike_wherever_a_reading_went_on(engine):
+    cut_alike(engine)
+    whole = engine.read(TEXT)
+    begun = engine.read(TEXT[: 6 * GROUP])
+    cuts = list(engine.read_steps(TEXT, resume=begun))
+    assert cuts == [*range(8 * GROUP, len(TEXT), 4 * GROUP), len(TEXT)]  # two groups are read again
+    for mine, theirs in zip(begun.pages.rows(1, 0, len(TEXT)), whole.pages.rows(1, 0, len(TEXT)), strict=True):
+        assert torch.equal(mine, theirs)
