@@ -28,9 +28,14 @@ class LlamaCpp:
             setattr(params, name, value)
         self._server = xllamacpp.Server(params)
 
+    @property
+    def address(self) -> str:
+        """Where its server listens."""
+        return str(self._server.listening_address)
+
     def _open(self, path: str, values: dict[str, Any]) -> Any:
         request = urllib.request.Request(
-            f"{self._server.listening_address}/{path}",
+            f"{self.address}/{path}",
             json.dumps(values).encode(),
             {"Content-Type": "application/json"},
         )

@@ -1,7 +1,7 @@
 """Write a Llama checkpoint with a tokenizer of ours as GGUF: `python scripts/to_gguf.py MODEL OUT.gguf --check`.
 
-For models/lectern-small, what `train` makes from nothing, and what `merge` makes of their tunes. Other tokenizers and
-architectures are the business of llama.cpp's own converter, which reads what `merge` writes.
+For models/lectern-small, what `train` makes from nothing, lectern-reader, and what `merge` makes of their tunes. Other
+tokenizers and architectures are the business of llama.cpp's own converter, which reads what `merge` writes.
 
 Needs the package gguf; --check needs xllamacpp too, llama.cpp in a wheel of 33 MB: `pip install gguf xllamacpp`. It
 compares with stock transformers in float32: the ids of 20 texts, and what follows 10 prompts greedily. A place where
@@ -29,7 +29,14 @@ from app.models.rope import stated_rope  # noqa: E402
 from app.train.pretrain.tokenizer import SPLIT  # noqa: E402
 from scripts.llama_cpp import LlamaCpp  # noqa: E402
 
-SPLITS = {SPLIT: "qwen2"}  # our split rule, and llama.cpp's name for it
+SMOLLM = (
+    r"\p{N}",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+)
+SPLITS = {
+    (SPLIT,): "qwen2",
+    SMOLLM: "smollm",
+}  # split rules, ours and that of lectern-reader's base, as llama.cpp names them
 NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -135,7 +142,8 @@ def _write_tokenizer(writer: Any, folder: Path, rows: int) -> None:
 
     stated = read_json(folder / "tokenizer.json")
     try:
-        rule = SPLITS[stated["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]]
+        steps = stated["pre_tokenizer"]["pretokenizers"]
+        rule = SPLITS[tuple(step["pattern"]["Regex"] for step in steps if step["type"] == "Split")]
     except (KeyError, TypeError, IndexError) as error:
         raise ModelError(
             f"{folder}: its tokenizer is not one of ours; take llama.cpp's convert_hf_to_gguf.py for this model"
