@@ -271,6 +271,17 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Working(Reading):
+    """Progress of a question about the whole text: its tokens are parts, `reused` those gone through before.
+
+    Attributes:
+        text: the answer as far as it is known.
+    """
+
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Delta:
     """New text of the answer."""
 
@@ -326,6 +337,8 @@ class AnswerStats(TokenCounts):
         looked_beyond: by how much the place of the documents that gained most drew more attention than for an empty
             question; 0 where none did.
         source: `text`, or FROM_MEMORY where no place did; "" without documents, and in answers of older releases.
+        whole: what the notes of a question about the whole text are kept under, "" for others; `parts_done` of `parts`
+            were gone through, `parts_reused` of them before.
         held: by how many nats the documents make the model's refusal ("The text does not say.") less likely than the
             question alone does: above 0 they speak for an answer; None: not known.
     """
@@ -355,6 +368,10 @@ class AnswerStats(TokenCounts):
     looked_beyond: float = 0.0
     source: str = ""
     held: float | None = None
+    whole: str = ""
+    parts: int = 0
+    parts_done: int = 0
+    parts_reused: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,6 +18,7 @@ from app.chat.fetching import Fetching, Offer
 from app.chat.focus import Sight, choices
 from app.chat.library import DiskSpace
 from app.chat.suggestions import candidates
+from app.chat.whole_text import WholeText
 from app.chat.jobs import Turns
 from app.errors import CancelledError, ConfigError, InputError, InUseError, ModelError, NotFoundError, PasswordError
 from app.ingest.pdf import load_pdf
@@ -49,8 +50,10 @@ from app.records import (
     Reading,
     Removal,
     Versions,
+    Working,
 )
 from app.settings import POLICIES, Settings
+from app.tasks.whole import Task, chosen, recognise
 
 PART_CHARS = 6000  # higher than the viewer: its passages have to be scrolled to
 PASSWORD = "open sesame"
@@ -133,10 +136,20 @@ class FakeStore:
     def __init__(self) -> None:
         self.passages: dict[str, tuple[Evidence, str, int]] = {}
         self.runs: list[dict[str, Any]] = []
+        self.kept_notes: dict[tuple[str, str, str], dict[int, Any]] = {}
         self.texts: dict[str, tuple[DocumentInfo, Document]] = {}
 
     def parts(self, id: str) -> list[Part]:
         return list(self.texts[id][1].parts)
+
+    def part_notes(self, document: str, task: str, recipe: str) -> dict[int, Any]:
+        return dict(self.kept_notes.get((document, task, recipe), {}))
+
+    def add_part_notes(self, document: str, task: str, recipe: str, values: Mapping[int, Any]) -> None:
+        self.kept_notes.setdefault((document, task, recipe), {}).update(values)
+
+    def line_of(self, id: str, index: int) -> int:
+        return 1 + sum(part.text.count("\n") for part in self.texts[id][1].parts[: index - 1])
 
     def part(self, id: str, index: int) -> Part:
         return self.found(id)[1].parts[index - 1]
@@ -425,7 +438,9 @@ class FakeDocumentChat:
     ) -> Coverage:
         info, source = self._documents[document]
         done = {part.index: 1.0 for part in source.parts} if info.state == "read" else {}
-        return coverage(info, source.parts, done, evidence=evidence, stats=stats)
+        whole = (stats or {}).get("whole")
+        worked = self.store.part_notes(document, whole, "") if whole else ()
+        return coverage(info, source.parts, done, evidence=evidence, stats=stats, worked=worked)
 
     def suggestions(self, documents: Sequence[str]) -> list[str]:
         """What a model that answers everything would keep."""
@@ -655,15 +670,40 @@ class FakeDocumentChat:
         policy: str = "",
         system: str = "",
         so_far: Collection[str] = (),
+        through: bool | None = None,
     ) -> Iterator[Reading | Delta | Done]:
         since = self.stops
         self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation,
                            "focus": tuple(focus), "mute": tuple(mute), "without": without,
                            "policy": policy})  # fmt: skip
         self.engine()
-        with self.claim("answering", since):
+        with self.claim("answering", since) as job:
+            about = self._kept(chat).info.documents if chat else tuple(documents)
+            task = None if through is False or not about else chosen(question) if through else recognise(question)
+            if through and not task:
+                raise InputError("going through all of the text answers how often or where something stands")
+            if task:
+                yield from self._through(question, chat or self.new_chat(documents, policy, system), task, job)
+                return
             yield from self._asked(question, chat, documents, generation, self._sight(focus, mute, without or ""),
                                    policy, so_far, system)  # fmt: skip
+
+    def _through(self, question: str, chat: str, task: Task, job: SimpleNamespace) -> Iterator[Working | Delta | Done]:
+        kept = self._kept(chat)
+        work = WholeText(self.store, task, [self.document(key) for key in kept.info.documents])
+        for event in work.steps(job):
+            self._pause()
+            yield event
+        done = work.answer(chat, job)
+        self._next_message += 2
+        number = self._next_message
+        passages = tuple(replace(item, id=f"e{number}-{n}") for n, item in enumerate(done.evidence, start=1))
+        self.store.passages |= {passage.id: (passage, chat, number) for passage in passages}
+        kept.messages.append(Message(number - 1, "user", question))
+        kept.messages.append(Message(number, "assistant", done.answer, done.stats.as_dict(), passages))
+        kept.info = replace(kept.info, messages=len(kept.messages), model=self.state.name)
+        yield Delta(done.answer)
+        yield replace(done, evidence=passages)
 
     def _asked(
         self, question: str, chat: str | None, documents: Sequence[str], generation: GenerationConfig, sight: Sight,

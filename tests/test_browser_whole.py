@@ -1,5 +1,6 @@
 """The page in Chromium over a fake chat: what is told of the whole text."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,27 @@ def test_the_map_shows_where_an_answer_looked_and_opens_the_place(visit: Visit, 
     visit.tab("Library")
     visit.row("Mapped").get_by_role("button", name="Open").click()
     expect(visit.page.locator("#found-page .lt-map-legend")).to_contain_text("100%")
+
+
+def test_a_question_goes_through_the_whole_text(visit: Visit, tmp_path: Path) -> None:
+    book(visit, tmp_path, "Through")
+    text = (ROOT / "tests" / "data" / "book.txt").read_text(encoding="utf-8")[:30_000]
+    times = len(re.findall(r"(?<!\w)Ginger(?!\w)", text, re.IGNORECASE))
+    visit.ask('How often does "Ginger" occur?')
+    said = visit.page.locator("#talk .lt-md").last
+    expect(said).to_contain_text(f"“Ginger” stands {times:,} times in Through")
+    expect(visit.page.locator(".lt-foot").last).to_contain_text("Counted by program, not by the model.")
+    said.locator(".lt-cite").first.click()
+    expect(visit.page.locator("#page .lt-mark").first).to_contain_text(re.compile("Ginger", re.IGNORECASE))
+    expect(visit.page.locator("#page .lt-map-cells .lt-map-worked").first).to_be_visible()
+    expect(visit.page.locator("#page [data-do=without]")).to_have_count(0)
+
+
+def test_going_through_is_chosen_and_says_what_it_can(visit: Visit, tmp_path: Path) -> None:
+    book(visit, tmp_path, "Chosen")
+    visit.page.get_by_text("Where to look").click()
+    visit.page.get_by_label("Go through all of it").check()
+    visit.page.fill("#question textarea", "why is that so?")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator("#status")).to_contain_text("going through all of the text answers how often")
+    visit.page.get_by_label("Go through all of it").uncheck()

@@ -211,8 +211,9 @@ class Endpoint:
             generation = body.generation()
             with self._placed(talk, documents, body.policy) as (chat, rest):
                 ask = partial(
-                    self.chat.ask, talk.question, chat=chat, generation=generation, focus=body.focus, mute=body.mute
-                )
+                    self.chat.ask, talk.question, chat=chat, generation=generation, focus=body.focus, mute=body.mute,
+                    through=body.through,
+                )  # fmt: skip
                 before = self._patiently(partial(self.chat.take_turns, chat, rest), left) if rest else 0
                 for event in self._free(ask, left):
                     if left.is_set():

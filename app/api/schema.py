@@ -26,7 +26,7 @@ IGNORED = {
 
 
 class Body(BaseModel):
-    """What all ways of asking have in common; ours are documents, focus, mute, policy and return_progress."""
+    """What all ways of asking have in common; ours are documents, focus, mute, policy, through and return_progress."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -39,6 +39,7 @@ class Body(BaseModel):
     focus: list[str] = []
     mute: list[str] = []
     policy: str = ""
+    through: bool = False
     return_progress: bool = False
 
     @property

@@ -16,11 +16,13 @@ from app.chat.model_shelf import ModelShelf
 from app.chat.saved import SavedChats, questions
 from app.chat.suggestions import Trials
 from app.chat.transfers import Transfers
+from app.chat.whole_text import WholeText, kept
 from app.errors import CancelledError, InputError, NotFoundError
 from app.ingest.stream import returned
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Reading, Removal
+from app.records import Delta, Done, Reading, Removal, Working
 from app.settings import Settings
+from app.tasks.whole import Task, chosen, recognise
 from app.wellformed import whole
 
 if TYPE_CHECKING:
@@ -165,6 +167,7 @@ class DocumentChat:
         policy: str = "",
         system: str = "",
         so_far: Collection[str] = (),
+        through: bool | None = None,
     ) -> Iterator[Reading | Delta | Done]:
         """Ask; documents that are not read yet are read first.
 
@@ -176,6 +179,8 @@ class DocumentChat:
             policy: of a new chat, "" for the one at the start; another chat keeps its own (`set_chat_policy`).
             system: system text of a new chat, "" for the model's own.
             so_far: documents that are asked as far as they are read, if something of them is.
+            through: go through the whole texts part by part, which needs no reading; None: where the question is
+                recognised as one for that (`app.tasks.whole`).
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
         """
@@ -191,6 +196,11 @@ class DocumentChat:
                 with self.jobs.answering(id):
                     if chat and documents:
                         self.saved.set_chat_documents(id, documents)
+                    if task := self._task(question, id, through):
+                        answered = yield from self._go_through(
+                            question, id, task, Sight(tuple(focus), tuple(mute)), job
+                        )
+                        return
                     sight = Sight(tuple(focus), tuple(mute), without or "")
                     sessions, session = yield from self._opened(id, job, so_far, sight)
                     steps = sessions.answer(session, question, generation, job)
@@ -198,6 +208,39 @@ class DocumentChat:
             finally:
                 if new and not answered and not self.store.messages(new):  # stopped before anything was said
                     self.store.delete_chat(new)
+
+    def _task(self, question: str, chat: str, through: bool | None) -> Task | None:
+        """What a question wants of whole texts; None where it is answered as any other.
+
+        Raises:
+            InputError: that was chosen, and the question cannot be taken so.
+        """
+        if through is False or not self.store.chat(chat).documents:
+            return None
+        task = chosen(question) if through else recognise(question)
+        if through and not task:
+            raise InputError(
+                "going through all of the text answers how often or where something stands, what is defined, dates, "
+                "names, headings, and what changed between two chapters; ask for one of these, with the name in quotes"
+            )
+        return task
+
+    def _go_through(
+        self, question: str, chat: str, task: Task, sight: Sight, job: Job
+    ) -> "Generator[Working | Delta | Done, None, bool]":
+        """Answer from the whole texts; returns whether something was answered."""
+        known = {info.id: info for info in self.library.documents()}
+        documents = [known[id] for id in self.store.chat(chat).documents if id in known]
+        work = WholeText(self.store, task, documents, sight)
+        yield from work.steps(job)
+        done = work.answer(chat, job)
+        if work.done == 0 and work.parts:
+            return False
+        self.model.forget()
+        done = kept(self.store, chat, question, done)
+        yield Delta(done.answer)
+        yield done
+        return True
 
     def _opened(
         self, chat: str, job: "Job", so_far: Collection[str] = (), sight: Sight = Sight()

@@ -140,7 +140,10 @@ class Library:
         info = self.document(document)
         texts = self._store.memories(info.id, self._model.recipe) or []
         done = [len(t.token_ids) if info.state == "read" else self._stored(info.id, n) for n, t in enumerate(texts)]
-        return coverage(info, self._store.parts(info.id), read_parts(texts, done), evidence=evidence, stats=stats)
+        whole = (stats or {}).get("whole")
+        worked = self._store.part_notes(info.id, whole, "") if whole else ()
+        parts = self._store.parts(info.id)
+        return coverage(info, parts, read_parts(texts, done), evidence=evidence, stats=stats, worked=worked)
 
     def _stored(self, document: str, memory: int) -> int:
         """Tokens of a memory that are stored, while it is read."""

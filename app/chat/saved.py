@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from app.store.store import Store
 
 
+TITLE_CHARS = 60
+
+
 class SavedChats:
     """The chats of one data folder. Turns are counted from 1; after turn 0 a chat holds its documents, just read."""
 
@@ -139,3 +142,9 @@ class SavedChats:
 def questions(messages: list[Message]) -> list[Message]:
     """The questions among a chat's messages, one per turn."""
     return [message for message in messages if message.role == "user"]
+
+
+def title_of(question: str) -> str:
+    """The title of a chat that begins with this question."""
+    line = " ".join(question.split())
+    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"

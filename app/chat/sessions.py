@@ -10,6 +10,7 @@ from app.chat.focus import Sight, look
 from app.chat.jobs import Job
 from app.chat.knows import Unasked, held, known
 from app.chat.reader import ReadDocument, Reader
+from app.chat.saved import title_of
 from app.errors import CancelledError, InputError, StoreError
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
@@ -21,7 +22,6 @@ from app.store.store import Store
 from app.system import peak_bytes
 from app.tasks.scoring import only_refuses
 
-TITLE_CHARS = 60
 CHANGED = (
     "the chat's documents changed; its earlier turns stay as they were, written beside the documents of that moment"
 )
@@ -236,7 +236,7 @@ class Sessions:
         self._run_turn(session, self.store.messages(session.chat), question, answer, job)
         self.store.save_turn(session.chat, question, answer, {}, (), self.keep_tail(session))
         if self.store.chat(session.chat).title == "New chat":
-            self.store.rename_chat(session.chat, _title(question))
+            self.store.rename_chat(session.chat, title_of(question))
 
     def _save(self, session: Session, question: str, done: Done, history: Sequence[Message], after: int | None) -> Done:
         """Store the turn, the memory before the message that needs it. What has no room is left out, and said."""
@@ -256,7 +256,7 @@ class Sessions:
         if self.store.chat(session.chat).model != self.engine.name:
             self.store.set_chat_model(session.chat, self.engine.name)
         if not history and self.store.chat(session.chat).title == "New chat":
-            self.store.rename_chat(session.chat, _title(question))
+            self.store.rename_chat(session.chat, title_of(question))
         return replace(done, evidence=answered.evidence, stats=stats)
 
     def _take_back(self, session: Session, turns: int) -> None:
@@ -485,11 +485,6 @@ def _memory_names(documents: Sequence[ReadDocument]) -> tuple[tuple[str, int], .
 def _same(a: Sequence[ReadDocument], b: Sequence[ReadDocument]) -> bool:
     """Whether two openings hold the very same memories."""
     return [id(m) for d in a for m in d.memories] == [id(m) for d in b for m in d.memories]
-
-
-def _title(question: str) -> str:
-    line = " ".join(question.split())
-    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
 
 
 def check_model(stats: Mapping[str, Any], engine: Engine) -> None:

@@ -40,6 +40,7 @@ def ask(session: Session, args: argparse.Namespace) -> None:
             focus=(*args.focus, *([EVERYTHING] if args.everything else [])),
             mute=tuple(args.mute),
             without=args.without,
+            through=args.through,
         )
         follow(session, chat, events)
 
@@ -74,13 +75,19 @@ def _answered(session: Session, chat: "DocumentChat", done: Done) -> None:
         "peak_bytes": stats.peak_bytes,
         **answer_values(done),
         "coverage": covered(chat, done),
+        "parts": stats.parts,
+        "parts_done": stats.parts_done,
+        "parts_reused": stats.parts_reused,
     }
     longer = "; --max-new-tokens allows a longer one" if stats.ended == "length" else ""
     ended = ending(stats.ended, stats.new_tokens).rstrip(".") + longer
     may_say = MAY_SAY if refused and demonstration and done.evidence else ""
     for remark in filter(None, (ended, may_say, stats.note, Sight.of(stats.as_dict()).words)):
         session.out.say(remark)
-    if not session.out.json:
+    if stats.whole and not session.out.json:
+        before = f", {stats.parts_reused:,} of them before" if stats.parts_reused else ""
+        session.out.say(f"went through {stats.parts_done:,} of {stats.parts:,} parts{before}; chat {done.chat}")
+    elif not session.out.json:
         _looked(session, done, refused)
         if line := knows(stats.as_dict()):
             session.out.say(line)

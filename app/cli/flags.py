@@ -255,6 +255,9 @@ def _talk(commands: _Commands) -> None:
     question.add_argument(
         "--everything", action="store_true", help="look in front matter and licences too, which are muted otherwise"
     )
+    question.add_argument(
+        "--through", action=argparse.BooleanOptionalAction, help="go through all of the text, part by part, or never"
+    )
     question.add_argument("--without", metavar="EVIDENCE", help="answer with this passage hidden")
     _one(commands.add("evidence", COMMANDS["evidence"], evidence.evidence), "a passage, such as e12-1")
     many = commands.group("chats", COMMANDS["chats"], chats.chats_list)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.cli.output import Output
 from app.ingest.stream import Step
-from app.records import Reading
+from app.records import Reading, Working
 from app.settings import Settings
 from app.system import duration, size_text
 
@@ -91,6 +91,9 @@ class Session:
     def reading(self, reading: Reading) -> None:
         """Show how far the reading of a document is."""
         percent = 100 * reading.tokens_done // max(1, reading.tokens_total)
+        if isinstance(reading, Working):
+            done = f"{reading.tokens_done:,} of {reading.tokens_total:,} parts"
+            return self.out.progress(f"Going through {reading.title}: {done}, {duration(reading.eta_s)} left")
         line = f"Reading {reading.title}: {percent}%, {reading.tokens_done:,} of {reading.tokens_total:,} tokens"
         if reading.label:
             line += f", at {reading.label}"

@@ -338,6 +338,26 @@ def library_0010(db: Database) -> None:
     )
 
 
+@_library(name="0011")
+def library_0011(db: Database) -> None:
+    """Notes of questions about a whole text, part by part: what was gone through is not gone through again.
+
+    `recipe` names the model that made a note, '' for those that code made.
+    """
+    db.execute(
+        """
+        CREATE TABLE note (
+            document TEXT NOT NULL REFERENCES document ON DELETE CASCADE,
+            task TEXT NOT NULL,
+            recipe TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            value TEXT NOT NULL,
+            PRIMARY KEY (document, task, recipe, part)
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+
+
 @_blocks(name="0001")
 def blocks_0001(db: Database) -> None:
     """Blocks: small rows to look up and to evict, index rows, and K/V rows of at most 1 MiB."""

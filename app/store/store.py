@@ -20,6 +20,7 @@ from app.store.chats import Chats
 from app.store.database import FullDisk
 from app.store.documents import Documents
 from app.store.migrations import LIBRARY
+from app.store.notes import Notes
 from app.store.passages import Passages, Suggestions
 from app.store.room import Room
 from app.store.sources import Sources
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 FULL = "Nothing new is stored; what is there can be read, and deleting documents, chats and memories makes room"
 
 
-class Store(Documents, Passages, Suggestions, Chats, Space, Sources):
+class Store(Documents, Passages, Suggestions, Notes, Chats, Space, Sources):
     """Documents, chats and memory blocks of one data folder, for any number of threads.
 
     The caller owns the folder (`app.store.home.acquire`). `recipe` everywhere is an opaque string that names

@@ -92,6 +92,7 @@ class _Parts:
     focus: gr.Dropdown
     mute: gr.Dropdown
     everything: gr.Checkbox
+    through: gr.Checkbox
     controls: answer_settings.Controls
     memory: gr.HTML
     side: gr.Column
@@ -173,13 +174,19 @@ def _layout(start_policy: str) -> _Parts:
                     info="which are left out otherwise",
                     elem_id="everything",
                 )
+                through = gr.Checkbox(
+                    False,
+                    label="Go through all of it",
+                    info="part by part: how often and where, definitions, dates, names, headings, what changed",
+                    elem_id="through",
+                )
             controls = answer_settings.build(start_policy)
         with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
             page = gr.HTML(elem_id="page", js_on_load=TO_MARK)
             compare = gr.HTML(elem_id="compare")
     return _Parts(
         chat_id, kept, picker, new, empty, welcome, sample, [begin, more], example_row, buttons, remark, talk, other,
-        status, question, focus, mute, everything, controls, memory, side, page, compare,
+        status, question, focus, mute, everything, through, controls, memory, side, page, compare,
     )  # fmt: skip
 
 
@@ -343,9 +350,12 @@ def _wire_asking(
     def streamed(own: AnswerSettings, chat_id: str | None, views: Iterator[View], question: str = "") -> Iterator[Any]:
         yield from stream(answer_settings.loaded_first(chat, own.model, chat_id, question, views))
 
-    def ask(question: str, chat_id: str | None, picked: list[str], policy: str, *settings: Any) -> Iterator[Any]:
+    def ask(
+        question: str, through: bool, chat_id: str | None, picked: list[str], policy: str, *settings: Any
+    ) -> Iterator[Any]:
         how, own = settled(*settings)
         more = {"policy": policy, "system": own.system, "so_far": reading.documents()}
+        more["through"] = through or None  # else where the question is recognised
         views = asking.answer(chat, question, chat_id, picked or [], *how, **more)
         yield from streamed(own, chat_id, views if chat_id else _keeping(chat, views, own), question)
 
@@ -371,7 +381,7 @@ def _wire_asking(
         asked.append(button.click(example, clicked, [parts.question, *announced], queue=False, **PRIVATE))
     # A question that is sent while the answer before it comes to its end is asked then.
     turn = {"trigger_mode": "always_last", **GPU, **PRIVATE}
-    streams = [event.then(ask, [parts.question, *controls], view, **turn) for event in asked]
+    streams = [event.then(ask, [parts.question, parts.through, *controls], view, **turn) for event in asked]
     told = (lambda: asking.thinking(chat, "unask"), parts.status)
     for name, handler in (("retry", retry), ("longer", longer), ("edit", edit)):
         form = name == "edit"

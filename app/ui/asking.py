@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app.api.reading import BackgroundReading
 from app.chat.focus import Sight
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Message, Reading, Removal
+from app.records import Delta, Done, Message, Reading, Removal, Working
 from app.settings import ROOT
 from app.ui import foot, format, viewer
 
@@ -126,12 +126,14 @@ def answer(
     policy: str = "",
     system: str = "",
     so_far: Sequence[str] = (),
+    through: bool | None = None,
 ) -> Iterator[View]:
     """Ask and show: the question at once, then reading, then the growing answer, then evidence and cost.
 
     Args:
         policy, system: of a new chat; another one has its own.
         so_far: documents that are asked as far as they are read.
+        through: see `DocumentChat.ask`.
     """
     question = question.strip()
     if not question:
@@ -152,6 +154,7 @@ def answer(
         policy="" if chat_id else policy,
         system="" if chat_id else system,
         so_far=so_far,
+        through=through,
     )
     yield from follow(chat, events, start, fallback, question, stops, clock)
 
@@ -216,6 +219,9 @@ def follow(
                     if event.answer or not event.stats.stopped:
                         yield replace(show(chat, event.chat), status=_unattached(chat, event.chat))
                         return
+                elif isinstance(event, Working):
+                    so_far = ({"role": "assistant", "text": event.text},) if event.text else ()
+                    view = replace(start, messages=(*start.messages, *so_far), status=format.working(event))
                 elif isinstance(event, Reading):
                     view = replace(start, status=format.reading(event, kinds.get(event.document)))
                 else:

@@ -86,7 +86,7 @@ def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage", num
         do: what a click does, `passage` or `without`.
         number: by which the answer's text names it; 0 for none.
     """
-    where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}"
+    where, weight = place(evidence.label, kind), f"{evidence.weight:.0%}" if evidence.weight or evidence.regions else ""
     hint = "Click to read it." if do == "passage" else "Click to answer without it."
     found = FOUND_BY.get(evidence.found_by, "")
     title = f"{evidence.title}, {where}: {weight}, the {SHARE}.{found} Not a measure of how sure the answer is. {hint}"
@@ -98,6 +98,17 @@ def chip(evidence: Evidence, kind: DocumentKind | None, do: str = "passage", num
         f"<span class=lt-chip-title>{escape(evidence.title)}</span>"
         f"<span class=lt-chip-place>{escape(where)}</span><span class=lt-chip-weight>{weight}</span>{mark}</button>"
     )
+
+
+def listed(message: Message, kinds: Mapping[str, DocumentKind]) -> str:
+    """The places of an answer that went through whole texts, folded away: its lines have their numbers."""
+    stats, numbered = message.stats, enumerate(message.evidence, start=1)
+    chips = "".join(chip(item, kinds.get(item.document), number=number) for number, item in numbered)
+    before = f", {stats['parts_reused']:,} of them before" if stats.get("parts_reused") else ""
+    line = f"Went through {stats.get('parts_done', 0):,} of {plural(stats.get('parts', 0), 'part')}{before}."
+    places = f'<details class="lt-fold"><summary>{plural(len(message.evidence), "place")}</summary>' if chips else ""
+    folded = f'{places}<div class="lt-chips">{chips}</div></details>' if chips else ""
+    return f'<p class="lt-remark">{line} Counted by program, not by the model.</p>{folded}'
 
 
 def looked_at(evidence: Sequence[Evidence], kinds: Mapping[str, DocumentKind], refused: bool) -> str:
@@ -180,12 +191,13 @@ def foot(
             '<button type="button" class="lt-tool" data-do="longer" title="Answers once more, up to twice as long">'
             "Longer answer</button>"
         )
-    tools += without(message.evidence, kinds) if message.evidence and not refused else ""
+    whole = bool(stats.get("whole"))
+    tools += without(message.evidence, kinds) if message.evidence and not refused and not whole else ""
     tools += branches(message, question) if question else ""
     return (
-        f'<div class="lt-foot">{looked_at(message.evidence, kinds, refused)}'
+        f'<div class="lt-foot">{listed(message, kinds) if whole else looked_at(message.evidence, kinds, refused)}'
         f"{''.join(f'<p class=lt-remark>{escape(line)}</p>' for line in said)}{_knows(stats)}"
-        f'<div class="lt-line">{versions(others) if others else ""}{_spent(stats)}'
+        f'<div class="lt-line">{versions(others) if others else ""}{"" if whole else _spent(stats)}'
         f'<span class="lt-tools">{tools}</span></div></div>'
     )
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Literal
 
 from app.errors import CancelledError, LecternError, NotFoundError, refusal
-from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading
+from app.records import DocumentInfo, DocumentKind, MemoryLine, ModelState, Reading, Working
 from app.system import duration, plural, size_text
 from app.ui.plainly import plainly
 from app.wellformed import whole
@@ -110,6 +110,14 @@ def reading(event: Reading, kind: DocumentKind | None = None) -> str:
     if event.reused:
         facts.append(f"{count(event.reused)} tokens were read before")
     return progress(f"<span>Reading <i>{escape(event.title)}</i></span><span>{' · '.join(facts)}</span>", percent)
+
+
+def working(event: Working) -> str:
+    """The live line while a question goes through a whole text."""
+    facts = [f"part {event.tokens_done:,} of {event.tokens_total:,}", f"{duration(event.eta_s)} left"]
+    facts += [f"{event.reused:,} were gone through before"] if event.reused else []
+    percent = share(event.tokens_done, event.tokens_total)
+    return progress(f"<span>Going through <i>{escape(event.title)}</i></span><span>{' · '.join(facts)}</span>", percent)
 
 
 def waiting(text: str, stop: str = "", *, clock: bool = False) -> str:

@@ -91,7 +91,7 @@ def page(shown: Shown, evidence: Evidence | None = None, siblings: Sequence[str]
         f"{strip.strip(shown.covered, shown.doing.turn, shown.key, shown.part.index) if shown.covered else ''}"
         f'<div class="lt-through">{through}</div>{_found(shown)}'
         f'<div class="lt-text" tabindex="0" aria-label="Text">{body(shown)}</div>{_pager(shown)}'
-        f"{_test(evidence) if evidence else ''}</section>"
+        f"{_test(evidence) if evidence and evidence.regions else ''}</section>"
     )
 
 

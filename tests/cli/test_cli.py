@@ -169,6 +169,9 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
         "codec",
         "knows",
         "coverage",
+        "parts",
+        "parts_done",
+        "parts_reused",
     }
     (covered,) = values["coverage"]
     assert covered["read"] == 1 and any(cell["passages"] for cell in covered["cells"])
@@ -183,6 +186,15 @@ def test_ask_answers_with_evidence(line: Line, book: Path) -> None:
     assert (asked["generation"].max_new_tokens, asked["generation"].seed) == (6, 5)
     again = line.json("ask", "--chat", values["chat"], "And then?")
     assert again["chat"] == values["chat"]
+
+
+def test_ask_goes_through_the_whole_text(line: Line, book: Path) -> None:
+    document = line.json("read", book)["document"]
+    values = line.json("ask", "--document", document, 'How often does "seven ships" occur?')
+    assert values["answer"].startswith("“seven ships” stands 20 times") and len(values["evidence"]) == 20
+    assert values["parts"] == values["parts_done"] == 1
+    code, _, err = line.run("ask", "--document", document, "--through", "Why?")
+    assert code == 1 and "going through all of the text" in err
 
 
 def test_ask_chooses_the_policy_of_a_new_chat_only(line: Line) -> None:

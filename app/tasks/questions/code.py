@@ -13,7 +13,7 @@ from app.tasks.questions.passage import TextQuestion, flat, shuffled
 # A file begins as app/ingest/codebase.py heads it.
 _HEADER = re.compile(r"^(?=\S*[./])([\w@.+/-]*\w) \(((?:[A-Z]|text)[\w+#. -]*)\)$", re.MULTILINE)
 _PROSE = frozenset(("Markdown", "reStructuredText", "Text only", "text", "HTML", "TOML", "YAML", "JSON", "INI", "CSS"))
-_DEFINED = re.compile(
+DEFINED = re.compile(
     r"^([ \t]*)(?:(?:export|default|public|private|protected|static|final|abstract|async|pub|open|inline) )*"
     r"(def|class|function|func|fn|struct|interface|trait|enum) ([A-Za-z_]\w*)",
     re.MULTILINE,
@@ -78,7 +78,7 @@ class Code:
     def definitions(self) -> list[Definition]:
         """Functions and classes, in order; a method knows its class by indentation."""
         found, classes = [], []
-        for m in _DEFINED.finditer(self.text):
+        for m in DEFINED.finditer(self.text):
             file = self.in_code(m.start())
             if file is None:
                 continue
@@ -118,7 +118,7 @@ def _looks_like_code(text: str) -> bool:
     """Whether something is defined in a text and every sixth line is one of code."""
     lines = [line for line in text.splitlines() if line.strip()]
     looks = sum(bool(_CODE_LINE.search(line)) for line in lines)
-    return bool(_DEFINED.search(text)) and looks * 6 > len(lines)
+    return bool(DEFINED.search(text)) and looks * 6 > len(lines)
 
 
 def defined_in(code: Code, rng: random.Random) -> Iterator[TextQuestion]:
