@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ConfigError, InputError
-from app.train.tune.recipe import Recipe, read_toml, read_tuning
+from app.train.tune.recipe import TuningRecipe, read_toml, read_tuning
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ def read_recipe(path: Path):
     """Read a recipe file.
 
     Returns:
-        (PretrainConfig, AttentionConfig, DecodeConfig).
+        (PretrainingRecipe, AttentionConfig, DecodeConfig).
 
     Raises:
         ConfigError: the file is missing, not TOML, or has unknown keys.
     """
     from app.memory.config import AttentionConfig, DecodeConfig
-    from app.train.pretrain.trainer import PretrainConfig, Stage
+    from app.train.pretrain.trainer import PretrainingRecipe, Stage
 
     recipe = read_toml(path)
     table = dict(recipe.get("pretrain", {}))
@@ -44,7 +44,7 @@ def read_recipe(path: Path):
         raise ConfigError(f"{path}: no [[pretrain.stages]]; give at least one with tokens, batch and steps")
     if "start" in table:
         table["start"] = str(path.parent / table["start"])
-    config = _table(PretrainConfig, {**table, "stages": stages}, f"{path} [pretrain]")
+    config = _table(PretrainingRecipe, {**table, "stages": stages}, f"{path} [pretrain]")
     attention = _table(AttentionConfig, dict(recipe.get("attention", {})), f"{path} [attention]")
     if attention.budget_tokens > config.trained_tokens:
         raise ConfigError(
@@ -175,7 +175,7 @@ def _tune(args: argparse.Namespace) -> Path:
     return out
 
 
-def packed_rows(recipe: Recipe, tokenizer, told_before: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
+def packed_rows(recipe: TuningRecipe, tokenizer, told_before: Mapping[str, Any] | None = None) -> tuple[Any, Any]:
     """What a recipe's [data] holds, packed: (to learn from, to validate with or None).
 
     Args:

@@ -16,7 +16,7 @@ from app.memory.config import GenerationConfig
 from app.runtime.load import load_engine
 from app.settings import Settings
 from app.train.cli import train
-from app.train.tune.tuner import last_checkpoint
+from app.train.loop import last_checkpoint
 from tests import tiny
 from tests.checkpoints import rewrite
 

@@ -13,7 +13,7 @@ from app.train.reading_layout import LONG_ANSWER, ChatPieces
 from app.train.readings.material import agreed, material, windows
 from app.train.readings.mixture import KINDS, Limits, Mixture
 from app.train.readings.rows import rows_of
-from app.train.tune.recipe import ReadingsConfig, Recipe, TuneConfig
+from app.train.tune.recipe import ReadingsConfig, TuningRecipe, TuneConfig
 
 PROSE = "The harbour of Varn lay quiet that night, and no boat went out before the bell had rung twice.\n" * 60
 SHARES = {"passage": 2.0, "needles": 1.0, "records": 1.0}
@@ -139,9 +139,9 @@ def test_held_back_documents_are_in_no_reading(data, found):
     assert not texts & {p.text for passages in found.passages.values() for p in passages}
 
 
-def recipe(**readings) -> Recipe:
+def recipe(**readings) -> TuningRecipe:
     tune = TuneConfig("base", tokens=300, steps=10, attention="full")
-    return Recipe(tune, readings=ReadingsConfig(**{"shares": SHARES, **readings}))
+    return TuningRecipe(tune, readings=ReadingsConfig(**{"shares": SHARES, **readings}))
 
 
 def test_a_run_draws_early_and_late_kinds(data, tokenizer):

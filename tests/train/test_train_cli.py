@@ -13,7 +13,7 @@ from app.memory.config import AttentionConfig, DecodeConfig, GenerationConfig
 from app.runtime.load import load_engine
 from app.settings import Settings
 from app.train.cli import export, main, read_recipe
-from app.train.pretrain.trainer import PretrainConfig, Stage, new_model
+from app.train.pretrain.trainer import PretrainingRecipe, Stage, new_model
 from tests import checkpoints, tiny
 from tests.train.conftest import FROZEN
 
@@ -109,7 +109,7 @@ def stock_logits(folder, ids):
 def test_an_exported_model_is_a_plain_checkpoint(recipe, tokenizer):
     """The weights are those that were trained, in bfloat16; nothing of ours is in the model."""
     folder, ids = recipe.parent, tiny.token_ids(40)
-    config = PretrainConfig(stages=(Stage(512, 2, 3), Stage(128, 1, 4)), rope_theta=500.0)
+    config = PretrainingRecipe(stages=(Stage(512, 2, 3), Stage(128, 1, 4)), rope_theta=500.0)
     attention = AttentionConfig(budget_tokens=384)
     model = tiny.model()
     for parameter in model.parameters():

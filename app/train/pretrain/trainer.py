@@ -1,8 +1,6 @@
-"""Train a model from scratch in stages of growing length, with transformers' Trainer."""
+"""Train a model from scratch in stages of growing length, over the training loop."""
 
-import logging
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +8,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from app.errors import ConfigError
 from app.memory.config import AttentionConfig
-from app.train.attention import TrainingAttention, install, uninstall
+from app.train.attention import TrainingAttention
+from app.train.loop import TrainingLoop, arguments, last_checkpoint, step_of
 from app.train.pretrain.data import TASKS, SampleMaker
 from app.train.pretrain.induction import lay_down_induction
 from app.train.pretrain.region_loss import RegionProbe
 
-log = logging.getLogger(__name__)
 LOSS_CHUNK = 4096
 PROBED_ROWS = 48
 
@@ -57,7 +55,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainingRecipe:
     """What a recipe's [pretrain] table holds.
 
     Attributes:
@@ -130,7 +128,7 @@ class StagedSamples(IterableDataset):
     """The rows of one process, step after step; each row is reproducible from (seed, step, row)."""
 
     def __init__(
-        self, maker: SampleMaker, config: PretrainConfig, first_step: int, process: int = 0, processes: int = 1
+        self, maker: SampleMaker, config: PretrainingRecipe, first_step: int, process: int = 0, processes: int = 1
     ) -> None:
         self.maker, self.config, self.first_step = maker, config, first_step
         self.process, self.processes = process, processes
@@ -194,30 +192,17 @@ def weighted_losses(hidden: Tensor, head: Tensor, token_ids: Tensor, weights: Te
     return totals
 
 
-class WeightedTrainer(Trainer):
-    """Trainer with the weighted loss; the model's own head is asked for the last place alone."""
+class WeightedTrainer(TrainingLoop):
+    """A loss that weighs tokens; the model's own head is asked for the last place alone."""
 
-    def __init__(self, *args, probe: RegionProbe | None = None, text_share: float = 1.0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, probe: RegionProbe | None, text_share: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.probe, self.text_share = probe, text_share
-        self.told: dict[str, list[tuple[float, float]]] = {}  # (nats, weight) of each task, and of the regions
 
-    def get_train_dataloader(self) -> DataLoader:
-        """Not sharded by accelerate: each process makes its own rows."""
-        workers = self.args.dataloader_num_workers
-        return DataLoader(self.train_dataset, batch_size=None, num_workers=workers, generator=torch.Generator())
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "loss" in logs:
-            logs |= {
-                f"nats_{name}": sum(n for n, _ in told) / sum(w for _, w in told) for name, told in self.told.items()
-            }
-            self.told.clear()
-        super().log(logs, *args, **kwargs)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def pass_loss(self, model: nn.Module, inputs: dict[str, Any], weight: Tensor | None = None) -> Tensor:
         ids, weights = inputs["input_ids"], thinned(inputs["weights"], self.text_share)
-        share = inputs["region_loss"] if self.probe else 0.0
+        share, processes = inputs["region_loss"] if self.probe else 0.0, self.accelerator.num_processes
+        self.tokens += ids.numel() * processes
         if self.probe:
             self.probe.start(probed_rows(weights) if share else None)
         # Through the model's own forward pass, so that several processes share gradients.
@@ -225,14 +210,13 @@ class WeightedTrainer(Trainer):
         head = self.accelerator.unwrap_model(model).lm_head.weight
         nats, counted = weighted_losses(out.hidden_states[-1], head, ids, weights), weights[:, 1:].sum(1)
         for task, n, w in zip(inputs["tasks"], nats.tolist(), counted.tolist(), strict=True):
-            self.told.setdefault(task, []).append((n, w))
-        processes = self.accelerator.num_processes  # which average their gradients
-        loss = nats.sum() / self.accelerator.gather(counted.sum()).sum() * processes
+            self.tell(task, n, w)
+        loss = nats.sum() / self.accelerator.gather(counted.sum()).sum()
         if share:
             regions = torch.stack(list(self.probe.losses.values())).mean()
-            self.told.setdefault("regions", []).append((regions.item(), 1.0))
-            loss = loss + share * regions
-        return (loss, {"hidden": out.hidden_states[-1]}) if return_outputs else loss
+            self.tell("regions", regions.item(), 1.0)
+            loss = loss + share / processes * regions
+        return loss
 
 
 def probed_rows(weights: Tensor) -> Tensor:
@@ -248,35 +232,7 @@ def probed_rows(weights: Tensor) -> Tensor:
     return (weights[:, 1:] + noise).topk(min(PROBED_ROWS, weights.shape[1] - 1), dim=1).indices
 
 
-class Report(TrainerCallback):
-    """One log line every few steps: loss, tokens per second, time left."""
-
-    def __init__(self, config: PretrainConfig) -> None:
-        self.config, self.started, self.first = config, time.monotonic(), None
-
-    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
-        if not logs or "loss" not in logs:
-            return
-        ends, step = [], 0
-        for stage in self.config.stages:
-            step += stage.steps
-            ends.append((step, stage))
-        stage = next((s for end, s in ends if state.global_step <= end), ends[-1][1])
-        now = time.monotonic()
-        if self.first is None:
-            self.first = (state.global_step, now)
-        steps, elapsed = state.global_step - self.first[0], now - self.first[1]
-        speed = f", {steps * stage.tokens * stage.batch / elapsed:.0f} tokens/s" if steps else ""
-        log.info(
-            "step %d of %d, length %d, loss %.3f (%s)%s, lr %.1e, %.0f s",
-            state.global_step, self.config.steps, stage.tokens, logs["loss"],
-            ", ".join(f"{name[5:]} {nats:.2f}" for name, nats in sorted(logs.items()) if name.startswith("nats_")),
-            speed, logs["learning_rate"], now - self.started,
-        )  # fmt: skip
-        self.first = (state.global_step, now)
-
-
-def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
+def new_model(config: PretrainingRecipe, tokenizer) -> LlamaForCausalLM:
     """A Llama with grouped heads and tied embeddings: fresh, or the one that the recipe starts from."""
     torch.manual_seed(config.seed)
     if config.start:
@@ -303,13 +259,7 @@ def new_model(config: PretrainConfig, tokenizer) -> LlamaForCausalLM:
     return model
 
 
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint folder of a run."""
-    found = [(int(p.name.split("-")[1]), p) for p in run.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
-    return max(found)[1] if found else None
-
-
-def attention_of(config: PretrainConfig) -> TrainingAttention:
+def attention_of(config: PretrainingRecipe) -> TrainingAttention:
     """The recipe's attention, with a probe when region scores are trained."""
     if config.attention == "ms":
         return TrainingAttention("ms", selection=AttentionConfig(budget_tokens=config.budget_tokens))
@@ -318,7 +268,7 @@ def attention_of(config: PretrainConfig) -> TrainingAttention:
 
 
 def pretrain(
-    config: PretrainConfig, maker: SampleMaker, tokenizer, run: Path, callbacks: Sequence[TrainerCallback] = ()
+    config: PretrainingRecipe, maker: SampleMaker, tokenizer, run: Path, callbacks: Sequence[TrainerCallback] = ()
 ) -> LlamaForCausalLM:
     """Train, or go on from the newest checkpoint in `run`. Several processes share the rows of each step.
 
@@ -326,21 +276,19 @@ def pretrain(
         The trained model, float32, on the CPU.
     """
     checkpoint = last_checkpoint(run)
-    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    first_step = step_of(checkpoint)
     if checkpoint and first_step >= config.steps:
         return LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     model = new_model(config, tokenizer)
-    args = TrainingArguments(
-        output_dir=str(run),
-        max_steps=config.steps,
+    args = arguments(
+        run,
+        config.steps,
         per_device_train_batch_size=1,
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
         lr_scheduler_type="warmup_stable_decay",
         lr_scheduler_kwargs={"num_decay_steps": max(1, int(config.decay_share * config.steps)), "min_lr_ratio": 0.05},
         weight_decay=config.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         torch_compile=config.compile,
@@ -349,22 +297,16 @@ def pretrain(
         logging_strategy="steps",
         save_steps=100,
         save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,
         seed=config.seed,
     )
     attention = attention_of(config)
-    install(model, attention)
     trainer = WeightedTrainer(
         model=model,
         probe=attention.probe,
         text_share=config.text_share,
         args=args,
-        train_dataset=StagedSamples(maker, config, first_step, args.process_index, args.world_size),
-        callbacks=[Report(config), *callbacks],
+        rows=StagedSamples(maker, config, first_step, args.process_index, args.world_size),
+        callbacks=list(callbacks),
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    uninstall(model)
+    trainer.train_under(model, attention, checkpoint)
     return trainer.model.to("cpu", torch.float32)

@@ -13,7 +13,7 @@ from app.models.turns import Turns
 from app.train.reading_layout import ChatPieces, as_row
 from app.train.readings.material import Material, material
 from app.train.readings.mixture import KINDS, Limits, Mixture
-from app.train.tune.recipe import Recipe
+from app.train.tune.recipe import TuningRecipe
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class ReadingRows:
     """Batches of a tuning run (app/train/passes.py), each a row of readings."""
 
-    def __init__(self, recipe: Recipe, found: Material, chat: ChatPieces) -> None:
+    def __init__(self, recipe: TuningRecipe, found: Material, chat: ChatPieces) -> None:
         config = recipe.readings
         self.recipe, self.late = recipe, config.late_shares or config.shares
         limits = Limits(absent=config.absent, unanswerable=config.unanswerable, context=config.context)
@@ -36,7 +36,7 @@ class ReadingRows:
         return as_row(mix.row(step, rows * tune.tokens, shares))
 
 
-def rows_of(recipe: Recipe, tokenizer: Any, data: Path, told_before: Mapping[str, Any]) -> ReadingRows:
+def rows_of(recipe: TuningRecipe, tokenizer: Any, data: Path, told_before: Mapping[str, Any]) -> ReadingRows:
     """What a recipe's [readings] draws from a data folder.
 
     Args:

@@ -12,7 +12,7 @@ from app.models.folder import stored_weights
 from app.train.loss import CHUNK_ROWS
 from app.train.tune.output import Base
 from app.train.tune.lora import EMBEDDINGS, NORMS
-from app.train.tune.recipe import LoraRecipe, Recipe
+from app.train.tune.recipe import LoraRecipe, TuningRecipe
 
 TRAINED_BYTES = 16  # of each weight that learns: float32 itself, its gradient, two moments of AdamW
 PROGRAM_BYTES = {"cuda": 1.0e9, "cpu": 0.4e9}  # kernels and workspaces
@@ -60,7 +60,7 @@ def learning_weights(lora: LoraRecipe, shapes: Mapping[str, tuple[int, ...]]) ->
 
 
 def estimate(
-    recipe: Recipe, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], itemsize: int, device: str
+    recipe: TuningRecipe, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], itemsize: int, device: str
 ) -> Estimate:
     """Memory of one process that keeps the whole model (DDP too; FSDP and ZeRO share it out).
 
@@ -90,7 +90,9 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def check_room(recipe: Recipe, base: Base, device: torch.device, dtype: torch.dtype, processes: int = 1) -> Estimate:
+def check_room(
+    recipe: TuningRecipe, base: Base, device: torch.device, dtype: torch.dtype, processes: int = 1
+) -> Estimate:
     """Refuse a run that cannot fit, with what to change.
 
     Args:
@@ -120,7 +122,7 @@ def check_room(recipe: Recipe, base: Base, device: torch.device, dtype: torch.dt
     )
 
 
-def _advice(recipe: Recipe, found: Estimate, free: float) -> list[str]:
+def _advice(recipe: TuningRecipe, found: Estimate, free: float) -> list[str]:
     """What would make a run smaller, the most useful first."""
     tune, lora = recipe.tune, recipe.lora
     advice = []

@@ -21,7 +21,7 @@ from app.models.files import whole_folder
 from app.models.folder import find_folder, fingerprint, read_config, tokenizer_files, weight_files
 from app.models.rope import applied, rope_entry, stated_rope
 from app.settings import Settings
-from app.train.tune.recipe import Recipe
+from app.train.tune.recipe import TuningRecipe
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read_base(base: str) -> Base:
 BESIDE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
-def is_finished(folder: Path, recipe: Recipe) -> bool:
+def is_finished(folder: Path, recipe: TuningRecipe) -> bool:
     """Whether a run of this recipe has left its result there.
 
     Raises:
@@ -96,7 +96,7 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
 def write_output(
     folder: Path,
     model: nn.Module,
-    recipe: Recipe,
+    recipe: TuningRecipe,
     base: Base,
     training: dict[str, Any],
     weights: dict[str, Tensor] | None = None,
@@ -144,7 +144,7 @@ def _write_checkpoint(
             shutil.copyfile(path, folder / path.name)
 
 
-def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[str, Any]:
+def lectern_json(recipe: TuningRecipe, base: Base, training: dict[str, Any]) -> dict[str, Any]:
     """How the tuned model wants to be read, and how it was made."""
     config, selection = base.config, recipe.selection
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -167,7 +167,7 @@ def lectern_json(recipe: Recipe, base: Base, training: dict[str, Any]) -> dict[s
     }  # fmt: skip
 
 
-def tuning_facts(recipe: Recipe) -> dict[str, Any]:
+def tuning_facts(recipe: TuningRecipe) -> dict[str, Any]:
     """A recipe as JSON, of files and folders only the names."""
     facts = recipe.plain()
     facts["tune"] = {name: value for name, value in facts["tune"].items() if name not in ("base", "out")}

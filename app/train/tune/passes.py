@@ -17,7 +17,7 @@ from app.train.loss import answer_losses, chunked_loss, target_weights
 from app.train.reading_attention import ReadingAttention
 from app.train.tune.lora import causal_model
 from app.train.tune.positions import frequencies, part_at
-from app.train.tune.recipe import Recipe, TuneConfig
+from app.train.tune.recipe import TuningRecipe, TuneConfig
 
 # (step, rows) -> {"input_ids": [rows, T] int64, "weights": [rows, T], optionally "documents": [rows, T]}, the same for
 # the same step, whoever asks. Rows of one step are shared out among passes and processes.
@@ -123,7 +123,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, recipe: Recipe, in_order: InOrder, dtype: torch.dtype) -> Validation:
+def validate(model: nn.Module, recipe: TuningRecipe, in_order: InOrder, dtype: torch.dtype) -> Validation:
     """Measure at most MOST_ROWS rows.
 
     Args:
@@ -141,7 +141,12 @@ def validate(model: nn.Module, recipe: Recipe, in_order: InOrder, dtype: torch.d
 
 
 def _nats(
-    model: nn.Module, recipe: Recipe, in_order: InOrder, dtype: torch.dtype, attention: TrainingAttention, tuned: bool
+    model: nn.Module,
+    recipe: TuningRecipe,
+    in_order: InOrder,
+    dtype: torch.dtype,
+    attention: TrainingAttention,
+    tuned: bool,
 ) -> tuple[float, int]:
     causal, size = causal_model(model), recipe.tune.batch
     config = causal.config

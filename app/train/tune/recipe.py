@@ -201,7 +201,7 @@ class ReadingsConfig:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TuningRecipe:
     """A whole tuning recipe.
 
     Attributes:
@@ -300,7 +300,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from error
 
 
-def read_tuning(path: Path) -> Recipe:
+def read_tuning(path: Path) -> TuningRecipe:
     """Read a recipe with a [tune] table; paths in it become absolute.
 
     Raises:
@@ -326,7 +326,7 @@ def read_tuning(path: Path) -> Recipe:
     if "tune" not in built:
         raise ConfigError(f"{path}: no table [tune] (or [pretrain]); give one with base, tokens and steps")
     try:
-        return Recipe(**built, pattern=values.get("pattern", {}))
+        return TuningRecipe(**built, pattern=values.get("pattern", {}))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -1,15 +1,13 @@
-"""Tune a checkpoint: transformers' Trainer over a module that returns the loss, so that DDP, FSDP and DeepSpeed fit in.
+"""Tune a checkpoint: the training loop over a module that returns the loss, so that DDP, FSDP and DeepSpeed fit in.
 
-A run can be killed at any moment: started again with the same recipe and folder it goes on from its last checkpoint and
-gives the same losses. The finished adapter appears in one piece, or not at all.
+The finished adapter appears in one piece, or not at all.
 """
 
 import json
 import logging
-import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
+from transformers import TrainingArguments
 
 from app.errors import ConfigError, InputError, TrainError
 from app.models import checkpoint
 from app.system import peak_bytes
-from app.train.attention import TrainingAttention, install, uninstall
+from app.train.attention import TrainingAttention
+from app.train.loop import TrainingLoop, arguments, last_checkpoint, step_of
 from app.train.loss import target_weights
 from app.train.pretrain.region_loss import RegionProbe
 from app.train.tune.estimate import check_room
@@ -33,11 +30,9 @@ from app.train.tune.lora import add_adapter, causal_model, merged_lora, start_fr
 from app.train.tune.output import Base, read_base, tuning_facts, write_output
 from app.train.tune.passes import Batches, InOrder, Passes, TuningModel, Validation, validate
 from app.train.tune.positions import PositionSampler
-from app.train.tune.recipe import SCHEDULES, Recipe
+from app.train.tune.recipe import SCHEDULES, TuningRecipe
 
 log = logging.getLogger(__name__)
-TELL_S = 10.0
-SOURCE_TOKENS = 8000  # learnt, before the loss by source is told
 BANK_REGIONS = 128  # of earlier texts, candidates of the region loss
 
 
@@ -62,27 +57,14 @@ class Tuned:
     validation: Validation | None = None
 
 
-class TuningTrainer(Trainer):
-    """Trainer with our passes, positions drawn once a step, and a loss weighted over the whole step."""
+class TuningTrainer(TrainingLoop):
+    """Our passes, positions drawn once a step, and a loss weighted over the whole step."""
 
-    def __init__(
-        self, *, recipe: Recipe, batches: Batches, first_step: int, positions: PositionSampler, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, recipe: TuningRecipe, sources: Sequence[str], positions: PositionSampler, **kwargs) -> None:
         super().__init__(**kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is already a share of the whole step's
-        self.recipe, self.batches, self.first_step, self.positions = recipe, batches, first_step, positions
-        self.run, self.step_tokens = Path(self.args.output_dir), 0
+        self.recipe, self.sources, self.positions = recipe, sources, positions
         self.attention = self.model.attention
-        self.by_source: dict[int, tuple[float, int]] = {}
-        self.remove_callback(PrinterCallback)
-        self.add_callback(Report(self.by_source, getattr(batches, "sources", ())))
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Not sharded by accelerate: each process makes its own rows."""
-        processes = (self.args.process_index, self.args.world_size)
-        passes = Passes(self.recipe.tune, self.batches, self.first_step, *processes)
-        # A generator of its own: else a resumed run draws one number more from the global one, and dropout differs.
-        return DataLoader(passes, batch_size=None, generator=torch.Generator())
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The passes of a step, cut to the step's length, and the weight of all that is predicted in it."""
@@ -93,46 +75,22 @@ class TuningTrainer(Trainer):
         draw = self.positions.draw(step, tune.steps, passes[0]["input_ids"].shape[1], tune.seed)
         self.attention.table = draw.cos.to(device), draw.sin.to(device)
         passes = [{name: values[:, : draw.tokens] for name, values in one.items()} for one in passes]
-        self.step_tokens = len(passes) * passes[0]["input_ids"].numel() * self.args.world_size
+        self.tokens += len(passes) * passes[0]["input_ids"].numel() * self.args.world_size
         total = sum(target_weights(one["weights"], one.get("documents")).sum() for one in passes)
         total = self.accelerator.gather(total.to(device)).sum()
         if not total > 0:
             raise InputError(f"step {step + 1}: its texts hold nothing to learn; check the data")
         return [one | {"seam": draw.seam} for one in passes], total
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def pass_loss(self, model: nn.Module, inputs: dict[str, Any], weight: Tensor) -> Tensor:
         found = model(**inputs)
-        loss = found["loss"] / num_items_in_batch
-        self._tell(found)
-        if "regions" in found:
-            loss = loss + self.recipe.tune.region_loss / self.args.gradient_accumulation_steps * found["regions"]
-        if not torch.isfinite(loss):
-            self.stop("loss", loss.item())
-        return loss * self.accelerator.num_processes  # which average their gradients
-
-    def _tell(self, found: dict[str, Tensor]) -> None:
-        """Gather what readings say of each source, for the report."""
+        loss = found["loss"] / weight
         for source, (nats, tokens) in self.accelerator.unwrap_model(self.model).told.items():
-            before = self.by_source.get(source, (0.0, 0))
-            self.by_source[source] = (before[0] + nats, before[1] + tokens)
+            self.tell(self.sources[source] if source < len(self.sources) else str(source), nats, tokens)
         if "regions" in found:
-            before = self.by_source.get(-1, (0.0, 0))
-            self.by_source[-1] = (before[0] + float(found["regions"]), before[1] + 1)
-
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if not math.isfinite(logs.get("grad_norm", 0.0)):  # before anything is saved
-            self.stop("gradient norm", logs["grad_norm"])
-        super().log({**logs, "tokens": self.step_tokens}, *args, **kwargs)
-
-    def stop(self, what: str, value: float) -> None:
-        """Raises TrainError that tells the step, and where the last good checkpoint is."""
-        step = self.state.global_step + (what == "loss")
-        last = last_checkpoint(self.run)
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was saved yet"
-        raise TrainError(
-            f"step {step}: the {what} is {value}; {kept}. Lower learning_rate (now {self.recipe.tune.learning_rate:g}) "
-            "or look at the data, and start again"
-        )
+            self.tell("regions", float(found["regions"]), 1)
+            loss = loss + self.recipe.tune.region_loss / self.args.gradient_accumulation_steps * found["regions"]
+        return loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What learns alone, once; sharded runs save by their own means (Trainer calls them after this)."""
@@ -144,92 +102,36 @@ class TuningTrainer(Trainer):
             save_file(weights, Path(output_dir) / "model.safetensors", metadata={"format": "pt"})
 
 
-class Report(TrainerCallback):
-    """Tells now and then: step, loss, speed, time left, memory."""
-
-    def __init__(self, by_source: dict[int, tuple[float, int]], names: Sequence[str]) -> None:
-        self.first, self.began, self.told, self.tokens = 0, 0.0, 0.0, 0
-        self.by_source, self.names = by_source, names
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.first, self.began = state.global_step, time.monotonic()
-
-    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **kwargs) -> None:
-        now, done = time.monotonic(), state.global_step - self.first
-        if not (state.is_world_process_zero and logs and "loss" in logs and done):
-            return
-        self.tokens += logs["tokens"]
-        if now - self.told < TELL_S and done > 1 and state.global_step < state.max_steps:
-            return
-        self.told = now
-        left = (now - self.began) / done * (state.max_steps - state.global_step)
-        log.info(
-            "step %d of %d, loss %.4f, gradient %.3g, %s tokens/s, %s left, peak %.2f GB",
-            state.global_step, state.max_steps, logs["loss"], logs["grad_norm"],
-            f"{self.tokens / (now - self.began):,.0f}", _duration(left), peak_bytes() / 1e9,
-        )  # fmt: skip
-        if sum(tokens for _, tokens in self.by_source.values()) > SOURCE_TOKENS:
-            log.info("nats by source: %s", ", ".join(self._sources()))
-            self.by_source.clear()
-
-    def _sources(self) -> Iterator[str]:
-        for source, (nats, tokens) in sorted(self.by_source.items()):
-            name = "regions" if source < 0 else self.names[source] if source < len(self.names) else str(source)
-            yield f"{name} {nats / tokens:.2f} ({tokens})"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint of a run; what a kill left half written has no readable trainer_state.json."""
-    found = []
-    for path in run.glob("checkpoint-*"):
-        try:
-            found.append((int(json.loads((path / "trainer_state.json").read_text())["global_step"]), path))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return max(found)[1] if found else None
-
-
-def _arguments(recipe: Recipe, run: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
+def _arguments(recipe: TuningRecipe, run: Path, device: torch.device, dtype: torch.dtype) -> TrainingArguments:
     tune = recipe.tune
-    return TrainingArguments(
-        output_dir=str(run),
-        max_steps=tune.steps,
+    return arguments(
+        run,
+        tune.steps,
         per_device_train_batch_size=tune.batch,
         gradient_accumulation_steps=tune.accumulation,
         learning_rate=tune.learning_rate,
         warmup_steps=tune.warmup_steps,
         lr_scheduler_type=SCHEDULES[tune.schedule],
         weight_decay=tune.weight_decay,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
         bf16=dtype == torch.bfloat16,
         use_cpu=device.type == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=tune.save_steps,
         save_total_limit=tune.kept,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        ignore_data_skip=True,
         ddp_find_unused_parameters=False,
         seed=tune.seed,
     )
 
 
-def compute_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+def compute_dtype(recipe: TuningRecipe, device: torch.device) -> torch.dtype:
     """Of frozen weights and of arithmetic."""
     named = {"bfloat16": torch.bfloat16, "float32": torch.float32}
     return named.get(recipe.tune.dtype) or checkpoint.pick_dtype(device)
 
 
 def tune(
-    recipe: Recipe,
+    recipe: TuningRecipe,
     batches: Batches,
     run: Path,
     *,
@@ -257,11 +159,11 @@ def tune(
     place = checkpoint.pick_device(device)
     dtype = compute_dtype(recipe, place)
     base = read_base(recipe.tune.base) if model is None or out else None
-    arguments = _arguments(recipe, run, place, dtype)
-    _one_gpu(arguments)
-    claim(run, recipe, arguments.world_size)
+    args = _arguments(recipe, run, place, dtype)
+    _one_gpu(args)
+    claim(run, recipe, args.world_size)
     if model is None:
-        model = _load(base, recipe, place, dtype, arguments.world_size)
+        model = _load(base, recipe, place, dtype, args.world_size)
     positions = PositionSampler.of(recipe.positions, model)
     torch.manual_seed(recipe.tune.seed)
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
@@ -274,10 +176,10 @@ def tune(
     last = last_checkpoint(run)
     trainer = TuningTrainer(
         model=TuningModel(adapted, attention, dtype),
-        args=arguments,
+        args=args,
+        rows=Passes(recipe.tune, batches, step_of(last), args.process_index, args.world_size),
         recipe=recipe,
-        batches=batches,
-        first_step=int(last.name.split("-")[1]) if last else 0,
+        sources=getattr(batches, "sources", ()),
         positions=positions,
     )
     tuned = _train(trainer, adapted, last)
@@ -300,7 +202,7 @@ def _one_gpu(arguments: TrainingArguments) -> None:
         )
 
 
-def _load(base: Base, recipe: Recipe, place: torch.device, dtype: torch.dtype, processes: int) -> nn.Module:
+def _load(base: Base, recipe: TuningRecipe, place: torch.device, dtype: torch.dtype, processes: int) -> nn.Module:
     """The base on the CPU, when the run fits."""
     told = check_room(recipe, base, place, dtype, processes if place.type == "cpu" else 1)
     log.info("about %.1f GB of memory in %s", told.total / 1e9, str(dtype).removeprefix("torch."))
@@ -324,24 +226,12 @@ def _gathered(trainer: TuningTrainer) -> dict[str, Tensor] | None:
 def _train(trainer: TuningTrainer, adapted: nn.Module, last: Path | None) -> Tuned:
     """Run the Trainer with everything switched that training needs, and switch it back."""
     causal, started = causal_model(adapted), time.monotonic()
-    install(causal, trainer.attention)
     _activation_checkpointing(causal, trainer.recipe.tune.checkpointing)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # it would name each frozen weight that a checkpoint does not hold
     try:
         with merged_lora(adapted) if trainer.args.world_size == 1 else nullcontext():
-            trainer.train(resume_from_checkpoint=str(last) if last else None)
-    except torch.OutOfMemoryError as error:
-        raise TrainError(
-            f"step {trainer.state.global_step + 1}: the GPU's memory is full, more than was estimated; make tokens or "
-            "batch smaller, and choose another folder with --run"
-        ) from error
-    except OSError as error:
-        raise TrainError(f"{trainer.run}: a checkpoint cannot be written or read ({error}); make room there") from error
+            trainer.train_under(causal, trainer.attention, last)
     finally:
-        transformers_logging.set_verbosity(verbosity)
         _activation_checkpointing(causal, False)
-        uninstall(causal)
     told = [entry for entry in trainer.state.log_history if "loss" in entry]
     return Tuned(
         model=adapted.eval(),
@@ -363,7 +253,7 @@ def _activation_checkpointing(causal: nn.Module, wanted: bool) -> None:
         getattr(causal, f"{prefix}_disable")()
 
 
-def claim(run: Path, recipe: Recipe, processes: int = 1) -> None:
+def claim(run: Path, recipe: TuningRecipe, processes: int = 1) -> None:
     """Make the run's folder, or see that it belongs to this recipe and so many processes, which share out its rows.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 
 from app.train.cli import sample_maker
 from app.train.pretrain.probes import Probes, runs
-from app.train.pretrain.trainer import PretrainConfig, Stage, new_model, pretrain
+from app.train.pretrain.trainer import PretrainingRecipe, Stage, new_model, pretrain
 from tests.train.pretrain.test_trainer import SHARES, TINY
 
 
@@ -57,7 +57,7 @@ def test_who_knows_every_answer_is_right_everywhere(held_back, tmp_path):
 
 
 def test_who_knows_nothing_is_wrong(held_back, tokenizer, tmp_path):
-    model = new_model(PretrainConfig(**TINY, stages=(Stage(128, 1, 1),)), tokenizer)
+    model = new_model(PretrainingRecipe(**TINY, stages=(Stage(128, 1, 1),)), tokenizer)
     found = Probes(held_back, held_back.passages, 128, 1, tmp_path).measure(model)
     assert found["answer_nats"] == pytest.approx(9, abs=0.5) and found["passkey"] == 0 and found["f1"] == 0
     assert model.training
@@ -74,7 +74,7 @@ def test_the_best_checkpoint_is_kept(held_back, maker, tokenizer, tmp_path, monk
 
     monkeypatch.setattr(Probes, "measure", measure)
     probes = Probes(held_back, held_back.passages, 64, 2, tmp_path / "best")
-    config = PretrainConfig(**TINY, shares=SHARES, stages=(Stage(64, 1, 5),))
+    config = PretrainingRecipe(**TINY, shares=SHARES, stages=(Stage(64, 1, 5),))
     pretrain(config, maker, tokenizer, tmp_path / "run", [probes])
     kept = type(new_model(config, tokenizer)).from_pretrained(tmp_path / "best", dtype=torch.float32)
     again = Probes(held_back, held_back.passages, 64, 2, tmp_path / "best")
@@ -85,7 +85,7 @@ def test_the_best_checkpoint_is_kept(held_back, maker, tokenizer, tmp_path, monk
 def test_probes_leave_the_region_loss_alone(held_back, maker, tokenizer, tmp_path):
     """A probe between steps looks at texts of another shape than the rows that the loss was taken from."""
     stages = (Stage(256, 2, 3, region_loss=0.3),)
-    config = PretrainConfig(**TINY, shares=SHARES, stages=stages)
+    config = PretrainingRecipe(**TINY, shares=SHARES, stages=stages)
     plain = pretrain(config, maker, tokenizer, tmp_path / "plain")
     probes = Probes(held_back, held_back.passages, 64, 1, tmp_path / "best")
     probed = pretrain(config, maker, tokenizer, tmp_path / "probed", [probes])

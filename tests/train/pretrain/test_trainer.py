@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from app.errors import ConfigError
+from app.train import loop
+from app.train.loop import last_checkpoint
 from app.train.pretrain import trainer
 from app.train.pretrain.trainer import (
-    PretrainConfig,
+    PretrainingRecipe,
     Stage,
     StagedSamples,
-    last_checkpoint,
     new_model,
     pretrain,
     thinned,
@@ -26,15 +27,15 @@ SHARES = {"text": 1.0, "passkey": 1.0}
 
 def config(steps=6, **changes):
     stages = (Stage(tokens=64, batch=2, steps=steps // 2), Stage(tokens=128, batch=1, steps=steps - steps // 2))
-    return PretrainConfig(**{**TINY, "shares": SHARES, "stages": stages, **changes})
+    return PretrainingRecipe(**{**TINY, "shares": SHARES, "stages": stages, **changes})
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """Save and report every second step."""
-    arguments = trainer.TrainingArguments
+    arguments = loop.TrainingArguments
     monkeypatch.setattr(
-        trainer, "TrainingArguments", lambda **given: arguments(**{**given, "save_steps": 2, "logging_steps": 2})
+        loop, "TrainingArguments", lambda **given: arguments(**{**given, "save_steps": 2, "logging_steps": 2})
     )
 
 
@@ -95,7 +96,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert last_checkpoint(tmp_path) is None
     for step in (200, 1000, 800):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
     (tmp_path / "checkpoint-1200").mkdir()  # the process died while it was written
     assert last_checkpoint(tmp_path).name == "checkpoint-1000"
 

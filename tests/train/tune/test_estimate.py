@@ -14,7 +14,7 @@ from app.train.tune.output import read_base
 from app.train.tune.estimate import check_room, learning_weights
 from app.train.tune.lora import add_adapter, trained_parameters
 from app.train.tune.passes import TuningModel
-from app.train.tune.recipe import LoraRecipe, Recipe, TuneConfig
+from app.train.tune.recipe import LoraRecipe, TuningRecipe, TuneConfig
 from tests import tiny
 
 LLAMA_2_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "vocab_size": 32000}
@@ -58,10 +58,10 @@ def test_what_learns_is_what_the_model_says(lora):
 
 
 def test_llama_2_7b_at_32k_fits_40_gb_with_checkpointing_alone():
-    recipe = Recipe(TuneConfig("base", tokens=32768, steps=1))
+    recipe = TuningRecipe(TuneConfig("base", tokens=32768, steps=1))
     found = estimate.estimate(recipe, LLAMA_2_7B, llama_shapes(), 2, "cuda")
     assert 25e9 < found.total < 40e9
-    without = Recipe(TuneConfig("base", tokens=32768, steps=1, checkpointing=False))
+    without = TuningRecipe(TuneConfig("base", tokens=32768, steps=1, checkpointing=False))
     assert estimate.estimate(without, LLAMA_2_7B, llama_shapes(), 2, "cuda").total > 150e9
 
 
@@ -121,13 +121,13 @@ def room(monkeypatch, gb: float):
 )
 def test_what_cannot_fit_is_refused_with_what_to_change(base, monkeypatch, gb, tune, lora, advice):
     room(monkeypatch, gb)
-    recipe = Recipe(TuneConfig("base", **{"tokens": 64, "steps": 1, **tune}), LoraRecipe(**lora))
+    recipe = TuningRecipe(TuneConfig("base", **{"tokens": 64, "steps": 1, **tune}), LoraRecipe(**lora))
     with pytest.raises(TrainError, match=rf"^needs about \d+\.\d GB \(the base 0.0, .*{advice}"):
         check_room(recipe, base, torch.device("cpu"), torch.float32)
 
 
 def test_what_fits_passes_and_processes_add_up(base, monkeypatch):
-    recipe = Recipe(TuneConfig("base", tokens=64, steps=1))
+    recipe = TuningRecipe(TuneConfig("base", tokens=64, steps=1))
     room(monkeypatch, 0.5)
     check_room(recipe, base, torch.device("cpu"), torch.float32)
     with pytest.raises(TrainError, match="free on cpu for 2 processes"):

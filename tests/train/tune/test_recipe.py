@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ConfigError
-from app.train.tune.recipe import LoraRecipe, Recipe, TuneConfig, read_tuning
+from app.train.tune.recipe import LoraRecipe, TuningRecipe, TuneConfig, read_tuning
 
 ROOT = Path(__file__).resolve().parents[3]
 WHOLE = """
@@ -136,7 +136,7 @@ def test_something_must_learn():
 
 
 def test_the_defaults_are_the_best_groups_and_longlora():
-    recipe = Recipe(TuneConfig("base", tokens=8192, steps=1000))
+    recipe = TuningRecipe(TuneConfig("base", tokens=8192, steps=1000))
     assert recipe.tune.attention == "sf_fixed" and recipe.lora == LoraRecipe("qkvo", 8, 16.0)
     assert recipe.plain()["tune"]["learning_rate"] == 2e-5
 

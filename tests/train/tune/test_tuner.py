@@ -15,7 +15,8 @@ from app.train.tune import tuner
 from app.train.tune.lora import causal_model, trained_parameters
 from app.train.tune.positions import PositionSampler
 from app.train.tune.recipe import LoraRecipe
-from app.train.tune.tuner import last_checkpoint, tune
+from app.train.loop import last_checkpoint
+from app.train.tune.tuner import tune
 from tests import tiny
 from tests.train.tune.tuning import batches, recipe
 
@@ -175,9 +176,9 @@ def test_bfloat16_learns_in_float32(tmp_path):
 
 
 def test_progress_is_told(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, "app.train.tune.tuner"):
+    with caplog.at_level(logging.INFO, "app.train.loop"):
         run(tmp_path)
-    lines = [record.getMessage() for record in caplog.records if record.name == "app.train.tune.tuner"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "app.train.loop"]
     assert lines[0].startswith("step 1 of 4, loss ") and lines[-1].startswith("step 4 of 4, loss ")
     assert all(word in lines[0] for word in (" tokens/s, ", " left, peak ", " GB"))
 
@@ -194,10 +195,6 @@ def test_positions_are_drawn_once_a_step(tmp_path, monkeypatch):
     made = run(tmp_path, batch=1, accumulation=2, steps=3)
     assert drawn == [(step, 3, 64, 0) for step in range(3)]
     assert made.tokens == 2 * (40 + 64 + 64)
-
-
-def test_durations():
-    assert [tuner._duration(s) for s in (5.4, 119, 600, 7200 * 2)] == ["5 s", "119 s", "10 min", "4.0 h"]
 
 
 def test_the_run_names_its_recipe(tmp_path):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from app.train.tune.recipe import LoraRecipe, Recipe, TuneConfig
+from app.train.tune.recipe import LoraRecipe, TuningRecipe, TuneConfig
 
 
 def batches(step: int, rows: int, tokens: int = 64) -> dict[str, Tensor]:
@@ -18,8 +18,8 @@ def batches(step: int, rows: int, tokens: int = 64) -> dict[str, Tensor]:
     return {"input_ids": torch.stack(ids), "weights": torch.ones(rows, tokens), "documents": documents}
 
 
-def recipe(lora: LoraRecipe | None = None, *, tables: dict | None = None, **tune) -> Recipe:
+def recipe(lora: LoraRecipe | None = None, *, tables: dict | None = None, **tune) -> TuningRecipe:
     """A recipe for the tiny model: float32, learning fast."""
     values = {"base": "tiny", "tokens": 64, "steps": 4, "attention": "full", "batch": 2, "learning_rate": 1e-2}
     values |= {"warmup_steps": 1, "save_steps": 2, "dtype": "float32", "checkpointing": False}
-    return Recipe(TuneConfig(**{**values, **tune}), lora or LoraRecipe("ko", rank=4), **(tables or {}))
+    return TuningRecipe(TuneConfig(**{**values, **tune}), lora or LoraRecipe("ko", rank=4), **(tables or {}))
