@@ -168,8 +168,8 @@ class TestBeforeSetup:
             assert code == 7 and json.loads(out)["argv"] == arguments
         assert not bare.target.venv.exists()
 
-    def test_the_whole_suite_runs_in_two_processes(self):
-        parallel = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-m"]
+    def test_the_whole_suite_runs_in_three_processes(self):
+        parallel = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", "-m"]
         assert commands.test_arguments([]) == [*parallel, "not bench"]
         assert commands.test_arguments(["--quick", "-x"]) == [*parallel, "not bench and not slow", "-x"]
         assert commands.test_arguments(["tests/store", "--quick"]) == ["-m", "not slow", "tests/store"]

@@ -10,7 +10,7 @@ COMMANDS: dict[str, str] = {
     "serve": "open Lectern in the browser, on this computer only (the default)",
     "setup": "make or repair the environment and stop (--reinstall: from nothing; --with ocr or ray: extras)",
     "doctor": "say what Lectern found: Python, torch, GPU, data folder, disk, store, model",
-    "test": "run the tests, two at a time (--quick: without the slow ones); what follows goes to pytest",
+    "test": "run the tests, three at a time (--quick: without the slow ones); what follows goes to pytest",
     "read": "read documents: PDF, e-books, office files, web pages, notebooks, text, a folder or .zip of code",
     "text": "show what ingestion makes of a file; nothing is stored",
     "ask": "ask a question, about documents or in a chat",
@@ -84,7 +84,9 @@ class Request:
 
 
 def test_arguments(rest: Sequence[str]) -> list[str]:
-    """What pytest gets for `test`: two processes for the whole suite, one where something of it is named.
+    """What pytest gets for `test`: three processes for the whole suite, one where something of it is named.
+
+    Three, for a third of the time a process waits: for a browser, a server, the end of a thread.
 
     Whole runs of benchmark scripts are left out unless something is named: they test the scripts, not what is promised.
     `--quick` leaves out what is marked slow too, for a look after each change.
@@ -93,7 +95,7 @@ def test_arguments(rest: Sequence[str]) -> list[str]:
     named = any(not word.startswith("-") for word in words)
     without = [*(["bench"] if not named else []), *(["slow"] if len(words) < len(rest) else [])]
     chosen = ["-m", " and ".join(f"not {mark}" for mark in without)] if without else []
-    return [*([] if named else ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]), *chosen, *words]
+    return [*([] if named else ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"]), *chosen, *words]
 
 
 def split(argv: Sequence[str]) -> Request:

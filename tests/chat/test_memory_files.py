@@ -28,7 +28,7 @@ def held(chat):
 def test_a_chat_goes_on_after_a_restart_as_if_never_stopped(open_chat, tmp_path, policy):  # noqa: F811
     """Also what is dropped after the restart is the same."""
     questions = ["who? " * 12, "what? " * 12, "why? " * 5]
-    write(tmp_path)
+    write(tmp_path, words=100)
     answers = []
     for home in ("unbroken", "restarted"):
         chat = open_chat(home, policy=policy)
@@ -47,7 +47,7 @@ def test_a_chat_goes_on_after_a_restart_as_if_never_stopped(open_chat, tmp_path,
 
 def test_a_damaged_block_costs_a_reading(open_chat, tmp_path, policy):  # noqa: F811
     chat = open_chat(policy=policy)
-    document = chat.library.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path, words=100))
     list(chat.read(document.id))
     before = state(chat.model.sessions().reader._kept[document.id].memories[0])
     chat.close()
@@ -60,7 +60,7 @@ def test_a_damaged_block_costs_a_reading(open_chat, tmp_path, policy):  # noqa: 
 
 def test_going_back_runs_the_turns_again(open_chat, tmp_path, policy):  # noqa: F811
     chat = open_chat(policy=policy)
-    document = chat.library.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path, words=100))
     first = finish(chat.ask("who? " * 12, documents=[document.id], generation=LONG))
     finish(chat.ask("what? " * 12, chat=first.chat, generation=LONG))
     tail = chat.model.sessions().session.cache.tail
@@ -73,6 +73,6 @@ def test_going_back_runs_the_turns_again(open_chat, tmp_path, policy):  # noqa: 
 
 def test_focus_is_refused(open_chat, tmp_path, policy):  # noqa: F811
     chat = open_chat(policy=policy)
-    document = chat.library.add_document(write(tmp_path))
+    document = chat.library.add_document(write(tmp_path, words=100))
     with pytest.raises(InputError, match=f"policy {policy.name} drops some"):
         list(chat.ask("who?", documents=[document.id], focus=[document.title]))

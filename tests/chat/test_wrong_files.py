@@ -37,7 +37,7 @@ def entities(path):
 
 
 def many_entries(path):
-    pack(path, dict.fromkeys(map(str, range(100_000)), ""))
+    pack(path, dict.fromkeys(map(str, range(20_001)), ""))
 
 
 def slides_without_slides(path):
