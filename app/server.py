@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from app.api.people import People
+    from app.api.routes import Endpoint
     from app.chat import DocumentChat
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,6 @@ def create_app(
     """
     import gradio
 
-    from app.api.metrics import FORM
     from app.api.people import Audit, ByUser
     from app.api.routes import Endpoint
 
@@ -120,6 +120,28 @@ def create_app(
     )  # fmt: skip
     if people:
         app.add_middleware(Audit, home=chat.settings.folder, watched=PROGRAMS.fullmatch)
+
+    _own_routes(app, chat, endpoint)
+    blocks.has_launched = True  # mounting does not say so, and Gradio looks where an event's files lie only then
+    return gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=ADDRESS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        theme=blocks.theme,
+        css=blocks.css,
+        head=blocks.head,
+    )
+
+
+def _own_routes(app: FastAPI, chat: "DocumentChat", endpoint: "Endpoint") -> None:
+    """How Lectern is; its chats as files and its pages as pictures for the one who may see them."""
+    from app.api.metrics import FORM
 
     @app.get("/health")
     def health(request: Request) -> dict[str, Any]:
@@ -166,22 +188,6 @@ def create_app(
     def unexpected(_request: Any, error: Exception) -> JSONResponse:
         log.error("request failed", exc_info=error)
         return JSONResponse({"error": "Something went wrong inside Lectern; its log has the details."}, 500)
-
-    blocks.has_launched = True  # mounting does not say so, and Gradio looks where an event's files lie only then
-    return gradio.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        server_name=ADDRESS,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        show_error=False,
-        max_file_size=MAX_UPLOAD,
-        theme=blocks.theme,
-        css=blocks.css,
-        head=blocks.head,
-    )
 
 
 def bind(port: int | None = None, host: str = ADDRESS) -> socket.socket:

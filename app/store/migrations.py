@@ -50,15 +50,7 @@ BLOCKS = Schema(
 )
 
 
-@_library(name="0001")
-def library_0001(db: Database) -> None:
-    """Documents, chats, evidence, manifests and passkey runs.
-
-    Chats and evidence name documents without a foreign key: they outlive a deleted document, and its id
-    comes from its bytes, so adding the same file again joins them again.
-    """
-    db.executescript(
-        """
+_FIRST_TABLES = """
         CREATE TABLE document (
             id TEXT PRIMARY KEY,
             sha256 TEXT NOT NULL UNIQUE,
@@ -180,7 +172,16 @@ def library_0001(db: Database) -> None:
             PRIMARY KEY (run, tokens, depth)
         ) STRICT;
         """
-    )
+
+
+@_library(name="0001")
+def library_0001(db: Database) -> None:
+    """Documents, chats, evidence, manifests and passkey runs.
+
+    Chats and evidence name documents without a foreign key: they outlive a deleted document, and its id
+    comes from its bytes, so adding the same file again joins them again.
+    """
+    db.executescript(_FIRST_TABLES)
     for table, column in (("part", "text"), ("chat", "title"), ("message", "content")):
         db.table(table).enable_fts([column], create_triggers=True, tokenize="unicode61 remove_diacritics 2")
 
