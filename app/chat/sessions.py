@@ -323,31 +323,15 @@ class Sessions:
         prompt, offered = self.prompt(session, history, question), self.offered(session, history, question)
         read, before = sum(document.tokens_read for document in session.documents) + session.reread, cache.tail.tokens
         reused = cache.get_seq_length() - read
+        regions, cancelled = sum(offered, []), job.cancel.is_set
+        tokens = _Said(self.engine.generate(cache, prompt, generation, offered=regions, cancelled=cancelled))
         pieces: list[str] = []
-        first_at: float | None = None
-        ended_by: Ending = ""
-        said: list[int] = []
-
-        def tokens() -> Iterator[int]:
-            nonlocal first_at, ended_by
-            regions, cancelled = sum(offered, []), job.cancel.is_set
-            steps = self.engine.generate(cache, prompt, generation, offered=regions, cancelled=cancelled)
-            while True:
-                try:
-                    token = next(steps)
-                except StopIteration as end:
-                    ended_by = end.value
-                    return
-                first_at = first_at or time.monotonic()
-                said.append(token)
-                yield token
-
-        for piece in self.engine.stream_text(tokens(), generation.stop):
+        for piece in self.engine.stream_text(iter(tokens), generation.stop):
             if piece := piece if pieces else piece.lstrip():  # quotations begin with a blank
                 pieces.append(piece)
                 yield Delta(piece)
         ended, answer = time.monotonic(), "".join(pieces).rstrip()
-        first_at, stopped = first_at or ended, job.cancelled
+        first_at, stopped, said = tokens.first_at or ended, job.cancelled, tokens.said
         unasked = self.unasked(session, job) if answer and session.documents and not stopped else Unasked()
         knows = self.held(session, before, prompt, question) if unasked.density else None
         chosen = cache.evidence and cache.evidence.chosen
@@ -363,7 +347,7 @@ class Sessions:
             tokens_per_s=round(len(said) / (ended - first_at), 1) if ended > first_at else 0.0,
             peak_bytes=peak_bytes(),
             stopped=stopped,
-            ended=ended_by,
+            ended=tokens.ended_by,
             note="; ".join(filter(None, [session.note, again, no_text])),
             focus=session.sight.focus,
             mute=session.sight.mute,
@@ -467,6 +451,28 @@ class Sessions:
         )
         looks = evidence.looks(engine.pieces(said), seen.looks(), attached)
         return tuple(found), replace(stats, cited=citations.cite(answer, looks, found)), looks
+
+
+class _Said:
+    """The tokens of an answer as they come: kept, with the time of the first and why they ended."""
+
+    def __init__(self, steps: Generator[int, None, Ending]) -> None:
+        self._steps = steps
+        self.said: list[int] = []
+        self.first_at: float | None = None
+        self.ended_by: Ending = ""
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            while True:
+                token = next(self._steps)
+                self.first_at = self.first_at or time.monotonic()
+                self.said.append(token)
+                yield token
+        except StopIteration as end:
+            self.ended_by = end.value
+        finally:  # also when nobody wants more of them
+            self._steps.close()
 
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:

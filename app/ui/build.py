@@ -46,13 +46,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
     uploads = Uploads(chat.settings.folder, blocks.upload_file_set)
     queue = BackgroundReading(chat)
     with blocks:
-        with gr.Row(elem_classes="lt-header"):
-            gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
-            gr.HTML(theme.SWITCHES, elem_classes="lt-switches")
-            model = gr.HTML(elem_id="model")
-        with gr.Sidebar(open=False, width=290, elem_id="side"):
-            gr.HTML(theme.SIDE)
-            chats_at_side = gr.Column()
+        model, chats_at_side = _frame()
         problem, poll = gr.HTML(elem_id="problem"), gr.Timer(POLL_S)
         line = reading.build(chat, queue)
         header = switching.Header(model, poll)
@@ -60,21 +54,7 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Ask", id="ask") as ask:
                 asking = ask_tab.build(chat, queue, line, header, uploads)
                 opening = _open_chat(chat, asking, tabs)
-                actions.on(
-                    "fork",
-                    lambda answer, shown: opening.handler(branching.fork(chat, shown, answer)),
-                    inputs=asking.chat_id,
-                    outputs=opening.outputs,
-                    cancels=opening.cancels,
-                    queue=False,
-                )
-                actions.on(
-                    "chat-show",
-                    lambda key: opening.handler(reopened(chat, key)),
-                    outputs=opening.outputs,
-                    cancels=opening.cancels,
-                    **actions.SHOWS,
-                )
+                _chat_actions(chat, asking, opening)
             with chats_at_side:
                 listed = sidebar.build(chat, asking.chat_id, asking.kept)
             with gr.Tab("Library", id="library") as library:
@@ -86,16 +66,9 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             with gr.Tab("Models", id="models") as models:
                 shelves = models_tab.build(chat, header)
 
-        def lengths() -> Any:
-            trained = chat.model.model_state().trained_tokens
-            offered = passkey_tab.lengths(trained)
-            return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
-
         look_at_model = _watch(chat, header, [model, problem, asking.remark, poll])
         # One after the other: the model's mark makes the tabs look again at what is picked.
-        # The tab stays: the address may name a document, which another one shows.
-        recall = lambda kept: (*opening.handler(reopened(chat, kept))[:-1], gr.skip())  # noqa: E731
-        reload = blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
+        reload = _recall(chat, blocks, asking, opening)
         look_at_model(reload.then)
         for event in asking.streams:  # a chat may have loaded its own
             look_at_model(event.then)
@@ -110,21 +83,65 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             tab.select(look, given, shown, queue=False, **PRIVATE)
             look_at_model(tab.select)  # another browser tab may have loaded another model
             model.change(look, given, shown, queue=False, **PRIVATE)
-        for look, given, shown in (
-            (asking.news, [asking.picker, asking.policy], asking.library),
-            (lambda: library_tab.table(chat, queue), None, shelf.table),
-        ):
-            line.mark.change(look, given, shown, queue=False, **PRIVATE)
+        line.mark.change(asking.news, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
+        line.mark.change(lambda: library_tab.table(chat, queue), None, shelf.table, queue=False, **PRIVATE)
         passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
-        model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
-        offer = lambda shown: answer_settings.offered(chat, shown)  # noqa: E731
-        model.change(offer, asking.chat_id, asking.settings[-1], queue=False, **PRIVATE)
-        model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
+        _follow_model(chat, model, asking, keys)
     tell_failures(blocks)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
     blocks.check, blocks.sessions, blocks.reading = checker(blocks, uploads), Sessions(blocks), queue
     return blocks
+
+
+def _frame() -> tuple[gr.HTML, gr.Column]:
+    """What stands around the tabs: the line at the top with the model's mark, and the column of chats at the side."""
+    with gr.Row(elem_classes="lt-header"):
+        gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
+        gr.HTML(theme.SWITCHES, elem_classes="lt-switches")
+        model = gr.HTML(elem_id="model")
+    with gr.Sidebar(open=False, width=290, elem_id="side"):
+        gr.HTML(theme.SIDE)
+        return model, gr.Column()
+
+
+def _chat_actions(chat: "DocumentChat", asking: ask_tab.AskTab, opening: Reaction) -> None:
+    """Buttons in our own HTML that open a chat: a fork, and one of the list."""
+    actions.on(
+        "fork",
+        lambda answer, shown: opening.handler(branching.fork(chat, shown, answer)),
+        inputs=asking.chat_id,
+        outputs=opening.outputs,
+        cancels=opening.cancels,
+        queue=False,
+    )
+    actions.on(
+        "chat-show",
+        lambda key: opening.handler(reopened(chat, key)),
+        outputs=opening.outputs,
+        cancels=opening.cancels,
+        **actions.SHOWS,
+    )
+
+
+def _recall(chat: "DocumentChat", blocks: gr.Blocks, asking: ask_tab.AskTab, opening: Reaction) -> Any:
+    """Show the chat that the browser tab had, when the page is opened; returns that event."""
+    # The tab stays: the address may name a document, which another one shows.
+    recall = lambda kept: (*opening.handler(reopened(chat, kept))[:-1], gr.skip())  # noqa: E731
+    return blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
+
+
+def _follow_model(chat: "DocumentChat", model: Any, asking: ask_tab.AskTab, keys: passkey_tab.PasskeyTab) -> None:
+    """What another model changes beside the tabs: lengths of the passkey test, models to choose from, the notice."""
+
+    def lengths() -> Any:
+        offered = passkey_tab.lengths(chat.model.model_state().trained_tokens)
+        return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
+
+    offer = lambda shown: answer_settings.offered(chat, shown)  # noqa: E731
+    model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
+    model.change(offer, asking.chat_id, asking.settings[-1], queue=False, **PRIVATE)
+    model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
 
 
 def _watch(chat: "DocumentChat", header: switching.Header, marks: list[Any]) -> Callable[[Callable[..., Any]], Any]:

@@ -169,13 +169,9 @@ def tune(
     adapted = add_adapter(model.to(dtype), recipe.lora, recipe.tune.base)
     if recipe.tune.start:
         start_from(adapted, Path(recipe.tune.start))
-    weight = recipe.tune.region_loss
-    probe = RegionProbe(bank_regions=BANK_REGIONS, weight=weight) if weight else None
-    kind = recipe.tune.attention
-    attention = TrainingAttention(kind, selection=recipe.selection, pattern=recipe.groups, probe=probe)
     last = last_checkpoint(run)
     trainer = TuningTrainer(
-        model=TuningModel(adapted, attention, dtype),
+        model=TuningModel(adapted, _attention(recipe), dtype),
         args=args,
         rows=Passes(recipe.tune, batches, step_of(last), args.process_index, args.world_size),
         recipe=recipe,
@@ -191,6 +187,13 @@ def tune(
             write_output(out, adapted, recipe, base, _counts(tuned), gathered)
     trainer.accelerator.wait_for_everyone()
     return tuned
+
+
+def _attention(recipe: TuningRecipe) -> TrainingAttention:
+    weight = recipe.tune.region_loss
+    probe = RegionProbe(bank_regions=BANK_REGIONS, weight=weight) if weight else None
+    kind = recipe.tune.attention
+    return TrainingAttention(kind, selection=recipe.selection, pattern=recipe.groups, probe=probe)
 
 
 def _one_gpu(arguments: TrainingArguments) -> None:
