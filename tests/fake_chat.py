@@ -612,7 +612,7 @@ class FakeDocumentChat:
         path.write_text(self.export_json(chat_id), encoding="utf-8")
         return {"documents": 1, "messages": len(self._kept(chat_id).messages), "blocks": 3, "blocks_missing": 0}
 
-    def import_chat(self, path: Path, *, text_only: bool = False) -> str:
+    def import_chat(self, path: Path, *, text_only: bool = False, own: bool = False) -> str:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
