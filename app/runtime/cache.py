@@ -296,7 +296,14 @@ def gather(cache: RegionCache, layer: int, regions: Tensor) -> tuple[Tensor, Ten
     if len(stores) == 1:
         pair = stores[0][2].pages.take(layer, heads.flatten(), regions.flatten())
         return tuple(x.view(*regions.shape[:-1], -1, cache.shape.head_dim) for x in pair)
-    size = (*regions.shape, cache.shape.attention.region_tokens, cache.shape.head_dim)
+    s, length = cache.shape, cache.shape.attention.region_tokens
+    keys, values = found(cache, layer, regions)
+    if s.tiers.lane is None and not (keys < 0).any():
+        cache.tail.pages.touch(layer, keys)
+        rows = torch.stack([keys, values]).flatten() // (length * s.head_dim)  # all memories lie in one store
+        data = cache.tail.pages.store(layer).view(-1, length * s.head_dim)
+        return data.index_select(0, rows).view(2, *regions.shape[:-1], -1, s.head_dim).unbind()
+    size = (*regions.shape, length, s.head_dim)
     k, v = (torch.empty(size, dtype=cache.shape.dtype, device=regions.device) for _ in range(2))
     for offset, end, memory in stores:
         here = ((regions >= offset) & (regions < end)).nonzero(as_tuple=True)
