@@ -221,7 +221,8 @@ class DocumentChat:
         if through and not task:
             raise InputError(
                 "going through all of the text answers how often or where something stands, what is defined, dates, "
-                "names, headings, and what changed between two chapters; ask for one of these, with the name in quotes"
+                "names, headings, and what changed between two chapters or documents; ask for one of these, and put "
+                "names in quotes"
             )
         return task
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.records import DocumentInfo, Evidence, Part
+from app.tasks.versions import changes
 from app.tasks.whole import Note, Task, merged, names, sentence
 
 SHOWN = 40  # places that an answer lists; all are counted
@@ -44,10 +45,12 @@ class Listing:
     def say(self, line: str) -> None:
         self.text += line + "\n"
 
-    def place(self, gone: Gone, note: Note, head: str = "", quote: bool = True) -> None:
-        """A line with a place of the text, cited as a passage."""
+    def place(
+        self, gone: Gone, note: Note, head: str = "", quote: bool = True, bounds: tuple[int, int] | None = None
+    ) -> None:
+        """A line with a place of the text, cited as a passage; `bounds`: of it, where it is not a sentence."""
         info, part = gone.info, gone.parts[note.part]
-        start, end = sentence(part.text, note.start, note.end, part.first_line is not None)
+        start, end = bounds or sentence(part.text, note.start, note.end, part.first_line is not None)
         said = " ".join(part.text[start:end].split()) if quote else ""
         where = self.label(info, part, note.start, note.end)
         self.text += f"- {': '.join(filter(None, [head, where, said]))}"
@@ -62,6 +65,9 @@ class Listing:
 def listing(task: Task, found: Sequence[Gone], label: Label) -> Listing:
     """The answer from what all documents gave."""
     made = Listing(label)
+    if task.kind == "compare":
+        _compared(made, found)
+        return made
     for gone in found:
         {"names": _names, "changes": _changes}.get(task.kind, _places)(made, task, gone)
     made.text = made.text.rstrip()
@@ -130,6 +136,29 @@ def _changes(made: Listing, task: Task, gone: Gone) -> None:
         made.say("")
     told = ", ".join(f"{name} ({times[0][name]} and {times[1][name]})" for name in sorted(both))
     made.say(f"Named in both, how often: {told or 'nothing'}.")
+
+
+def _compared(made: Listing, found: Sequence[Gone]) -> None:
+    """What differs between two documents, the same place of both beside each other."""
+    if len(found) != 2:
+        made.say("Two documents are compared, and no more: attach both of them to the chat, the older one first.")
+        return
+    before, after = found
+    told = changes(list(before.parts.values()), list(after.parts.values()))
+    parts = len({change.before.part for change in told if change.before})
+    made.say(
+        f"{before.info.title} and {after.info.title} differ in {len(told):,} place{'' if len(told) == 1 else 's'}, in "
+        f"{parts:,} of {len(before.parts):,} parts of the first{':' if told else '.'}\n"
+    )
+    for change in told[:SHOWN]:
+        for gone, piece, head in ((before, change.before, "before"), (after, change.after, "after")):
+            if piece:
+                alone = {"before": "taken out", "after": "added"}[head]
+                word = head if change.before and change.after else alone
+                made.place(gone, Note(piece.part, piece.start, piece.end, ""), word, bounds=(piece.start, piece.end))
+    if len(told) > SHOWN:
+        made.say(f"\nand {len(told) - SHOWN:,} more.")
+    made.text = made.text.rstrip()
 
 
 def _inside(place: str, part: Part) -> bool:

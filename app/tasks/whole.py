@@ -15,7 +15,7 @@ from app.records import Part
 from app.tasks.questions.code import DEFINED
 from app.tasks.sentences import sentence_ends
 
-Kind = Literal["count", "places", "definitions", "contents", "timeline", "names", "changes"]
+Kind = Literal["count", "places", "definitions", "contents", "timeline", "names", "changes", "compare"]
 RULES_VERSION = 1  # of what a part gives; notes of another are made anew
 LEAST_TIMES = 3  # a name of a text stands so often in it
 MOST_SENTENCE = 300  # characters shown of a place
@@ -56,6 +56,10 @@ RULES: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("names", _rule(
         r"^(?:list |who are |name |give |show )?(?:me )?(?:all |every )?(?:of )?(?:the )?"
         r"(?:people|characters|persons|names)(?: and who they are)?"
+    )),
+    ("compare", _rule(
+        r"^(?:compare|what (?:has )?changed? between|what (?:is different|are the (?:differences|changes)) between)"
+        r" (?:the |these )?(?:two |both )?(?:texts|versions|documents|books|files|repositories|contracts)"
     )),
     ("changes", _rule(r"^what (?:has )?change[sd]? between (?P<first>.+?) and (?P<second>.+?)")),
 )  # fmt: skip

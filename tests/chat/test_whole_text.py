@@ -125,3 +125,18 @@ def test_what_cannot_be_gone_through_is_refused_when_it_is_chosen(open_chat: Ope
     assert muted.answer.startswith("“Zorro” stands 0 times") and muted.stats.parts == 0
     asked = finish(chat.ask(QUESTION, documents=[document.id], through=False, generation=SHORT))
     assert not asked.stats.whole and asked.stats.new_tokens
+
+
+def test_two_versions_are_compared(open_chat: Open, tmp_path) -> None:  # noqa: F811
+    chat = open_chat()
+    old = chat.library.add_document(book(tmp_path, 6))
+    new = tmp_path / "newer.txt"
+    new.write_text(
+        (tmp_path / "book.txt").read_text(encoding="utf-8").replace("And ZORRO left.", "And ZORRO stayed."),
+        encoding="utf-8",
+    )
+    done = finish(
+        chat.ask("What changed between the two versions?", documents=[old.id, chat.library.add_document(new).id])
+    )
+    assert done.answer.startswith("book and newer differ in 1 place, in 1 of")
+    assert [e.text for e in done.evidence] == ["And ZORRO left.", "And ZORRO stayed."]

@@ -23,6 +23,8 @@ INFO = DocumentInfo("d1", "Book", "book", 3, 300, "read", "", "")
         ("List the chapters", Task("contents")),
         ("Make a timeline", Task("timeline")),
         ("List all people and who they are", Task("names")),
+        ("What changed between the two versions?", Task("compare")),
+        ("Compare the documents", Task("compare")),
         ("What changed between chapter 3 and chapter 9?", Task("changes", place="chapter 3\nchapter 9")),
     ],
 )
