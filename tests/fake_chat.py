@@ -21,7 +21,9 @@ from app.chat.suggestions import candidates
 from app.chat.whole_text import WholeText
 from app.chat.jobs import Turns
 from app.errors import CancelledError, ConfigError, InputError, InUseError, ModelError, NotFoundError, PasswordError
+from app.ingest.files import never
 from app.ingest.pdf import load_pdf
+from app.ingest.picture import as_pdf
 from app.ingest.page_image import Located, Pages
 from app.ingest.spans import label
 from app.ingest.stream import Step
@@ -191,12 +193,12 @@ class FakeStore:
         return self.runs[::-1][:limit]
 
 
-def _document(path: Path, name: str, password: str | None) -> Document:
+def _document(path: Path, name: str, password: str | None, ocr_folder: Path | None = None) -> Document:
     data = path.read_bytes()
     if "locked" in name and password != PASSWORD:
         raise PasswordError(f"{name}: encrypted; {'give its password' if password is None else 'wrong password'}")
     if data.startswith(b"%PDF-"):
-        return load_pdf(path, name)
+        return load_pdf(path, name, ocr_folder=ocr_folder)
     text = data.decode("utf-8", errors="replace")
     if not text.strip():
         raise InputError(f"{name}: empty; there is nothing to read")
@@ -391,7 +393,13 @@ class FakeDocumentChat:
         encoding: str | None = None,
         ocr: bool = False,
     ) -> DocumentInfo:
-        document = _document(Path(path), name or Path(path).name, password)
+        name = name or Path(path).name
+        with as_pdf(Path(path), name, never) as made:
+            if made:
+                return self._added(made, _document(made, f"{name}.pdf", None, self.settings.folder))
+        return self._added(Path(path), _document(Path(path), name, password))
+
+    def _added(self, path: Path, document: Document) -> DocumentInfo:
         key = document.sha256[:12]
         if key not in self._documents:
             tokens = sum(len(part.text.split()) for part in document.parts)

@@ -1,10 +1,14 @@
 """The page in Chromium over a fake chat: files come where one asks; chats have addresses and a place; keys."""
 
+import base64
+import io
 import re
 
 import pytest
+from PIL import Image, ImageDraw
 from playwright.sync_api import Page, expect
 
+from app.ingest import ocr
 from tests.browser import Visit, find_chromium
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
@@ -18,6 +22,14 @@ DROP = """([kind, name, text]) => {
 PASTE = """(text) => {
   const data = new DataTransfer();
   data.setData('text/plain', text);
+  const event = new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true });
+  return !document.querySelector('#question textarea').dispatchEvent(event);
+}"""
+
+
+PASTE_FILE = """([name, type, base64]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(atob(base64), (one) => one.charCodeAt(0))], name, { type }));
   const event = new ClipboardEvent('paste', { clipboardData: data, bubbles: true, cancelable: true });
   return !document.querySelector('#question textarea').dispatchEvent(event);
 }"""
@@ -56,6 +68,40 @@ def test_a_long_text_that_is_pasted_becomes_a_document(visit: Visit) -> None:
     assert page.evaluate(PASTE, "A long letter: about ships. " * 200)
     expect(page.locator("#picker .token")).to_contain_text("A long letter about ships A")
     expect(page.locator("#question textarea")).to_have_value("")
+
+
+@pytest.mark.skipif(not ocr.available(), reason="no OCR is installed")
+def test_a_picture_of_text_that_is_pasted_is_read(visit: Visit) -> None:
+    page, picture = visit.page, io.BytesIO()
+    drawn = Image.new("RGB", (900, 200), "white")
+    ImageDraw.Draw(drawn).text((40, 60), "The harbour master kept a lantern.", fill="black", font_size=40)
+    drawn.save(picture, "PNG")
+    file = ["image.png", "image/png", base64.b64encode(picture.getvalue()).decode()]
+    assert page.evaluate(PASTE_FILE, file), "the browser would paste it into the question"
+    expect(page.locator("#picker .token")).to_contain_text("image.png", timeout=60_000)
+    visit.ask("Who kept the lantern?")
+    page.locator(".lt-chips .lt-chip").first.click()
+    expect(page.locator("#page .lt-scan img")).to_have_js_property("naturalWidth", 1200)
+    expect(page.locator("#page")).to_contain_text("read by OCR")
+
+
+def test_a_chat_has_its_own_answer_settings(visit: Visit) -> None:
+    page, longest = visit.page, visit.page.get_by_label("number input for Longest answer")
+    page.locator("button", has_text="Answer settings").click()
+    usual = longest.input_value()
+    longest.fill("64")
+    longest.press("Enter")
+    visit.ask("What about the cliffs?")
+    first = address(page)
+    page.click("#new-chat")
+    expect(longest).to_have_value(usual)
+    visit.ask("What about the beach?")
+    page.evaluate("where => { location.hash = where; }", first)
+    expect(longest).to_have_value("64")
+    page.reload()
+    page.locator("button", has_text="Answer settings").click()
+    expect(longest).to_have_value("64")
+    visit.errors.clear()  # of the reload
 
 
 def test_a_chat_has_an_address_and_a_place_at_the_side(visit: Visit) -> None:

@@ -77,20 +77,26 @@ class Library:
         """As `add_document`, telling how far it is; closing the generator ends it as `stop_adding` does.
 
         Args:
-            ocr: read scanned pages by OCR; a document of the same bytes that was read without it is replaced.
+            ocr: read scanned pages by OCR; a document of the same bytes that was read without it is replaced. Pictures
+                are read so in any case, as the PDFs that are made of them.
 
         A document whose tokens could not be counted any more stays in the library; reading it counts them.
         """
         from app.ingest.load import load_document
+        from app.ingest.picture import as_pdf
+
+        file, called = Path(path), name or Path(path).name
 
         def work(watch: Watch) -> DocumentInfo:
-            options = {"password": password, "name": name, "encoding": encoding, "cancelled": watch.cancelled}
-            options["ocr_folder"] = self._model.settings.home / "ocr" if ocr else None
-            document = load_document(Path(path), progress=watch.progress("opening it"), **options)
-            watch.step = Step("putting it into the library")
-            id = self._store.add_document(document, watch.cancelled, replace=ocr)
-            if document.keep_file:
-                self._store.keep_source(id, Path(path), name or Path(path).name)
+            options = {"password": password, "encoding": encoding, "cancelled": watch.cancelled}
+            with as_pdf(file, called, watch.cancelled) as made:
+                options["name"] = f"{called}.pdf" if made else name
+                options["ocr_folder"] = self._model.settings.home / "ocr" if ocr or made else None
+                document = load_document(made or file, progress=watch.progress("opening it"), **options)
+                watch.step = Step("putting it into the library")
+                id = self._store.add_document(document, watch.cancelled, replace=ocr)
+                if document.keep_file:
+                    self._store.keep_source(id, made or file, options["name"] or called)
             del document  # its text is in the library now, and memory is needed for the tokens
             if engine := self._model.loaded:  # its length in tokens, and so what reading will take, is known at once
                 reader = sessions_over(self._store, engine).reader
