@@ -109,13 +109,15 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture(scope="module")
 def fake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Server]":
-    """The page over a fake chat; a module's FAKE_PACE_S is the pause per word and per reading step."""
+    """The page over a fake chat, which logs no traceback; a module's FAKE_PACE_S is the pause per word and per reading
+    step."""
     from tests.serving import serving
 
     folder = tmp_path_factory.mktemp("fake")
     pace_s = str(getattr(request.module, "FAKE_PACE_S", 0))
     with serving(["-m", "tests.fake_server", "0", str(folder / "home"), pace_s], folder) as server:
         yield server
+        assert [line for line in server.log if line.startswith("Traceback")] == [], "\n".join(server.log)
 
 
 @pytest.fixture

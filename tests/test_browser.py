@@ -238,6 +238,21 @@ def test_new_chat_ends_a_running_answer_and_stays_empty(visit: Visit) -> None:
     expect(page.locator("#talk .user-row")).to_have_text("Something else")
 
 
+def test_pages_are_opened_together_and_tabs_changed_at_once(browser: Browser, fake: Server) -> None:
+    """Each with a cookie of its own; what a page asks before it is drawn whole is no fault in the log of `fake`."""
+    for names in (("Chats", "Library", "Ask", "Chats"), ("Models", "Chats", "Passkey", "Chats")):
+        with visiting(browser, fake.url) as visit:
+            other = visit.page.context.new_page()
+            other.goto(fake.base, wait_until="commit")
+            visit.page.reload(wait_until="commit")
+            for page in (other, visit.page):
+                for name in names:
+                    page.get_by_role("tab", name=name, exact=True).click()
+                expect(page.locator("#chats :is(.lt-chats, .lt-nothing)")).to_be_visible()
+                expect(page.locator("#chats-status .lt-bad")).to_have_count(0)
+    assert [line for line in fake.log if "Traceback" in line or "NoneType" in line] == []
+
+
 def test_reload_goes_on_with_the_chat(visit: Visit, files: dict[str, Path]) -> None:
     page = visit.page
     visit.add(files["tool.py"]) if not visit.row("tool").count() else None

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser import Visit, find_chromium
+from tests.serving import Server
 from tests.ingest.pdf_maker import drawn, page_objects, pdf_bytes
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
@@ -77,6 +78,19 @@ def test_a_pdf_of_images_is_told_in_amber(visit: Visit, tmp_path: Path) -> None:
     visit.row("scan").get_by_role("button", name="Ask").click()
     expect(visit.page.locator("#picker .token")).to_contain_text("only partly readable")
     expect(visit.page.locator(".lt-welcome .lt-partly")).to_contain_text("scan: 2 of 3 pages hold only images")
+
+
+def test_without_a_network_no_model_can_be_downloaded_and_it_says_why(visit: Visit, fake: Server) -> None:
+    cut = fake.contacts_file.parent / "home" / "offline"
+    cut.write_text("This computer has no connection to a network.", encoding="utf-8")
+    try:
+        visit.tab("Models")
+        offers = visit.page.locator("#model-offers .lt-card")
+        expect(offers.first).to_contain_text("no connection to a network")
+        for offer in offers.all():
+            expect(offer.get_by_role("button")).to_be_disabled()
+    finally:
+        cut.unlink()
 
 
 def test_models_are_downloaded_and_unloaded(visit: Visit) -> None:
