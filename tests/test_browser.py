@@ -419,6 +419,17 @@ def test_failed_model_says_why_and_the_page_lives(browser: Browser, tmp_path: Pa
             assert not visit.scrolls_sideways() and visit.errors == []
 
 
+def test_the_server_ends_while_a_page_is_open(browser: Browser, tmp_path: Path) -> None:
+    """What the page still listens to is closed, not waited for."""
+    page = browser.new_page()
+    with serving(["-m", "tests.fake_server", "0", str(tmp_path / "home")], tmp_path) as server:
+        page.goto(server.url)
+        page.get_by_role("tab", name="Library", exact=True).click()
+        expect(page.locator("#library .lt-nothing")).to_be_visible()
+    page.close()
+    assert [line for line in server.log if "graceful" in line or "Traceback" in line] == []
+
+
 def test_nothing_asked_of_the_network(fake: Server) -> None:
     """Runs after the tests above: starting, uploading, reading, asking made no contact beyond loopback."""
     assert fake.contacts == []

@@ -69,6 +69,22 @@ def test_the_second_question_reads_only_its_own_tokens(open_chat, tmp_path):
     assert chat.library.document(document.id).state == "read"
 
 
+def test_freed_bytes_are_told_at_once(open_chat, tmp_path):
+    chat = open_chat()
+    ids = [chat.library.add_document(write(tmp_path, name, words=1500)).id for name in ("one.txt", "two.txt")]
+    for id in ids:
+        list(chat.read(id))
+    chat.store.finish()
+    both = chat.library.disk_space()
+    assert min(both.documents[id] for id in ids) > 100_000
+    chat.library.evict(ids[0])
+    one = chat.library.disk_space()
+    assert ids[0] not in one.documents and both.used_bytes - one.used_bytes > both.documents[ids[0]] / 2
+    chat.library.delete_document(ids[1])
+    none = chat.library.disk_space()
+    assert none.documents == {} and one.used_bytes - none.used_bytes > both.documents[ids[1]] / 2
+
+
 def test_why_an_answer_ended_is_kept_with_it(open_chat, tmp_path, monkeypatch):
     chat = open_chat()
     document = chat.library.add_document(write(tmp_path))
