@@ -47,7 +47,7 @@ def lectern(model: str, *flags: str) -> Iterator[Served]:
     """A Lectern on a data folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["-P", "-m", "app.cli", "serve", "--no-browser", "--port", "0", "--home", folder, "--model", model]
-        with serving([*command, *flags], Path(folder), WAIT_S) as server:
+        with serving([*command, *flags], Path(folder), WAIT_S, WAIT_S) as server:
             url, key = server.base.rstrip("/"), (Path(folder) / "programs.key").read_text().strip()
             while httpx.get(f"{url}/ready", timeout=60).status_code != 200:
                 time.sleep(0.5)

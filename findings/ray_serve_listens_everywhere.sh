@@ -41,6 +41,6 @@ print("on loopback:", len(loopback) > 2, "beyond: the replica alone:", beyond ==
 serve.shutdown()
 ray.shutdown()
 PY
-said="$("$folder/venv/bin/python" "$folder/listen.py" 2>/dev/null | tail -1)"
+said="$("$folder/venv/bin/python" "$folder/listen.py" 2>/dev/null | grep '^on loopback')"
 echo "$said"
 [ "$said" = "on loopback: True beyond: the replica alone: True" ]

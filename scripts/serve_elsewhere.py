@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Sequence
@@ -181,22 +180,17 @@ def answer(server: LlamaCpp, question: str) -> str:
 
 
 def lectern(folder: Path, asked: Sequence[str]) -> list[str]:
-    """Lectern's greedy answers, in float32, each in a chat of its own."""
-    from app.chat import DocumentChat
+    """What Lectern's model says greedily in float32, each in a chat of its own without documents."""
     from app.memory.config import GenerationConfig
+    from app.runtime.load import load_engine
     from app.settings import Settings
 
-    generation = GenerationConfig(max_new_tokens=TOKENS)
-    with tempfile.TemporaryDirectory() as home:
-        chat = DocumentChat.open(Settings(home=Path(home), model=str(folder), weights="float32"))
-        try:
-            said = []
-            for question in asked:
-                made = chat.saved.new_chat(system=SYSTEM)
-                said.append([*chat.ask(question, chat=made, generation=generation)][-1].answer.strip())
-            return said
-        finally:
-            chat.close()
+    engine, said = load_engine(Settings(model=str(folder), weights="float32", device="cpu")), []
+    for question in asked:
+        turn = engine.encode_turn([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
+        tokens = engine.generate(engine.open_chat(), turn, GenerationConfig(max_new_tokens=TOKENS))
+        said.append(engine.decode([*tokens]).strip())
+    return said
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 START_S = 120
+END_S = 30
 
 
 @dataclass
@@ -41,12 +42,13 @@ class Server:
 
 
 @contextmanager
-def serving(arguments: Sequence[str], folder: Path, start_s: float = START_S) -> Iterator[Server]:
+def serving(arguments: Sequence[str], folder: Path, start_s: float = START_S, end_s: float = END_S) -> Iterator[Server]:
     """Run `python ARGUMENTS` until the block ends; ready when it says its URL.
 
     Args:
         folder: for what is noted of it.
         start_s: longest wait for that.
+        end_s: longest wait for its end.
     """
     contacts = folder / "contacts.txt"
     environment = {
@@ -81,7 +83,7 @@ def serving(arguments: Sequence[str], folder: Path, start_s: float = START_S) ->
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(end_s)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

@@ -7,6 +7,7 @@ import secrets
 import signal
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,7 +126,8 @@ class Plan:
             options["resources"] = {f"node:{self.nodes[int(replica.name) % len(self.nodes)]}": 0.001}
         made = serve.deployment(
             name="engine", max_ongoing_requests=1000, ray_actor_options=options, max_replicas_per_node=None,
-            graceful_shutdown_timeout_s=DRAIN_S, health_check_period_s=2, health_check_timeout_s=60,
+            graceful_shutdown_timeout_s=DRAIN_S, graceful_shutdown_wait_loop_s=0.5,
+            health_check_period_s=2, health_check_timeout_s=60,
         )(CopyEngine)  # fmt: skip
         page = self.page if replica.name == "0" else None
         try:
@@ -224,8 +226,8 @@ def _deployed(plan: Plan, replicas: dict[str, RayReplica], say: Callable[[str], 
             plan.deploy(replica)
         yield
     finally:
-        for replica in replicas.values():
-            serve.delete(replica.app)
+        with ThreadPoolExecutor(len(replicas)) as pool:  # each waits for what it answers
+            list(pool.map(lambda replica: serve.delete(replica.app), replicas.values()))
 
 
 def _life(front: Front, deploy: Callable[[str], None]) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

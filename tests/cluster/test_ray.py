@@ -31,7 +31,7 @@ def home(tmp_path_factory) -> Path:
 def lectern(home: Path) -> Iterator[Server]:
     flags = ["--replicas", "2", "--no-browser", "--port", "0", "--home", str(home / "home")]
     command = ["-P", "-m", "app.cli", "serve", *flags, "--model", str(SMALL_MODEL), "--threads", "1"]
-    with serving(command, home, START_S) as server:
+    with serving(command, home, START_S, START_S) as server:
         yield server
 
 

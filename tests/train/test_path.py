@@ -145,6 +145,20 @@ def test_two_processes_learn_as_one_does_with_twice_the_batch(home, tmp_path):
     assert (tmp_path / "two" / "adapter" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["cpu-2", "gpus", "fsdp", "deepspeed"])
+def test_accelerate_understands_each_configuration(name):
+    """Two processes of `cpu-2` are run above. The others want GPUs: accelerate makes DDP of FSDP on a CPU."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(f"app/train/accelerate/{name}.yaml")
+    kinds = {"cpu-2": "MULTI_GPU", "gpus": "MULTI_GPU", "fsdp": "FSDP", "deepspeed": "DEEPSPEED"}
+    assert config.distributed_type == kinds[name] and config.num_machines == 1
+    assert bool(config.fsdp_config) == (name == "fsdp") and bool(config.deepspeed_config) == (name == "deepspeed")
+    if name == "deepspeed":
+        zero = json.loads((ROOT / config.deepspeed_config["deepspeed_config_file"]).read_text())
+        assert zero["zero_optimization"]["stage"] == 2
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
