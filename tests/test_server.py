@@ -137,6 +137,13 @@ def test_first_free_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             assert listener.getsockname()[1] > taken.getsockname()[1]
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with server.bind() as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @pytest.mark.parametrize("port", [70_000, None])
 def test_a_port_that_cannot_be_used_is_named(port: int | None) -> None:
     with socket.socket() as taken:
