@@ -1,5 +1,6 @@
 """Plain records passed between the parts. No torch, no libraries."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -172,13 +173,25 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat."""
+    """A question or an answer of a chat."""
 
     id: int
     role: Role
     content: str
     stats: dict[str, Any] = field(default_factory=dict)
     evidence: tuple[Evidence, ...] = ()
+
+
+class Turn(NamedTuple):
+    """A question and its answer."""
+
+    question: Message
+    answer: Message
+
+
+def turns_of(messages: Sequence[Message]) -> list[Turn]:
+    """A chat's messages two by two; before turn n there are 2 n of them."""
+    return [Turn(*pair) for pair in zip(messages[::2], messages[1::2], strict=False)]
 
 
 @dataclass(frozen=True)

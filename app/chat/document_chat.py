@@ -13,14 +13,14 @@ from app.chat.jobs import Job, Jobs
 from app.chat.library import DocumentPages, Library
 from app.chat.loaded_model import LoadedModel
 from app.chat.model_shelf import ModelShelf
-from app.chat.saved import SavedChats, questions
+from app.chat.saved import SavedChats
 from app.chat.suggestions import Trials
 from app.chat.transfers import Transfers
 from app.chat.whole_text import WholeText, kept
 from app.errors import CancelledError, InputError, NotFoundError
 from app.ingest.stream import returned
 from app.memory.config import GenerationConfig
-from app.records import Delta, Done, Reading, Removal, Working
+from app.records import Delta, Done, Reading, Removal, Working, turns_of
 from app.settings import Settings
 from app.tasks.whole import Task, chosen, recognise
 from app.wellformed import whole
@@ -349,8 +349,8 @@ class DocumentChat:
         Raises:
             NotFoundError: there is no such turn.
         """
-        asked = questions(self.store.messages(self.store.chat(chat).id))
-        number = len(asked) if turn is None else turn
-        if not 1 <= number <= len(asked):
-            raise NotFoundError(f"chat {chat!r}: has {len(asked)} questions; question {number} is not there")
-        return asked[number - 1].content, number - 1
+        turns = turns_of(self.store.messages(self.store.chat(chat).id))
+        number = len(turns) if turn is None else turn
+        if not 1 <= number <= len(turns):
+            raise NotFoundError(f"chat {chat!r}: has {len(turns)} questions; question {number} is not there")
+        return turns[number - 1].question.content, number - 1

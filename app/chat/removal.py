@@ -8,7 +8,7 @@ from statistics import median
 from app.chat.evidence import Attached
 from app.chat.sessions import Session, Sessions
 from app.errors import CancelledError, InputError
-from app.records import Evidence, Removal
+from app.records import Evidence, Removal, turns_of
 
 CONTROLS = 5  # other places that are masked for comparison
 
@@ -57,15 +57,14 @@ def removal(
 def _answer(sessions: Sessions, session: Session, twin: Session, prompt: Sequence[int], message: int) -> list[int]:
     """The answer's tokens: those that were generated where the chat's memory has them, else its text's."""
     engine = sessions.engine
-    messages = sessions.store.messages(session.chat)
-    turn = [m.id for m in messages if m.role == "assistant"].index(message)
+    said = [turn.answer for turn in turns_of(sessions.store.messages(session.chat))]
+    turn = [answer.id for answer in said].index(message)
     start, ids = twin.cache.tail.tokens, session.cache.tail.token_ids
     end = start + len(prompt)
     if session.turns[turn] > end and list(ids[start:end]) == list(prompt):
         answer = [token for token in ids[end : session.turns[turn]] if token not in engine.stop_ids]
     else:
-        content = next(m.content for m in messages if m.id == message)
-        answer = engine.text_tokenizer.encode(content, add_special_tokens=False).ids
+        answer = engine.text_tokenizer.encode(said[turn].content, add_special_tokens=False).ids
     if not answer:
         raise InputError("the answer is empty; there is nothing to score")
     return answer

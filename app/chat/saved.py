@@ -8,7 +8,7 @@ from app.chat.library import Library
 from app.chat.loaded_model import LoadedModel
 from app.errors import InputError
 from app.memory.config import GenerationConfig
-from app.records import AnswerSettings, ChatHit, ChatInfo, Message, Versions
+from app.records import AnswerSettings, ChatHit, ChatInfo, Message, Versions, turns_of
 from app.wellformed import one_line
 
 if TYPE_CHECKING:
@@ -133,15 +133,10 @@ class SavedChats:
         """
         id = self.chat(chat).id
         if turn is None:
-            turn = len(questions(self._store.messages(id)))
+            turn = len(turns_of(self._store.messages(id)))
         if turn < 0:
             raise InputError(f"turn {turn}: turns are counted from 1; 0 stands for the documents, just read")
         return self._store.fork(id, turn)
-
-
-def questions(messages: list[Message]) -> list[Message]:
-    """The questions among a chat's messages, one per turn."""
-    return [message for message in messages if message.role == "user"]
 
 
 def title_of(question: str) -> str:

@@ -14,7 +14,7 @@ from app.chat.saved import title_of
 from app.errors import CancelledError, InputError, StoreError
 from app.memory.config import GenerationConfig
 from app.memory.memory import RegionMemory
-from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Scored, Tail
+from app.records import AnswerStats, Delta, Done, Ending, Evidence, Look, Message, Reading, Scored, Tail, turns_of
 from app.runtime.cache import RegionCache
 from app.runtime.decode import WORDS_SHARE
 from app.runtime.engine import Engine
@@ -102,7 +102,7 @@ class Sessions:
         cache = engine.open_chat(_memories(documents))
         session = Session(chat, documents, cache, [], [])
         tail = self.store.tail(chat)
-        turns = sum(message.role == "assistant" for message in self.store.messages(chat))
+        turns = len(turns_of(self.store.messages(chat)))
         session.turns = [0] * turns  # 0: the memory of that moment is gone
         if tail is None:
             session.note = "the chat's memory is not stored; its turns are read again" if turns else ""
@@ -128,10 +128,8 @@ class Sessions:
             CancelledError: stopped; the turns before stay.
         """
         history, before = self.store.messages(session.chat), session.cache.tail.tokens
-        starts = turn_starts(history)
-        for start in starts[len(session.turns) :]:
-            question, answer = history[start].content, history[start + 1].content
-            self._run_turn(session, history[:start], question, answer, job)
+        for number, turn in list(enumerate(turns_of(history)))[len(session.turns) :]:
+            self._run_turn(session, history[: 2 * number], turn.question.content, turn.answer.content, job)
         session.reread = session.cache.tail.tokens - before
         if session.reread:
             session.note = "; ".join(filter(None, [session.note, OTHER_VERSION]))
@@ -201,7 +199,7 @@ class Sessions:
         history = self.store.messages(session.chat)
         if after is not None:
             self._take_back(session, after)
-            history = history[: turn_starts(history)[after]]
+            history = history[: 2 * after]
             self.session = None  # until it is saved, the chat is the one that is stored
         run = self.generate(session, history, question, generation, job)
         done: Done | None = None
@@ -277,15 +275,15 @@ class Sessions:
             InputError: another version of the turn is shown.
         """
         messages = self.store.messages(session.chat)
-        if message not in [m.id for m in messages]:
+        turns = turns_of(messages)
+        turn = next((number for number, turn in enumerate(turns) if turn.answer.id == message), None)
+        if turn is None:
             raise InputError("this passage is of an answer that is not shown; show that version, then test it")
-        turn = [m.id for m in messages if m.role == "assistant"].index(message)
         cache = self.engine.open_chat(session.cache.memories, session.cache.tail.copy())
         cache.tail.truncate(session.turns[turn - 1] if turn else 0)
         twin = replace(session, cache=cache, turns=session.turns[:turn], note="")
-        self.see(twin, Sight.of(next(m.stats for m in messages if m.id == message)))
-        *history, question = [m for m in messages if m.id < message]
-        return twin, history, question
+        self.see(twin, Sight.of(turns[turn].answer.stats))
+        return twin, messages[: 2 * turn], turns[turn].question
 
     def answer_without(
         self, session: Session, item: Evidence, message: int, generation: GenerationConfig, job: Job
@@ -477,11 +475,6 @@ class _Said:
 
 def _memories(documents: Sequence[ReadDocument]) -> list[RegionMemory]:
     return [memory for document in documents for memory in document.memories]
-
-
-def turn_starts(messages: Sequence[Message]) -> list[int]:
-    """Places of the questions: where each turn begins."""
-    return [place for place, message in enumerate(messages) if message.role == "user"]
 
 
 def _memory_names(documents: Sequence[ReadDocument]) -> tuple[tuple[str, int], ...]:
