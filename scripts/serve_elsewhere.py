@@ -1,12 +1,12 @@
 """Serve a merged checkpoint in llama.cpp or vLLM: `python scripts/serve_elsewhere.py llama.cpp MODEL`.
 
 For those who need throughput on short texts only: these engines know nothing of Lectern's memory, documents or
-passages. Within the attention budget Lectern attends to everything, and its text and theirs are the same; beyond it,
-theirs is another. So the context is the model's budget, unless --context says otherwise.
+passages. Within the attention budget Lectern attends to everything, as they do; beyond it, it selects. So the context
+is the model's budget, unless --context says otherwise.
 
 Before anything is started the folder's layout is checked against what their loaders want. llama.cpp comes in the wheel
 xllamacpp, and a GGUF file is written once beside the folder; vLLM has to be installed by you, with a GPU. `--check`
-asks llama.cpp through its server and Lectern the same questions, greedily, and compares the texts.
+asks llama.cpp through its server and stock transformers the same questions, greedily, and compares the texts.
 """
 
 import argparse
@@ -67,7 +67,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="of the GGUF file"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of llama.cpp")
-    parser.add_argument("--check", action="store_true", help="llama.cpp: compare greedy texts with Lectern's, and end")
+    parser.add_argument(
+        "--check", action="store_true", help="llama.cpp: compare greedy texts with transformers', and end"
+    )
     return parser.parse_args(argv)
 
 
@@ -103,7 +105,7 @@ def layout(folder: Path) -> list[str]:
 
 
 def budget(folder: Path) -> int:
-    """Tokens within which Lectern attends to all: its text and that of other engines are the same."""
+    """Tokens within which Lectern attends to all, as other engines do."""
     path = folder / "lectern.json"
     stated = read_json(path) if path.exists() else {}
     return stated.get("attention", {}).get("budget_tokens") or read_config(folder)["max_position_embeddings"]
@@ -159,10 +161,10 @@ def compare(folder: Path, server: LlamaCpp) -> int:
         0 when all texts are equal, else 1.
     """
     asked = questions()
-    theirs, ours = [answer(server, question) for question in asked], lectern(folder, asked)
+    theirs, ours = [answer(server, question) for question in asked], stock(folder, asked)
     for question, their, our in zip(asked, theirs, ours, strict=True):
         if their != our:
-            print(f"after {question[-60:]!r}:\n  Lectern:   {our!r}\n  llama.cpp: {their!r}")
+            print(f"after {question[-60:]!r}:\n  transformers: {our!r}\n  llama.cpp:    {their!r}")
     equal = sum(map(str.__eq__, theirs, ours))
     print(f"greedy text: {equal} of {len(asked)} answers equal, up to {TOKENS} tokens each")
     return 0 if equal == len(asked) else 1
@@ -179,17 +181,19 @@ def answer(server: LlamaCpp, question: str) -> str:
         return json.load(reply)["choices"][0]["message"]["content"].strip()
 
 
-def lectern(folder: Path, asked: Sequence[str]) -> list[str]:
-    """What Lectern's model says greedily in float32, each in a chat of its own without documents."""
-    from app.memory.config import GenerationConfig
-    from app.runtime.load import load_engine
-    from app.settings import Settings
+def stock(folder: Path, asked: Sequence[str]) -> list[str]:
+    """What stock transformers says greedily in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    engine, said = load_engine(Settings(model=str(folder), weights="float32", device="cpu")), []
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, said = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), []
     for question in asked:
-        turn = engine.encode_turn([{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}])
-        tokens = engine.generate(engine.open_chat(), turn, GenerationConfig(max_new_tokens=TOKENS))
-        said.append(engine.decode([*tokens]).strip())
+        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        made, _ = to_gguf.greedy(model, ids, tokenizer.eos_token_id)
+        said.append(tokenizer.decode(made[:TOKENS], skip_special_tokens=True).strip())
     return said
 
 

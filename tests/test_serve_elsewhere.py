@@ -1,4 +1,4 @@
-"""scripts/serve_elsewhere.py: what stock engines are told to load, and that llama.cpp says what Lectern says."""
+"""scripts/serve_elsewhere.py: what stock engines are told to load, and that llama.cpp says what transformers says."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_the_split_rule_of_the_base_that_ships_is_known():
     assert to_gguf.SPLITS[to_gguf.SMOLLM] == "smollm"
 
 
-def test_llama_cpp_says_what_lectern_says(folder, monkeypatch, capsys):
+def test_llama_cpp_says_what_transformers_says(folder, monkeypatch, capsys):
     pytest.importorskip("xllamacpp")
     monkeypatch.setattr(serve_elsewhere, "TOKENS", 12)
     asked = serve_elsewhere.questions()[2:5]
@@ -85,5 +85,5 @@ def test_llama_cpp_says_what_lectern_says(folder, monkeypatch, capsys):
     flags = ["llama.cpp", str(folder), "--threads", "1", "--check"]
     assert serve_elsewhere.main(flags) == 0
     assert "3 of 3 answers equal" in capsys.readouterr().out
-    monkeypatch.setattr(serve_elsewhere, "lectern", lambda folder, asked: ["another"] * len(asked))
+    monkeypatch.setattr(serve_elsewhere, "stock", lambda folder, asked: ["another"] * len(asked))
     assert serve_elsewhere.main(flags) == 1
