@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from app.store.store import Store
 
 SHOWN = 4
-TRIED = 16  # the most
+TRIED = 32  # the most
 ANSWER_TOKENS = 32
-LONGEST_CHARS = 80  # of a question: it is a button
-LOOKED_AT_CHARS = 30_000  # of the document, from its beginning; the rules take a fifth of a second for them
-# Short questions about single facts, the surest first; a document gives those of prose or those of code.
+LONGEST_CHARS = 140  # of a question: it is a button
+LOOKED_AT_CHARS = 60_000  # of the document, from its beginning; the rules take less than a second for them
+# Short questions about single facts, the surest first; a document gives those of prose or those of code. Small models
+# are right about what is left out of a sentence more often than about who said or did something.
 KINDS = (
-    "who_is", "named", "fact", "chapter_title", "who_said", "number", "who_did",
+    "who_is", "named", "fact", "chapter_title", "number", "cloze", "who_said", "who_did", "continue",
     "constant", "defined_in", "method_of", "base_class", "imported_from",
 )  # fmt: skip
 
