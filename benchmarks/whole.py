@@ -130,7 +130,9 @@ def _listed(chat: "DocumentChat", document: str, parts: Mapping[int, Any]) -> Va
     code = [part for part in parts.values() if part.label.endswith(".py")]
     if code:
         module = max(code, key=lambda part: part.text.count("def "))
-        truth = len(Code(module.text).definitions)
+        truth = sum(
+            len(Code(part.text).definitions) for part in code if part.label == module.label
+        )  # long ones are cut
         *_, done = chat.ask(f"List all functions and classes in {module.label}", documents=[document])
         of_module = {e.part for e in done.evidence} <= {p.index for p in code if p.label == module.label}
     else:
