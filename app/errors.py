@@ -73,6 +73,18 @@ class InUseError(LecternError):
     """The model is answering or reading for somebody else; what is asked can be asked again."""
 
 
+class LimitError(LecternError):
+    """A user has had what they may.
+
+    Attributes:
+        wait_s: when to ask again; None where something has to be deleted first.
+    """
+
+    def __init__(self, message: str, wait_s: int | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
 class DamagedBlock(StoreError):
     """Stored memory that fails its check, or belongs to other tokens; it has to be read again."""
 

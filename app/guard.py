@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +24,7 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 KEY = "key"  # in the URL that is printed
 HEALTH = "/health"
 OPEN_TO_ALL = (HEALTH, "/ready")
+SIGN_IN, SIGN_OUT = "/sign-in", "/sign-out"
 PROGRAMS = re.compile(r"/v1/.*|/metrics")  # these want the key for programs, and no cookie
 CALLS = ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/run/predict/")
 OPEN_PAGE = "/gradio_api/heartbeat/"  # a request that lasts as long as the page is open
@@ -97,51 +98,39 @@ class Guard:
     Attributes:
         users: whose a key for programs is, if it is not the owner's; the app sees it as `scope["lectern.user"]`, or
             `scope["lectern.owner"]`.
-        beyond: requests come from other computers too: only the routes for programs are there.
-        check: looks at the events.
-        opened: is entered while a page is open, with its session.
+        beyond: where requests come from other computers too, the form that opens the page to them; None on this one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, key: str, check: Check, opened: Callable[[str], Any], programs: str = "",
-        users: Callable[[str], Any] = lambda key: None, beyond: bool = False,
+        self, app: ASGIApp, *, key: str, programs: str = "", users: Callable[[str], Any] = lambda key: None,
+        beyond: "Beyond | None" = None,
     ) -> None:  # fmt: skip
         self.app = app
         self.key = key
         self.programs, self.users, self.beyond = programs, users, beyond
-        self.check = check
-        self.opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        answer = self._answer(scope, headers)
-        if answer is None and scope["path"] in CALLS and scope["method"] == "POST":
-            body, answer = await self._checked(headers, receive)
-            receive = _replayed(body, receive)
+        answer = self._answer(scope, Headers(scope=scope))
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "refused"})
-        elif answer is not None:
-            await answer(scope, receive, _with_policy(send))
         else:
-            with self.opened(scope["path"][len(OPEN_PAGE) :]) if scope["path"].startswith(OPEN_PAGE) else nullcontext():
-                await self.app(scope, receive, _with_policy(send))
+            await (answer or self.app)(scope, receive, _with_policy(send))
 
-    def _answer(self, scope: Scope, headers: Headers) -> Response | None:
+    def _answer(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         """A refusal, or the redirect that takes the key out of the address; None lets the request through."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get(KEY, [])
         opening = scope.get("method") == "GET" and scope["path"] == "/"
         site = None if opening else headers.get("sec-fetch-site")
-        problem = refusal(headers.getlist("host"), headers.getlist("origin"), site, self.beyond)
+        problem = refusal(headers.getlist("host"), headers.getlist("origin"), site, self.beyond is not None)
         if problem is not None:
             return PlainTextResponse(problem, status_code=403)
         if PROGRAMS.fullmatch(scope["path"]):
             return self._refused_program(scope, headers.get("authorization", ""))
-        if self.beyond:
-            scope["lectern.known"] = False
-            return None if scope["path"] == HEALTH else PlainTextResponse("There is nothing here.", 404)
+        if self.beyond is not None:
+            return self._answer_beyond(scope, headers, self.beyond)
         name = cookie_name(headers["host"])
         if opening and given and all(self._is_key(one) for one in given):
             return self._welcome(name, headers)
@@ -155,6 +144,20 @@ class Guard:
             return PlainTextResponse("Open Lectern by the address that it printed when it started.", status_code=403)
         if not ROUTES.fullmatch(scope["path"]):
             return PlainTextResponse("There is nothing here.", status_code=404)
+        return None
+
+    def _answer_beyond(self, scope: Scope, headers: Headers, beyond: "Beyond") -> ASGIApp | None:
+        """The page for those who signed in; to others the form, and nothing else but health."""
+        who, path = beyond.who(headers), scope["path"]
+        scope["lectern.known"] = bool(who)
+        if who:
+            scope["lectern.owner" if who is True else "lectern.user"] = who
+        if path == HEALTH:
+            return None
+        if path in (SIGN_IN, SIGN_OUT) or (path == "/" and not who and scope.get("method") == "GET"):
+            return beyond
+        if not who or not ROUTES.fullmatch(path):
+            return PlainTextResponse("There is nothing here.", 404)
         return None
 
     def _refused_program(self, scope: Scope, given: str) -> Response | None:
@@ -182,12 +185,54 @@ class Guard:
         answer.headers["Cache-Control"] = "no-store"
         return answer
 
-    async def _checked(self, headers: Headers, receive: Receive) -> tuple[bytes, Response | None]:
+
+class Beyond(Protocol):
+    """The form by which the page is opened from other computers, an ASGI app."""
+
+    def who(self, headers: Headers) -> Any:
+        """Whoever signed in, True for the owner; False for nobody."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class OnlyPrograms:
+    """From other computers there is no page."""
+
+    def who(self, headers: Headers) -> bool:
+        return False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
+
+
+class Events:
+    """ASGI middleware of one page: looks at its events, and knows which loads of it are open.
+
+    Attributes:
+        check: looks at the events.
+        opened: is entered while a page is open, with its session.
+    """
+
+    def __init__(self, app: ASGIApp, *, check: Check, opened: Callable[[str], Any]) -> None:
+        self.app, self.check, self.opened = app, check, opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["path"] in CALLS and scope["method"] == "POST":
+            body, answer = await self._checked(receive)
+            receive = _replayed(body, receive)
+            if answer is not None:
+                return await answer(scope, receive, send)
+        with self.opened(scope["path"][len(OPEN_PAGE) :]) if scope["path"].startswith(OPEN_PAGE) else nullcontext():
+            await self.app(scope, receive, send)
+
+    async def _checked(self, receive: Receive) -> tuple[bytes, Response | None]:
         """The body of an event, and the refusal of one that the page would not send, with one line in the log.
 
         Half characters in it are replaced: no answer could repeat them.
         """
-        body, problem = await _read(receive, CALL_BYTES), None
+        body, problem = await read_body(receive, CALL_BYTES), None
         if len(body) > CALL_BYTES:
             problem = f"more than {CALL_BYTES >> 20} MB"
         else:
@@ -209,7 +254,7 @@ def cookie_name(host: str) -> str:
     return f"lectern-{port[1] if port else 80}"
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def read_body(receive: Receive, limit: int) -> bytes:
     """The body of a request; reading ends soon after the limit."""
     body = bytearray()
     while len(body) <= limit:
@@ -238,7 +283,7 @@ def _with_policy(send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             headers["Content-Security-Policy"] = CONTENT_POLICY
             headers["X-Content-Type-Options"] = "nosniff"
-            headers["Referrer-Policy"] = "no-referrer"
+            headers["Referrer-Policy"] = "same-origin"  # without one the forms of the page would come from nowhere
         await send(message)
 
     return wrapped

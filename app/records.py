@@ -114,6 +114,7 @@ class MemoryText:
     spans: tuple[Span, ...]
 
 
+SHARED = "shared by "  # begins the remark that says whose copy a document is
 MOSTLY_UNREAD = "most of this document could not be read"  # how the note of such a document begins
 
 
@@ -136,6 +137,12 @@ class DocumentInfo:
     def mostly_unread(self) -> bool:
         """True when most of its pages gave no text, so that it must not pass for read."""
         return any(note.startswith(MOSTLY_UNREAD) for note in self.notes)
+
+    @property
+    def shared_by(self) -> str:
+        """The name of the user who shared it; "" for one of one's own."""
+        note = next((note for note in self.notes if note.startswith(SHARED)), "")
+        return note.removeprefix(SHARED).partition(";")[0]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The one FastAPI app: Gradio at /, health and chat export beside it, on this machine's loopback only."""
 
 import getpass
+import hmac
 import logging
 import os
 import re
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import __version__
 from app.errors import ConfigError, LecternError, StoreError
-from app.guard import PROGRAMS, Guard, address, new_key
+from app.guard import PROGRAMS, Events, Guard, address, new_key
 from app.store.home import programs_key
 from app.store.room import Room
 from app.store.users import Users
@@ -36,17 +37,23 @@ if TYPE_CHECKING:
     import uvicorn
 
     from app.api.people import People
+    from app.api.reading import BackgroundReading
     from app.api.routes import Endpoint
+    from app.api.sign_in import SignIn
     from app.chat import DocumentChat
+    from app.store.users import User
 
 log = logging.getLogger(__name__)
+
+# (library, its queue of readings, name of the user, folder for uploads) -> the page
+Build = Callable[["DocumentChat", "BackgroundReading", str, Path], "gradio.Blocks"]
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT = 7860
 PORTS_TRIED = 100
 SNAPS = ("/snap/bin/firefox", "/snap/bin/chromium")
 MAX_UPLOAD = "512mb"
-UPLOAD = "/gradio_api/upload"
+UPLOAD, UPLOADS = "/gradio_api/upload", "uploads"
 
 
 @dataclass(frozen=True)
@@ -81,66 +88,55 @@ class Network:
 
     @property
     def beyond(self) -> bool:
-        """Whether other computers may ask; the page is not there then."""
+        """Whether other computers may ask; the page wants to be signed in to then."""
         return self.host not in (ADDRESS, "::1", "localhost") or self.behind_proxy or bool(self.certificate)
+
+    def page(self, port: int) -> str:
+        """Where the page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.certificate else ''}://{host}:{port}/"
 
     def url(self, port: int) -> str:
         """The base URL for programs."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.certificate else ''}://{host}:{port}/v1"
+        return f"{self.page(port)}v1"
 
 
 def create_app(
     chat: "DocumentChat", blocks: "gradio.Blocks", key: str, programs: str = "", people: "People | None" = None,
-    beyond: bool = False,
+    beyond: "SignIn | None" = None,
 ) -> FastAPI:  # fmt: skip
-    """Mount the page at / beside the routes that are not Gradio's: OpenAI's protocol under /v1, health and exports.
+    """The whole app of an owner: the page at /, OpenAI's protocol under /v1, health and exports.
 
     Args:
         blocks: what `app.ui.build.build(chat)` made; its theme, css, head, check and queue are used.
         key: without it only /health answers.
         programs: the key that other programs send; "" keeps /v1 closed.
         people: users who have keys of their own.
-        beyond: other computers ask too; they find /v1 and /health, and nothing else.
+        beyond: where other computers ask too, what opens the page to them.
     """
-    import gradio
-
+    from app.api.metrics import Metrics
     from app.api.people import Audit, ByUser
     from app.api.routes import Endpoint
 
     app = FastAPI(title="Lectern", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    endpoint = Endpoint(chat, blocks.reading, share=people.share if people else None)
+    share, metrics = (people.share, people.metrics) if people else (None, None)
+    endpoint = Endpoint(chat, blocks.reading, share, metrics or Metrics())
     app.include_router(endpoint.router())
-    app.add_middleware(UploadRoom, home=chat.settings.folder)
+    _page_middleware(app, blocks, chat.settings.folder / UPLOADS)
     if people:
         app.add_middleware(ByUser, people=people)
     app.add_middleware(
-        Guard, key=key, check=blocks.check, opened=blocks.sessions.open, programs=programs, beyond=beyond,
-        users=people.of_key if people else lambda key: None,
-    )  # fmt: skip
+        Guard, key=key, programs=programs, beyond=beyond, users=people.of_key if people else lambda key: None
+    )
     if people:
         app.add_middleware(Audit, home=chat.settings.folder, watched=PROGRAMS.fullmatch)
 
     _own_routes(app, chat, endpoint)
-    blocks.has_launched = True  # mounting does not say so, and Gradio looks where an event's files lie only then
-    return gradio.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        server_name=ADDRESS,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        show_error=False,
-        max_file_size=MAX_UPLOAD,
-        theme=blocks.theme,
-        css=blocks.css,
-        head=blocks.head,
-    )
+    return _with_page(app, chat, blocks)
 
 
 def _own_routes(app: FastAPI, chat: "DocumentChat", endpoint: "Endpoint") -> None:
-    """How Lectern is; its chats as files and its pages as pictures for the one who may see them."""
+    """How Lectern is."""
     from app.api.metrics import FORM
 
     @app.get("/health")
@@ -161,6 +157,52 @@ def _own_routes(app: FastAPI, chat: "DocumentChat", endpoint: "Endpoint") -> Non
     @app.get("/metrics")
     def metrics() -> Response:
         return Response(endpoint.metrics.text(), media_type=FORM)
+
+
+def user_app(chat: "DocumentChat", blocks: "gradio.Blocks", uploads: Path) -> FastAPI:
+    """The page of a user who signed in; who asks was looked at before.
+
+    Args:
+        uploads: where files lie that the browser sent.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _page_middleware(app, blocks, uploads)
+    _with_page(app, chat, blocks)
+    mounted = app.routes[-1].app  # Gradio's own app; else it would take the folder of the page that was made last
+    mounted.uploaded_file_dir = str(uploads)
+    return app
+
+
+def _page_middleware(app: FastAPI, blocks: "gradio.Blocks", uploads: Path) -> None:
+    app.add_middleware(FirstPage)
+    app.add_middleware(UploadRoom, folder=uploads)
+    app.add_middleware(Events, check=blocks.check, opened=blocks.sessions.open)
+
+
+def _with_page(app: FastAPI, chat: "DocumentChat", blocks: "gradio.Blocks") -> FastAPI:
+    """Mount the page at / beside exports and pages of documents."""
+    import gradio
+
+    _files_routes(app, chat)
+    blocks.has_launched = True  # mounting does not say so, and Gradio looks where an event's files lie only then
+    return gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        server_name=ADDRESS,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        theme=blocks.theme,
+        css=blocks.css,
+        head=blocks.head,
+    )
+
+
+def _files_routes(app: FastAPI, chat: "DocumentChat") -> None:
+    """Chats as files, and pages as pictures, for the one who may see them."""
 
     @app.get("/chats/{chat_id}/export.{form}")
     def export(chat_id: str, form: Literal["md", "json", "lectern"]) -> Response:
@@ -282,11 +324,45 @@ def _export(chat: "DocumentChat", chat_id: str, form: str) -> Response:
     return _Once(path, media_type="application/octet-stream", headers=headers)
 
 
+class FirstPage:
+    """ASGI middleware: what is at / is made once for each address by which it is opened; all loads of it are alike.
+
+    Gradio would describe the whole page anew each time, for 30 ms of a thread that answers and readings need.
+    """
+
+    KEPT = 8
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._kept: dict[tuple[Any, ...], list[Message]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (scope.get("method"), scope.get("path"), scope.get("query_string")) != ("GET", "/", b""):
+            return await self.app(scope, receive, send)
+        named = (pair for pair in scope["headers"] if pair[0] == b"host" or pair[0].startswith(b"x-forwarded-"))
+        address = (scope["scheme"], *sorted(named))
+        made = self._kept.get(address, [])
+        for message in made:
+            await send({**message, "headers": [*message["headers"]]} if "headers" in message else message)
+        if made:
+            return
+
+        async def keeping(message: Message) -> None:
+            made.append({**message, "headers": [*message["headers"]]} if "headers" in message else message)
+            await send(message)
+
+        await self.app(scope, receive, keeping)
+        if made and made[0].get("status") == 200 and not made[-1].get("more_body"):
+            while len(self._kept) >= self.KEPT:
+                self._kept.pop(next(iter(self._kept)), None)
+            self._kept[address] = made
+
+
 class UploadRoom:
     """ASGI middleware: an upload that finds no room is told why, and one that breaks off leaves nothing."""
 
-    def __init__(self, app: ASGIApp, *, home: Path) -> None:
-        self.app, self.home = app, home
+    def __init__(self, app: ASGIApp, *, folder: Path) -> None:
+        self.app, self.folder = app, folder
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -303,8 +379,8 @@ class UploadRoom:
         self._running += 1
         try:
             length = Headers(scope=scope).get("content-length", "")
-            if self.home.exists():
-                Room(self.home).require(int(length) if length.isdecimal() else 0)
+            if (home := self.folder.parent).exists():
+                Room(home).require(int(length) if length.isdecimal() else 0)
             await self.app(scope, receive, noting)
         except (OSError, StoreError) as error:
             if came:
@@ -315,7 +391,7 @@ class UploadRoom:
         finally:
             self._running -= 1
             if not self._running and came != [200]:
-                for path in (self.home / "uploads").glob("tmp*"):  # parts of uploads; whole ones lie in folders
+                for path in self.folder.glob("tmp*"):  # parts of uploads; whole ones lie in folders
                     if path.is_file():
                         path.unlink(missing_ok=True)
 
@@ -362,6 +438,7 @@ def serve(
     say: Callable[[str], None] = partial(print, flush=True),
     key: str | None = None,
     network: Network = Network(),
+    build: "Build | None" = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; the caller closes `chat` afterwards.
 
@@ -371,11 +448,14 @@ def serve(
         say: gets the lines for the user, the URL last.
         key: of a page that is open already; a new one when not given.
         network: where it listens, and how.
+        build: makes the page of a user; None where users have none.
 
     Raises:
-        ConfigError: no port can be used.
+        ConfigError: no port can be used, or other computers could ask and there is no user.
     """
+    from app.api.metrics import Metrics
     from app.api.people import People
+    from app.api.sign_in import SignIn
 
     listener = bind(port, network.host)
     port = listener.getsockname()[1]
@@ -384,6 +464,7 @@ def serve(
 
     def ready() -> None:
         if network.beyond:
+            say(f"Browsers sign in at {network.page(port)}")
             say(f"Programs with a key reach Lectern at {network.url(port)}")
             return
         chat.lock.set_url(url)
@@ -393,10 +474,21 @@ def serve(
         if browser and has_display() and not opened:
             threading.Thread(target=show_page, args=(url, chat.settings.folder), daemon=True).start()
 
-    people = People(chat, Users(chat.settings.folder))
+    def make_page(own: "DocumentChat", user: "User", endpoint: "Endpoint") -> ASGIApp:
+        assert build is not None
+        uploads = chat.settings.folder / UPLOADS / user.id
+        return user_app(own, build(own, endpoint.reading, user.name, uploads), uploads)
+
+    users, programs = Users(chat.settings.folder), _programs_key(chat, say)
+    if network.beyond and not users.everyone():
+        listener.close()
+        raise ConfigError("other computers could ask, and there is no user; add one: python launch.py users add NAME")
+    people = People(chat, users, make_page if build and network.beyond else None, Metrics())
+    is_owner = lambda given: bool(programs) and hmac.compare_digest(given.encode(), programs.encode())  # noqa: E731
+    beyond = SignIn(is_owner, people.of_key, people.of_digest) if network.beyond else None
     with _quiet_stop():
         try:
-            app = create_app(chat, blocks, key, _programs_key(chat, say), people, network.beyond)
+            app = create_app(chat, blocks, key, programs, people, beyond)
             blocks.reading.take_up()
             _server(app, ready, chat.jobs.stop, network).run(sockets=[listener])
         finally:

@@ -11,6 +11,7 @@ JSON line, and writes benchmarks/results/separation.json; the exit code is 1 whe
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -183,6 +184,58 @@ def try_all(client: Client, key: str, theirs: Theirs) -> tuple[Counter[str], lis
     return tried, reached
 
 
+def by_the_page(client: Client, key: str, theirs: Theirs) -> tuple[Counter[str], list[str]]:
+    """The ways of a browser that signed in: pages and exports by id, and every click with the other's ids.
+
+    As `try_all`; nothing where there is no page.
+    """
+    signed = client.request("POST", "/sign-in", data={"key": key})
+    token = re.search(r"lectern-session=([\w-]+)", signed.headers.get("set-cookie", ""))
+    headers = {"Cookie": f"lectern-session={token[1]}"} if token else {}
+    tried: Counter[str] = Counter()
+    reached = []
+
+    def ask(kind: str, method: str, path: str, **given: Any) -> Any:
+        answer = client.request(method, path, headers=headers, **given)
+        tried[kind] += 1
+        if theirs.shown_in(answer.text, f"{path} {json.dumps(given)}"):
+            reached.append(f"page, {method} {path} {str(given)[:250]}: {answer.status_code} {answer.text[:250]}")
+        return answer
+
+    config = ask("page: config", "GET", "/config")
+    if config.status_code != 200:
+        return Counter(), []
+    ids = (theirs.document, theirs.chat)
+    for id in ids:
+        for path in (
+            "/chats/{}/export.md",
+            "/chats/{}/export.json",
+            "/chats/{}/export.lectern",
+            "/documents/{}/pages/1.jpg",
+        ):
+            ask("page: export", "GET", path.format(id))
+    parts = {part["id"]: part for part in config.json()["components"]}
+    for event in config.json()["dependencies"]:
+        bridges = [id for id, _ in event["targets"] if str(_name(parts.get(id))).startswith("do-")]
+        if not bridges or event["queue"] is not False or not event["backend_fn"]:
+            continue
+        data = [(parts.get(id) or {}).get("props", {}).get("value") for id in event["inputs"]]
+        for id in (*ids, f"{theirs.document}@1", f"{theirs.chat}|1"):
+            body = {
+                "fn_index": event["id"],
+                "data": data,
+                "session_hash": "a1",
+                "event_data": {"id": id, "text": TITLE},
+            }
+            ask("page: click", "POST", "/gradio_api/run/predict", json=body)
+    client.request("POST", "/sign-out", headers=headers)
+    return tried, reached
+
+
+def _name(part: dict[str, Any] | None) -> Any:
+    return (part or {}).get("props", {}).get("elem_id")
+
+
 def same_text(client: Client, key: str) -> list[str]:
     """The same document sent by the other: nothing of the first one's reading may serve it."""
     headers = {"Authorization": f"Bearer {key}"}
@@ -220,6 +273,8 @@ def main() -> int:
                     time.sleep(0.5)
                 theirs = have(client, keys["ann"], "ann", ann["id"], ann["digest"])
                 tried, reached = try_all(client, keys["ben"], theirs)
+                by_page, more = by_the_page(client, keys["ben"], theirs)
+                tried, reached = tried + by_page, reached + more
                 reached += same_text(client, keys["ben"])
                 open_routes = without_key(client)
                 own = {"Authorization": f"Bearer {keys['ann']}"}

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from app.chat.coverage import Coverage, coverage
+from app.chat.allowance import Allowance
 from app.chat.fetching import Fetching, Offer
 from app.chat.focus import Sight, choices
 from app.chat.library import DiskSpace
@@ -222,6 +223,8 @@ class FakeDocumentChat:
         pace_s: pause per streamed word and per reading step, so that a browser test can see the states between.
     """
 
+    guest = False
+
     def __init__(self, home: Path, *, pace_s: float = 0.0, model: ModelState | None = None) -> None:
         self.settings = Settings(home=home)
         self.policies: list[str] = []  # asked for
@@ -247,6 +250,7 @@ class FakeDocumentChat:
         self._done_tokens: dict[str, int] = {}
         self._also_read: set[tuple[str, str]] = set()  # (document, policy)
         self._chats: dict[str, _Chat] = {}
+        self.allowance = Allowance()
         self._stop = threading.Event()
         self._turns = Turns()
         self._busy: str | None = None
@@ -365,9 +369,16 @@ class FakeDocumentChat:
 
     @contextmanager
     def claim(
-        self, what: str, since: int | None = None, *, behind: bool = False, beside: bool = False
+        self,
+        what: str,
+        since: int | None = None,
+        *,
+        behind: bool = False,
+        beside: bool = False,
+        cancel: threading.Event | None = None,
     ) -> Iterator[SimpleNamespace]:
-        if not self._turns.take(behind, end=self._stop.set, wait_s=0 if behind else 5):
+        kind = "behind" if behind else "alone"
+        if not self._turns.take(kind, end=self._stop.set, wait_s=0 if behind else 5):
             raise InUseError(f"busy: {self._busy}")
         self._stop.clear()
         if since is not None and self.stops != since:
@@ -377,7 +388,7 @@ class FakeDocumentChat:
             yield SimpleNamespace(cancel=self._stop)
         finally:
             self._busy = None
-            self._turns.give_back()
+            self._turns.give_back(kind)
 
     def notes(self) -> list[str]:
         return list(self.told)
@@ -679,6 +690,7 @@ class FakeDocumentChat:
         system: str = "",
         so_far: Collection[str] = (),
         through: bool | None = None,
+        cancel: threading.Event | None = None,
     ) -> Iterator[Reading | Delta | Done]:
         since = self.stops
         self.asked.append({"question": question, "chat": chat, "documents": tuple(documents), "generation": generation,

@@ -71,7 +71,7 @@ def serving(arguments: Sequence[str], folder: Path, start_s: float = START_S, en
     def listen() -> None:
         for line in process.stdout:
             server.log.append(line.rstrip())
-            if found := re.search(r"(?:Lectern is open at|Programs with a key reach Lectern at) (http://\S+)", line):
+            if found := re.search(r"(?:Lectern is open at|Programs with a key reach Lectern at) (https?://\S+)", line):
                 server.url = found.group(1)
                 open_now.set()
         open_now.set()

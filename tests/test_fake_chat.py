@@ -17,7 +17,16 @@ from tests.fake_chat import FakeDocumentChat, FakeStore
 PARTS = (DocumentChat, Jobs, LoadedModel, ModelShelf, Library, DocumentPages, SavedChats, Transfers)
 # The fake is made directly, and has no sessions; the endpoint, which alone calls the last four, has tests of its own.
 REAL_ONLY = {"open", "start", "use", "share", "answering", "ended", "forget", "sessions", "sessions_under"}
-REAL_ONLY |= {"sessions_of", "recipe_under", "take_turns", "forget_empty", "beside", "follow"}
+REAL_ONLY |= {
+    "undisturbed",
+    "without_reading",
+    "sessions_of",
+    "recipe_under",
+    "take_turns",
+    "forget_empty",
+    "beside",
+    "follow",
+}
 
 
 def public(kind: type) -> dict[str, object]:

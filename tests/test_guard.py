@@ -66,7 +66,7 @@ def test_without_the_key_nothing_is_answered(stranger: TestClient, path: str, me
     answer = stranger.request(method, path, headers={"Cookie": f'lectern-7860="{cookie}"'} if cookie else {})
     assert answer.status_code == 403
     assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
-    assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["Referrer-Policy"] == "same-origin"
 
 
 def test_the_page_without_the_key_says_what_to_do(stranger: TestClient) -> None:
@@ -212,7 +212,7 @@ def test_pages_that_were_left_are_let_go_of(owner: TestClient, blocks) -> None:
 def test_routes_for_programs_want_their_own_key(header, status):
     app = FastAPI()
     app.get("/v1/models")(lambda: {})
-    app.add_middleware(guard.Guard, key="page", check=None, opened=None, programs="right")
+    app.add_middleware(guard.Guard, key="page", programs="right")
     client = TestClient(app, base_url="http://127.0.0.1:7860", cookies={"lectern-7860": "page"})
     answer = client.get("/v1/models", headers={"Authorization": header} if header else {})
     assert answer.status_code == status
@@ -225,7 +225,7 @@ def test_metrics_want_the_key_for_programs_and_readiness_none():
     app = FastAPI()
     app.get("/metrics")(lambda: {})
     app.get("/ready")(lambda: {})
-    app.add_middleware(guard.Guard, key="page", check=None, opened=None, programs="right")
+    app.add_middleware(guard.Guard, key="page", programs="right")
     client = TestClient(app, base_url="http://127.0.0.1:7860", cookies={"lectern-7860": "page"})
     assert client.get("/ready").status_code == 200 and client.get("/metrics").status_code == 401
     assert client.get("/metrics", headers={"Authorization": "Bearer right"}).status_code == 200
@@ -233,6 +233,6 @@ def test_metrics_want_the_key_for_programs_and_readiness_none():
 
 def test_without_a_key_for_programs_nothing_opens_their_routes():
     app = FastAPI()
-    app.add_middleware(guard.Guard, key="page", check=None, opened=None)
+    app.add_middleware(guard.Guard, key="page")
     client = TestClient(app, base_url="http://127.0.0.1:7860")
     assert client.get("/v1/models", headers={"Authorization": "Bearer "}).status_code == 401

@@ -35,6 +35,7 @@ LIBRARIES = {
     "fastapi": {"server", "api", "cluster"},
     "prometheus_client": {"api"},
     "pydantic": {"api"},
+    "anyio": {"api"},
     "starlette": {"server", "guard", "recovery", "api", "cluster"},
     "uvicorn": {"server"},
     "ray": {"cluster"},

@@ -223,3 +223,30 @@ def test_the_key_stands_in_no_command_line(tmp_path: Path, monkeypatch: pytest.M
         assert opened.pop() == file.as_uri()
         assert f"url=http://127.0.0.1:1/?key={key}" in file.read_text(encoding="utf-8")
         assert file.stat().st_mode & 0o077 == 0
+
+
+def test_the_page_is_made_once_for_each_address() -> None:
+    made: list[str] = []
+
+    async def page(scope, receive, send):
+        made.append(dict(scope["headers"])[b"host"].decode())
+        body = f"page of {made[-1]}, {len(made)}".encode()
+        status = 500 if made[-1] == "broken" else 200
+        await send({"type": "http.response.start", "status": status, "headers": [(b"x", b"1")]})
+        await send({"type": "http.response.body", "body": body})
+
+    client = TestClient(server.FirstPage(page), base_url="http://one")
+    assert [client.get("/").text for _ in range(3)] == ["page of one, 1"] * 3
+    assert client.get("/", headers={"Host": "two"}).text == "page of two, 2"
+    assert client.get("/?deep_link=x").text == "page of one, 3" and client.get("/config").text == "page of one, 4"
+    assert [client.get("/", headers={"Host": "broken"}).text[-1] for _ in range(2)] == ["5", "6"]
+    for number in range(server.FirstPage.KEPT):
+        client.get("/", headers={"Host": f"name{number}"})
+    assert client.get("/").text == "page of one, 15" and client.get("/").headers["x"] == "1"
+
+
+def test_the_page_that_was_kept_is_the_one_that_gradio_made(client: TestClient) -> None:
+    first, second = client.get("/"), client.get("/")
+    assert first.text == second.text and dict(first.headers) == dict(second.headers)
+    other = client.get("/", headers={"Host": "localhost:7860", "Cookie": "lectern-7860=k3y"})
+    assert "http://localhost:7860" in other.text and "http://localhost:7860" not in first.text

@@ -4,7 +4,16 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from app.errors import CancelledError, InUseError, LecternError, ModelError, NotFoundError, StoreError, refusal
+from app.errors import (
+    CancelledError,
+    InUseError,
+    LecternError,
+    LimitError,
+    ModelError,
+    NotFoundError,
+    StoreError,
+    refusal,
+)
 
 MOST_WAIT_S = 120  # clients that honour Retry-After give up at once beyond it
 
@@ -46,6 +55,9 @@ def told(error: Exception) -> ApiError | None:
     """What a client is told of an error of ours; None for one that nobody foresaw."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, LimitError):
+        code = "insufficient_quota" if error.wait_s is None else "rate_limit_exceeded"
+        return ApiError(str(error), status=429, code=code, retry_after_s=error.wait_s)
     if isinstance(error, InUseError):
         return ApiError(str(error), status=503, code="busy", retry_after_s=2)
     if isinstance(error, NotFoundError):

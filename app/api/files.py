@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from app.api.errors import ApiError
-from app.api.limits import Allowance
 from app.api.reading import BackgroundReading
 from app.api.schema import read_json
 from app.records import DocumentInfo
@@ -32,10 +31,8 @@ MOST_BYTES = 512_000_000
 class FileRoutes:
     """Handlers of /v1/files."""
 
-    def __init__(
-        self, chat: "DocumentChat", reading: BackgroundReading, allowance: Allowance, share: Share | None
-    ) -> None:
-        self.chat, self.reading, self.allowance, self._share = chat, reading, allowance, share
+    def __init__(self, chat: "DocumentChat", reading: BackgroundReading, share: Share | None) -> None:
+        self.chat, self.reading, self._share = chat, reading, share
 
     def routes(self) -> list[tuple[str, str, Callable[[Request], Any]]]:
         """(path, method, handler) of each."""
@@ -61,7 +58,6 @@ class FileRoutes:
         return JSONResponse(self._described(info, purpose))
 
     def _add(self, path: Path) -> DocumentInfo:
-        self.allowance.room(self.chat)
         info = self.chat.library.add_document(path, name=path.name)
         if info.state != "read":
             self.reading.add(info.id)
@@ -78,7 +74,7 @@ class FileRoutes:
         """Forget a document and its memory, as the page does."""
         info = await run_in_threadpool(self._document, request)
         self.reading.forget(info.id)
-        with self.reading.answer_first():
+        with self.reading.hold():
             await run_in_threadpool(self.chat.library.delete_document, info.id)
         return JSONResponse({"id": PREFIX + info.id, "object": "file", "deleted": True})
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,23 +155,17 @@ def split_model(name: str, loaded: str) -> list[str]:
     return [document] if document else []
 
 
-def add_files(
-    chat: "DocumentChat", files: Sequence[FilePart], room: Callable[["DocumentChat"], None] = lambda chat: None
-) -> list[str]:
+def add_files(chat: "DocumentChat", files: Sequence[FilePart]) -> list[str]:
     """Ids of the documents that these files are; those that came with the request are added to the library.
 
-    Args:
-        room: refuses another document.
-
     Raises:
-        LecternError: a file cannot be read as a document, or an id is not known.
+        LecternError: a file cannot be read as a document, there is no room for it, or an id is not known.
     """
     ids = []
     for file in files:
         if file.id:
             ids.append(chat.library.document(file.id.removeprefix("file-")).id)
             continue
-        room(chat)
         with tempfile.TemporaryDirectory(prefix="lectern-") as folder:
             path = Path(folder) / file_name(file.name)
             path.write_bytes(file.data)

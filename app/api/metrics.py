@@ -22,8 +22,8 @@ SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100)
 class Metrics:
     """Counts answers as they end; what stands at the moment is looked at when it is asked for."""
 
-    def __init__(self, chat: "DocumentChat", queue: "Queue", reading: "BackgroundReading") -> None:
-        self.chat, self.queue, self.reading = chat, queue, reading
+    def __init__(self) -> None:
+        self._watched: list[tuple[DocumentChat, Queue, BackgroundReading]] = []
         self._registry = CollectorRegistry()
         self._answers = Counter("lectern_answers", "Answers by how they ended", ["ended"], registry=self._registry)
         self._tokens = Counter(
@@ -35,6 +35,10 @@ class Metrics:
             registry=self._registry,
         )  # fmt: skip
         self._registry.register(self)
+
+    def watch(self, chat: "DocumentChat", queue: "Queue", reading: "BackgroundReading") -> None:
+        """Look at one more library when it is asked for; the owner's is the first."""
+        self._watched.append((chat, queue, reading))
 
     def answered(self, done: Done) -> None:
         """Count an answer."""
@@ -54,22 +58,25 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus asks of a collector."""
-        waiting, running = self.queue.lengths()
+        watched = tuple(self._watched)
+        lengths = [queue.lengths() for _, queue, _ in watched]
+        waiting, running = sum(waits for waits, _ in lengths), sum(runs for _, runs in lengths)
         yield GaugeMetricFamily("lectern_answers_waiting", "Requests that wait for the model", waiting)
         yield GaugeMetricFamily("lectern_answers_running", "Requests that are answered", running)
-        documents = len(self.reading.documents())
+        documents = sum(len(reading.documents()) for _, _, reading in watched)
         yield GaugeMetricFamily("lectern_documents_waiting", "Documents in the queue to be read", documents)
-        ready = self.chat.model.model_state().state == "ready"
+        model = watched[0][0].model
+        ready = model.model_state().state == "ready"
         yield GaugeMetricFamily("lectern_ready", "1 when the model is loaded", int(ready))
         if not ready:
             return
-        engine, line = self.chat.model.engine(), self.chat.model.memory_line()
+        engine, lines = model.engine(), [chat.model.memory_line() for chat, _, _ in watched]
         yield GaugeMetricFamily("lectern_reading_tokens_per_second", "Speed measured last", engine.tokens_per_s)
         yield CounterMetricFamily("lectern_steps", "Batches of tokens run", engine.together.batches)
         yield CounterMetricFamily("lectern_step_tokens", "Tokens in these batches", engine.together.tokens)
         memory = GaugeMetricFamily("lectern_memory_bytes", "Keys and values by where they are", labels=["tier"])
-        for tier, size in (("device", line.device_bytes), ("host", line.host_bytes), ("disk", line.disk_bytes)):
-            memory.add_metric([tier], size)
+        for tier in ("device", "host", "disk"):
+            memory.add_metric([tier], sum(getattr(line, f"{tier}_bytes") for line in lines))
         yield memory
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PAUSE_S = 0.05
+BESIDE = ("reading ", "trying ", "answering")  # what the model may be busy with while it reads
 CLOSE_S = 5.0
 KEPT = "reading.json"  # in the data folder
 WENT_WRONG = "Something went wrong inside Lectern; its log has the details."
@@ -96,7 +97,7 @@ class BackgroundReading:
         self._speed = 0.0
         self._batch = 0  # read since the queue was empty
         self._changed = threading.Condition()
-        self._answers = 0
+        self._holds = 0
         self._ended = False
         self._thread: threading.Thread | None = None
 
@@ -157,15 +158,15 @@ class BackgroundReading:
             self._thread.join(CLOSE_S)
 
     @contextmanager
-    def answer_first(self) -> Iterator[None]:
-        """Hold reading back while an answer is wanted."""
+    def hold(self) -> Iterator[None]:
+        """Read nothing meanwhile."""
         with self._changed:
-            self._answers += 1
+            self._holds += 1
         try:
             yield
         finally:
             with self._changed:
-                self._answers -= 1
+                self._holds -= 1
                 self._changed.notify_all()
 
     # --- what users see
@@ -193,7 +194,7 @@ class BackgroundReading:
         return replace(
             now,
             documents=tuple(self._described(known[id], told.get(id)) for id in ids if id in known),
-            held="" if busy.startswith("reading ") else busy,
+            held="" if busy.startswith(BESIDE) else busy,
             tokens_per_s=self._speed,
             problems=tuple((id, known[id].title, why) for id, why in problems.items() if id in known),
         )
@@ -221,7 +222,7 @@ class BackgroundReading:
 
     @property
     def _held(self) -> bool:
-        return self._answers > 0 or self._ended or self.paused
+        return self._holds > 0 or self._ended or self.paused
 
     def _run(self) -> None:
         while True:

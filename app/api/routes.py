@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.errors import ApiError, told
 from app.api.files import FileRoutes, Share
-from app.api.limits import Allowance
 from app.api.metrics import Metrics
 from app.api.messages import FilePart, Talk, add_files, place, read_messages, split_model, texts
 from app.api.reading import BackgroundReading
@@ -38,7 +38,24 @@ MOST_BODY_BYTES = 700_000_000  # a file of 512 MB in base64
 MOST_WAIT_S = 110  # for the model: under what clients wait for a Retry-After
 POLL_S = 0.05
 LOADING_S = 5
+THREADS_BESIDE = 8  # for requests that are refused because the queue is full
 WENT_WRONG = "Something went wrong inside Lectern; its log has the details."
+
+
+class Asker:
+    """Who waits for an answer.
+
+    Attributes:
+        cancel: ends the work for it, set when the client has `left` or somebody pressed Stop.
+    """
+
+    def __init__(self) -> None:
+        self.left, self.cancel = threading.Event(), threading.Event()
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.left.set()
+        self.cancel.set()
 
 
 class Queue:
@@ -69,7 +86,7 @@ class Queue:
             left: set when the client has gone.
 
         Raises:
-            ApiError: too many wait, or for too long.
+            ApiError: too many wait, or for too long, or the client has gone.
         """
         ticket, until = object(), time.monotonic() + self.wait_s
         with self._turn:
@@ -86,6 +103,8 @@ class Queue:
                         raise ApiError("the model was busy for too long; ask again", status=503, code="busy",
                                        retry_after_s=10)  # fmt: skip
                     self._turn.wait(POLL_S * 4)
+            if left.is_set():
+                raise ApiError("the client has gone", status=503, code="gone")
             yield
         finally:
             with self._turn:
@@ -98,19 +117,21 @@ class Endpoint:
 
     Attributes:
         reading: the queue of documents, which the page may share.
-        metrics: what is counted; `app.server` shows it.
+        metrics: what is counted, of all users together; `app.server` shows it.
     """
 
     def __init__(
-        self, chat: "DocumentChat", reading: BackgroundReading | None = None, limits: Limits | None = None,
-        share: Share | None = None,
+        self, chat: "DocumentChat", reading: BackgroundReading | None = None, share: Share | None = None,
+        metrics: Metrics | None = None,
     ) -> None:  # fmt: skip
-        self.chat, self.allowance, self._share = chat, Allowance(limits), share
+        self.chat, self._share = chat, share
         self.reading = reading or BackgroundReading(chat)
-        self.queue = Queue(limits)
-        self.metrics = Metrics(chat, self.queue, self.reading)
+        self.queue = Queue(chat.allowance.limits)
+        self.metrics = metrics or Metrics()
+        self.metrics.watch(chat, self.queue, self.reading)
         self._placing = threading.Lock()
         self._taken: set[str] = set()  # chats in which something is answered
+        self._threads: CapacityLimiter | None = None
 
     def router(self) -> APIRouter:
         """All routes under /v1."""
@@ -125,7 +146,7 @@ class Endpoint:
         return router
 
     def _files(self) -> FileRoutes:
-        return FileRoutes(self.chat, self.reading, self.allowance, self._share)
+        return FileRoutes(self.chat, self.reading, self._share)
 
     # --- models
 
@@ -177,15 +198,15 @@ class Endpoint:
     async def _answer(self, request: Request, body: Body, talk: Talk, reply: Reply) -> Response:
         """Run the first step before anything is sent: what is refused is refused with a status."""
         self._check_ready()
-        left = threading.Event()
-        events = self._events(body, talk, left)
-        watch = asyncio.create_task(_watch(request, left))
+        asker = Asker()
+        events = self._events(body, talk, asker)
+        watch = asyncio.create_task(_watch(request, asker))
         try:
-            first = await run_in_threadpool(_until_text, events)
+            first = await self._in_thread(_until_text, events)
             if body.stream:
                 watch.cancel()
-                return _Stream(self._sent(first, events, reply), events, left)
-            done = await run_in_threadpool(_last, _chained(first, events))
+                return _Stream(self._sent(first, events, reply), events, asker)
+            done = await self._in_thread(_last, _chained(first, events))
             return JSONResponse(reply.whole(done))
         except Exception:
             self.metrics.refused()
@@ -201,29 +222,34 @@ class Endpoint:
         if state.state == "failed":
             raise ApiError(f"no model is loaded: {state.detail}", status=503, code="unavailable", retry_after_s=60)
 
-    def _events(self, body: Body, talk: Talk, left: threading.Event) -> Iterator[Event]:
-        """The answer, when the model is free; reading in the background waits for it."""
+    async def _in_thread(self, work: Callable[..., T], *given: Any) -> T:
+        """Run what waits for the model in threads of its own, so that the page always finds one."""
+        self._threads = self._threads or CapacityLimiter(self.queue.most + THREADS_BESIDE)
+        return await to_thread.run_sync(partial(work, *given), limiter=self._threads)
+
+    def _events(self, body: Body, talk: Talk, asker: Asker) -> Iterator[Event]:
+        """The answer, when the model is free."""
         named = [*split_model(body.model, self._name()), *body.documents]
         wanted = [*(FilePart(id=name) for name in named), *talk.files]
-        self.allowance.question()
-        documents = list(dict.fromkeys(add_files(self.chat, wanted, self.allowance.room)))
-        with self.reading.answer_first(), self.queue.place(left):
+        self.chat.allowance.question()
+        documents = list(dict.fromkeys(add_files(self.chat, wanted)))
+        with self.queue.place(asker.left):
             generation = body.generation()
             with self._placed(talk, documents, body.policy) as (chat, rest):
                 ask = partial(
                     self.chat.ask, talk.question, chat=chat, generation=generation, focus=body.focus, mute=body.mute,
-                    through=body.through,
+                    through=body.through, cancel=asker.cancel,
                 )  # fmt: skip
-                before = self._patiently(partial(self.chat.take_turns, chat, rest), left) if rest else 0
-                for event in self._free(ask, left):
-                    if left.is_set():
+                take = partial(self.chat.take_turns, chat, rest, cancel=asker.cancel)
+                before = self._patiently(take, asker.left) if rest else 0
+                for event in self._free(ask, asker.left):
+                    if asker.left.is_set():
                         return
                     if isinstance(event, Done):
                         if event.stats.stopped:  # on the page, or at the end of Lectern: half an answer is none
                             raise CancelledError("the answer was stopped")
                         event = _with_read(event, before)
                         self.metrics.answered(event)
-                        self.allowance.spend(event)
                     yield event
 
     @contextmanager
@@ -267,7 +293,7 @@ class Endpoint:
         """Server-sent events. A stream that cannot go on ends with an error, never as if it were complete."""
         parts = reply.stream(_chained(first, events))
         try:
-            while (part := await run_in_threadpool(next, parts, None)) is not None:
+            while (part := await self._in_thread(next, parts, None)) is not None:
                 yield part
         except Exception as error:
             known = told(error) or ApiError(WENT_WRONG, status=500)
@@ -279,15 +305,15 @@ class Endpoint:
 class _Stream(StreamingResponse):
     """Server-sent events of an answer, which ends with them, also when the client has gone before the first."""
 
-    def __init__(self, parts: AsyncIterator[str], events: Iterator[Event], left: threading.Event) -> None:
+    def __init__(self, parts: AsyncIterator[str], events: Iterator[Event], asker: Asker) -> None:
         super().__init__(parts, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._events, self._left = events, left
+        self._events, self._asker = events, asker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._left.set()
+            self._asker.leave()
             # A task that is cancelled waits for nothing, but what it waits for goes on.
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._events.close))
 
@@ -308,10 +334,10 @@ def _safe(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
     return route
 
 
-async def _watch(request: Request, left: threading.Event) -> None:
+async def _watch(request: Request, asker: Asker) -> None:
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)
-    left.set()
+    asker.leave()
 
 
 def _until_text(events: Iterator[Event]) -> list[Event]:

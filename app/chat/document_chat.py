@@ -2,11 +2,14 @@
 
 import gc
 import threading
+import time
 from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.chat.allowance import Allowance
 from app.chat.fetching import Fetching
 from app.chat.focus import Sight
 from app.chat.jobs import Job, Jobs
@@ -22,6 +25,7 @@ from app.ingest.stream import returned
 from app.memory.config import GenerationConfig
 from app.records import Delta, Done, Reading, Removal, Working, turns_of
 from app.settings import Settings
+from app.store.users import Limits
 from app.tasks.whole import Task, chosen, recognise
 from app.wellformed import whole
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
 CLOSE_WAIT_S = 5
 LOOK_S = 0.1
+READING_TURN_S = 20.0  # after which a reading lets that of another data folder go on
 
 
 class DocumentChat:
@@ -43,17 +48,26 @@ class DocumentChat:
         model: the model that answers; `shelf` has the others of this computer, `fetching` those that can be had.
         library: the documents; `pages` shows them as pictures, `trials` finds questions about them.
         saved: the chats; `transfers` makes files of them.
+        allowance: what may be taken here; of an owner everything.
+        guest: whether the model is somebody else's.
     """
 
-    def __init__(self, settings: Settings, store, lock) -> None:
+    guest = False
+    _model_kind, _shelf_kind = LoadedModel, ModelShelf
+
+    def __init__(self, settings: Settings, store, lock, limits: Limits | None = None) -> None:
         self.store, self.lock = store, lock
         self.jobs, self.fetching = Jobs(), Fetching()
-        self.model = LoadedModel(settings, store, self.jobs)
-        self.shelf = ModelShelf(self.model, store, self.fetching)
-        self.library, self.pages = Library(store, self.model, self.jobs), DocumentPages(store)
+        self.allowance = Allowance(limits)
+        if limits:
+            self.jobs.most_beside = limits.answers
+        self.model = self._model_kind(settings, store, self.jobs)
+        self.shelf = self._shelf_kind(self.model, store, self.fetching)
+        self.library = Library(store, self.model, self.jobs, lambda: self.allowance.room(self))
+        self.pages = DocumentPages(store)
         self.trials = Trials(store, self.model, self.jobs)
         self.saved = SavedChats(store, self.model, self.jobs, self.library)
-        self.transfers = Transfers(store, self.model, self.jobs)
+        self.transfers = Transfers(store, self.model, self.jobs, lambda: self.allowance.room(self))
         self._opening = threading.Lock()
 
     @property
@@ -62,12 +76,15 @@ class DocumentChat:
         return self.model.settings
 
     @classmethod
-    def open(cls, settings: Settings, *, load: bool = True, engine: "Engine | None" = None) -> "DocumentChat":
+    def open(
+        cls, settings: Settings, *, load: bool = True, engine: "Engine | None" = None, limits: Limits | None = None
+    ) -> "DocumentChat":
         """Take the data folder, open the store and start loading the model behind it.
 
         Args:
             load: start loading now; otherwise the first need of the model loads it.
             engine: one that is loaded already.
+            limits: of the user whose folder it is; None for an owner.
 
         Raises:
             BusyError: another process owns the folder.
@@ -82,7 +99,7 @@ class DocumentChat:
         except BaseException:
             lock.release()
             raise
-        chat = cls(settings, store, lock)
+        chat = cls(settings, store, lock, limits)
         if engine:
             chat.model.use(engine)
         elif load:
@@ -103,13 +120,17 @@ class DocumentChat:
 
     # --- several data folders over one model
 
-    def beside(self, home: Path, **changes: Any) -> "DocumentChat":
+    def beside(
+        self, home: Path, kind: "type[DocumentChat] | None" = None, limits: Limits | None = None, **changes: Any
+    ) -> "DocumentChat":
         """Another data folder over the model that is loaded; jobs in both wait for the same turns.
 
         Args:
+            kind, limits: of a user.
             changes: of the settings.
         """
-        made = DocumentChat.open(replace(self.settings, home=home, **changes), engine=self.model.engine())
+        settings, engine = replace(self.settings, home=home, **changes), self.model.engine()
+        made = (kind or DocumentChat).open(settings, engine=engine, limits=limits)
         made.jobs.share(self.jobs)
         return made
 
@@ -121,7 +142,7 @@ class DocumentChat:
         """Read a document once under a policy, "" for the one at the start; what is stored is not read again.
 
         Args:
-            behind: give way to every other job.
+            behind: go on beside answers, which come first, and give way to every other job.
 
         Raises:
             CancelledError: `stop` was called, or another job came before; the next reading goes on from there.
@@ -131,11 +152,35 @@ class DocumentChat:
         self.model.engine()
         info = self.library.document(document)
         with self.jobs.claim(f"reading {info.title}", since, behind=behind) as job:
-            sessions = self.model.sessions_under(policy or self.model.policy_of())
-            yield from sessions.reader.read(info.id, job.cancel.is_set)
+            if not behind:
+                sessions = self.model.sessions_under(policy or self.model.policy_of())
+                yield from sessions.reader.read(info.id, job.cancel.is_set)
+                return
+            with self.jobs.undisturbed(info.id, job):
+                yield from self._read_behind(info.id, policy or self.model.policy_of(), job)
+            if job.cancelled:
+                raise CancelledError(f"reading {info.title}: gave way")
 
-    def take_turns(self, chat: str, turns: Sequence[tuple[str, str]]) -> int:
+    def _read_behind(self, document: str, policy: str, job: Job) -> Iterator[Reading]:
+        """Read with the floor between answers; after a while the reading of another data folder has its turn."""
+
+        def steps() -> Iterator[Reading]:
+            yield from self.model.sessions_under(policy).reader.read(document, job.cancel.is_set)
+
+        begun: int | None = None
+        with closing(self.model.engine().floor.during(steps(), behind=True)) as shared:
+            for event in shared:
+                begun = event.tokens_done if begun is None else begun
+                turn_over = event.tokens_done > begun and time.monotonic() > job.started + READING_TURN_S
+                if turn_over and self.jobs.waits_behind:
+                    job.cancel.set()
+                yield event
+
+    def take_turns(self, chat: str, turns: Sequence[tuple[str, str]], *, cancel: threading.Event | None = None) -> int:
         """Let a chat go on with turns that were had elsewhere: they are run and kept as if answered here.
+
+        Args:
+            cancel: ends it when set.
 
         Returns:
             the tokens that were run for it, of documents that were not read yet too.
@@ -145,12 +190,14 @@ class DocumentChat:
         """
         self.model.engine()
         id = self.store.chat(chat).id
-        with self.jobs.claim("reading turns", beside=True) as job, self.jobs.answering(id):
+        with self.jobs.claim("reading turns", beside=True, cancel=cancel) as job, self.jobs.answering(id):
             sessions, session = returned(self._opened(id, job))
             before = session.cache.tail.tokens - session.reread - sum(d.tokens_read for d in session.documents)
             for _ in sessions.engine.floor.during(sessions.take(session, *turn, job) for turn in turns):
                 pass
-            return session.cache.tail.tokens - before
+            read = session.cache.tail.tokens - before
+            self.allowance.spend(read)
+            return read
 
     # --- asking
 
@@ -168,6 +215,7 @@ class DocumentChat:
         system: str = "",
         so_far: Collection[str] = (),
         through: bool | None = None,
+        cancel: threading.Event | None = None,
     ) -> Iterator[Reading | Delta | Done]:
         """Ask; documents that are not read yet are read first.
 
@@ -181,15 +229,17 @@ class DocumentChat:
             so_far: documents that are asked as far as they are read, if something of them is.
             through: go through the whole texts part by part, which needs no reading; None: where the question is
                 recognised as one for that (`app.tasks.whole`).
+            cancel: ends it when set, as `jobs.stop` ends all.
 
         Closing the generator stops the answer; what came is kept. When reading is stopped, nothing is answered.
         """
         question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
+        self.allowance.question()
         since = self.jobs.stops
         self.model.engine()
-        with self.jobs.claim("answering", since, beside=True) as job:
+        with self.jobs.claim("answering", since, beside=True, cancel=cancel) as job:
             new = None if chat else self.saved.new_chat(documents, policy, system)
             id, answered = new or self.store.chat(chat).id, False
             try:
@@ -203,7 +253,7 @@ class DocumentChat:
                         return
                     sight = Sight(tuple(focus), tuple(mute), without or "")
                     sessions, session = yield from self._opened(id, job, so_far, sight)
-                    steps = sessions.answer(session, question, generation, job)
+                    steps = self.allowance.counted(sessions.answer(session, question, generation, job))
                     answered = yield from sessions.engine.floor.during(steps)
             finally:
                 if new and not answered and not self.store.messages(new):  # stopped before anything was said
@@ -258,7 +308,8 @@ class DocumentChat:
             if job.cancelled:
                 raise CancelledError("stopped before the chat was opened")
         try:
-            return (yield from self.model.engine().floor.during(steps()))
+            with self.jobs.without_reading(self.store.chat(chat).documents, job):
+                return (yield from self.model.engine().floor.during(steps()))
         finally:
             self._opening.release()
 
@@ -272,6 +323,7 @@ class DocumentChat:
         so_far: Collection[str] = (),
     ) -> Iterator[Reading | Delta | Done]:
         """Answer the last question again; the answer before stays as another version. See `ask`."""
+        self.allowance.question()
         since = self.jobs.stops
         self.model.engine()
         with self.jobs.claim("answering", since) as job:
@@ -280,7 +332,7 @@ class DocumentChat:
             session = yield from sessions.open(id, job, so_far)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))  # first: a wrong name must not cost the answer
             question, after = self._question(session.chat)
-            yield from sessions.answer(session, question, generation, job, after=after)
+            yield from self.allowance.counted(sessions.answer(session, question, generation, job, after=after))
 
     def edit(
         self,
@@ -303,6 +355,7 @@ class DocumentChat:
         question = whole(question).strip()
         if not question:
             raise InputError("the question is empty; type one")
+        self.allowance.question()
         since = self.jobs.stops
         self.model.engine()
         with self.jobs.claim("answering", since) as job:
@@ -311,7 +364,7 @@ class DocumentChat:
             _, after = self._question(id, turn)
             session = yield from sessions.open(id, job, so_far)
             sessions.see(session, Sight(tuple(focus), tuple(mute)))
-            yield from sessions.answer(session, question, generation, job, after=after)
+            yield from self.allowance.counted(sessions.answer(session, question, generation, job, after=after))
 
     def answer_without(
         self, evidence: str, *, generation: GenerationConfig = GenerationConfig()
@@ -320,13 +373,15 @@ class DocumentChat:
 
         Later regions were encoded after reading the passage, so traces of it stay: this is a mask, not a deletion.
         """
+        self.allowance.question()
         since = self.jobs.stops
         self.model.engine()
         item, chat, message = self.store.evidence(evidence)
         with self.jobs.claim("answering", since) as job:
             sessions = self.model.sessions_of(chat, message)
             session = yield from sessions.open(chat, job)
-            yield from sessions.answer_without(session, item, message, generation, job)
+            steps = sessions.answer_without(session, item, message, generation, job)
+            yield from self.allowance.counted(steps)
 
     def removal(self, evidence: str) -> Iterator[Reading | Removal]:
         """How much less likely an answer is with a passage of it masked; the Removal comes last. Nothing is saved."""

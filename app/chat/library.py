@@ -1,6 +1,6 @@
 """The library: documents come and go, their memories are kept, pinned or evicted, and their pages are shown."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,9 @@ class DiskSpace:
 class Library:
     """The documents of one data folder."""
 
-    def __init__(self, store: "Store", model: LoadedModel, jobs: Jobs) -> None:
-        self._store, self._model, self._jobs = store, model, jobs
+    def __init__(self, store: "Store", model: LoadedModel, jobs: Jobs, room: Callable[[], None] = lambda: None) -> None:
+        """Args: room: refuses another document where there may be no more."""
+        self._store, self._model, self._jobs, self._room = store, model, jobs, room
         self._adding_stops = 0
 
     def add_document(
@@ -61,6 +62,7 @@ class Library:
 
         Raises:
             InputError, PasswordError: why it cannot be read.
+            LimitError: there is no room for it.
             CancelledError: `stop_adding` was called.
         """
         return returned(self.adding(path, password=password, name=name, encoding=encoding, ocr=ocr))
@@ -86,6 +88,8 @@ class Library:
         from app.ingest.picture import as_pdf
 
         file, called = Path(path), name or Path(path).name
+
+        self._room()
 
         def work(watch: Watch) -> DocumentInfo:
             options = {"password": password, "encoding": encoding, "cancelled": watch.cancelled}

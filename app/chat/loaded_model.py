@@ -79,7 +79,7 @@ class LoadedModel:
     def use(self, engine: "Engine") -> None:
         """Answer with a model that is loaded already."""
         self._ready = sessions_over(self._store, engine)
-        self._engine = engine
+        self._engine, self._jobs.before = engine, engine.floor.first
 
     def follow(self, other: "LoadedModel") -> None:
         """Use the model that another data folder has now."""

@@ -1,8 +1,8 @@
 """Suggested questions: such as a text itself answers, found by rules, tried on the model, kept when it answers them."""
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from app.errors import CancelledError
 from app.ingest.stream import returned
@@ -77,14 +77,18 @@ class Trials:
         """
         title = self._store.document(document, "").title
         with self._jobs.claim(f"trying questions about {title}", behind=True) as job:
-            sessions = self._model.sessions_under(self._model.policy_of())
-            read = returned(sessions.reader.read(document, job.cancel.is_set))
-            right = self._one(sessions, read, job)
+            right = returned(self._model.engine().floor.during(self._steps(document, job), behind=True))
             if job.cancelled:
                 raise CancelledError(f"trying questions about {title}: gave way")
             return right
 
-    def _one(self, sessions: "Sessions", document: "ReadDocument", job: "Job") -> bool:
+    def _steps(self, document: str, job: "Job") -> Generator[Any, None, bool]:
+        """Yields where others may have the model."""
+        sessions = self._model.sessions_under(self._model.policy_of())
+        read = yield from sessions.reader.read(document, job.cancel.is_set)
+        return (yield from self._one(sessions, read, job))
+
+    def _one(self, sessions: "Sessions", document: "ReadDocument", job: "Job") -> Generator[Any, None, bool]:
         from app.chat.sessions import Session
 
         store, key = self._store, (document.document.id, sessions.engine.recipe)
@@ -95,7 +99,9 @@ class Trials:
             asked = left[0]
             session = Session("", [document], sessions.engine.open_chat(document.memories), [], [])
             generation = GenerationConfig(max_new_tokens=ANSWER_TOKENS)
-            *_, done = sessions.generate(session, [], asked.question, generation, job)
+            done = None
+            for done in sessions.generate(session, [], asked.question, generation, job):
+                yield done
             assert isinstance(done, Done)
             if job.cancelled:
                 return False

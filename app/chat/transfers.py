@@ -1,5 +1,6 @@
 """Chats as files: written as Markdown, as JSON or with all their memory, and taken in."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 class Transfers:
     """Takes chats out of one data folder and into it."""
 
-    def __init__(self, store: "Store", model: LoadedModel, jobs: Jobs) -> None:
-        self._store, self._model, self._jobs = store, model, jobs
+    def __init__(self, store: "Store", model: LoadedModel, jobs: Jobs, room: Callable[[], None] = lambda: None) -> None:
+        """Args: room: refuses another document where there may be no more."""
+        self._store, self._model, self._jobs, self._room = store, model, jobs, room
 
     def export_chat(self, chat: str) -> str:
         """The chat as Markdown, passages included."""
@@ -61,6 +63,8 @@ class Transfers:
             InputError: not such a file, damaged, or its memory does not fit this model: which part differs.
         """
         from app.store.transfer import from_json, import_chat, is_json
+
+        self._room()
 
         def fit(policy: str) -> "Fit":
             return self._model.sessions_under(policy or self._model.policy_of()).reader.fit()

@@ -42,10 +42,10 @@ def _serve(session: Session, args: argparse.Namespace, key: str | None = None) -
                    say=session.out.say)  # fmt: skip
         return
     with session.chat() as chat:
-        from app.ui.build import build
+        from app.ui.build import build, build_for
 
         serve_page(chat, build(chat), port=args.port, browser=args.browser, say=session.out.say, key=key,
-                   network=network)  # fmt: skip
+                   network=network, build=build_for)  # fmt: skip
 
 
 def key(session: Session, args: argparse.Namespace) -> None:

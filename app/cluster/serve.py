@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from app.cluster.connect import cluster
 from app.cluster.engine import Engine, Page
 from app.cluster.front import Front, GoneError
 from app.errors import LecternError, ModelError
-from app.guard import Guard, address, new_key
+from app.guard import Guard, OnlyPrograms, address, new_key
 from app.server import ADDRESS, Network, bind, has_display, run_server, show_page
 from app.settings import Settings
 from app.store.home import acquire, programs_key
@@ -205,8 +205,8 @@ def serve(
             plan = planned(settings, None if network.beyond else Page(key, programs, url), replicas)
             with _deployed(plan, made, say):
                 front = Front(made, page=not network.beyond)
-                guard = Middleware(Guard, key=key, check=lambda call: None, opened=lambda session: nullcontext(),
-                                   programs=programs, beyond=network.beyond)  # fmt: skip
+                beyond = OnlyPrograms() if network.beyond else None
+                guard = Middleware(Guard, key=key, programs=programs, beyond=beyond)
                 life = _life(front, lambda name: plan.deploy(made[name]))
                 app = Starlette(routes=[Mount("/", front)], middleware=[guard], lifespan=life)
                 run_server(lambda stop: app, listener, ready, network)

@@ -172,7 +172,7 @@ def _answer(
     sampler = Sampler(config, engine.model.device)
     repeats = Repetition(config.repeat_tokens, [memory.token_ids for memory in cache.memories])
     evidence = cache.watch()
-    with _shared_choices(engine, cache) as held:
+    with _shared_choices(engine, cache) as held, engine.together.answering():
         logits = _step(engine, cache, last, held)
         for _ in range(config.max_new_tokens):
             token = int(sampler(logits))

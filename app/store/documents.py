@@ -187,6 +187,12 @@ class Documents:
         memories = [MemoryText(unpack(ids), tuple(Span(*span) for span in json.loads(spans))) for ids, spans in rows]
         return memories or None
 
+    def add_note(self, document: str, note: str) -> None:
+        """Add a remark that the user should see."""
+        with self._library.write() as db:
+            _require(db, document)
+            db.execute("UPDATE document SET notes = json_insert(notes, '$[#]', ?) WHERE id = ?", [note, document])
+
     def set_state(self, id: str, recipe: str, state: DocumentState, detail: str = "") -> None:
         """Say where reading stands."""
         with self._library.write() as db:

@@ -81,7 +81,10 @@ class Users:
 
     def of_key(self, key: str) -> User | None:
         """Whose key this is."""
-        digest = _digest(key)
+        return self.of_digest(_digest(key))
+
+    def of_digest(self, digest: str) -> User | None:
+        """Whose key has this digest."""
         return next((user for user in self.everyone() if secrets.compare_digest(user.digest, digest)), None)
 
     def add(self, name: str, limits: Limits = Limits()) -> str:

@@ -30,8 +30,13 @@ class Controls:
     default: gr.Button
 
 
-def build(policy: str) -> Controls:
-    """Lay the controls out in the current column; `policy` is the one of the start."""
+def build(policy: str, fixed: bool = False) -> Controls:
+    """Lay the controls out in the current column.
+
+    Args:
+        policy: the one of the start.
+        fixed: whether there is one model for all chats.
+    """
     with gr.Accordion("Answer settings", open=False, elem_classes="lt-settings"):
         with gr.Row():
             temperature = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0 always picks the likeliest")
@@ -48,7 +53,7 @@ def build(policy: str) -> Controls:
                 policies.choices(), value=policy, label="Memory policy", info=about, elem_id="policy"
             )  # fmt: skip
         about = "a question in this chat loads it first; what another model has read is kept"
-        model = gr.Dropdown([ANY], value="", label="Model", info=about, elem_id="chat-model")
+        model = gr.Dropdown([ANY], value="", label="Model", info=about, elem_id="chat-model", visible=not fixed)
         default = gr.Button("Use for new chats", size="sm", scale=0, elem_id="default")
     return Controls([temperature, top_p, longest, system, model], choice, default)
 

@@ -117,7 +117,7 @@ watch('value', () => {
 RECALL = "() => window.lectern.recalled()"
 
 
-def _layout(start_policy: str) -> _Parts:
+def _layout(start_policy: str, one_model: bool) -> _Parts:
     chat_id = gr.State(None)
     kept = gr.HTML("", visible="hidden", js_on_load=_KEEP, elem_id="kept")
     with gr.Row(elem_classes="lt-ask"):
@@ -180,7 +180,7 @@ def _layout(start_policy: str) -> _Parts:
                     info="part by part: how often and where, definitions, dates, names, headings, what changed",
                     elem_id="through",
                 )
-            controls = answer_settings.build(start_policy)
+            controls = answer_settings.build(start_policy, fixed=one_model)
         with gr.Column(scale=2, min_width=0, visible=False, elem_classes="lt-side") as side:
             page = gr.HTML(elem_id="page", js_on_load=TO_MARK)
             compare = gr.HTML(elem_id="compare")
@@ -232,7 +232,7 @@ def build(
     chat: "DocumentChat", reading: BackgroundReading, line: ReadingLine, header: switching.Header, uploads: Uploads
 ) -> AskTab:
     """Lay the tab out inside the current gr.Tab and wire it."""
-    parts = _layout(chat.model.policy_of())
+    parts = _layout(chat.model.policy_of(), chat.guest)
     view = [parts.talk, parts.chat_id, parts.kept, parts.status, parts.question, parts.empty, parts.memory]
     view += [parts.controls.policy, parts.other, *parts.controls.settings]
     library = [parts.picker, parts.welcome, parts.sample, parts.examples, *parts.example_buttons]

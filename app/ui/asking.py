@@ -90,8 +90,8 @@ def thinking(chat: "DocumentChat", stop: str = "") -> str:
         stop: the action of a button that takes the question back.
     """
     busy = chat.jobs.busy() or ""
-    if busy.startswith("reading "):
-        text = f"Thinking; {busy} pauses meanwhile"
+    if busy.startswith(("reading ", "trying ")):
+        text = f"Thinking; {busy} goes on meanwhile, slower"
     else:
         text = f"Waiting for the model: {busy}" if busy else "Thinking"
     return format.waiting(text, stop, clock=True)

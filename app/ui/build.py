@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -39,14 +40,31 @@ QUEUE_LENGTH = 32
 
 def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -> gr.Blocks:
     """The whole page, with its theme, css, head, check of events and queue of readings set, for `create_app`."""
-    os.environ["GRADIO_TEMP_DIR"] = str(chat.settings.folder / FOLDER)
+    folder = chat.settings.folder / FOLDER
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # those of users lie within
+    return _build(chat, BackgroundReading(chat), folder, run_passkey, "")
+
+
+def build_for(chat: "DocumentChat", queue: BackgroundReading, user: str, folder: Path) -> gr.Blocks:
+    """The page of a user who signed in: without what concerns the model, which is the owner's.
+
+    Args:
+        user: their name.
+        folder: for files that the browser sends, within that of the owner's page.
+    """
+    return _build(chat, queue, folder, None, user)
+
+
+def _build(
+    chat: "DocumentChat", queue: BackgroundReading, folder: Path, run_passkey: passkey_tab.Run | None, user: str
+) -> gr.Blocks:
+    """Args: run_passkey: None leaves out what is the owner's."""
     blocks = gr.Blocks(
         title="Lectern", analytics_enabled=False, delete_cache=(UPLOAD_KEPT_S, UPLOAD_KEPT_S), fill_width=True
     )
-    uploads = Uploads(chat.settings.folder, blocks.upload_file_set)
-    queue = BackgroundReading(chat)
+    uploads = Uploads(folder, blocks.upload_file_set)
     with blocks:
-        model, chats_at_side = _frame()
+        model, chats_at_side = _frame(user)
         problem, poll = gr.HTML(elem_id="problem"), gr.Timer(POLL_S)
         line = reading.build(chat, queue)
         header = switching.Header(model, poll)
@@ -61,11 +79,13 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
                 shelf = library_tab.build(chat, queue, _open_ask(asking, tabs), uploads)
             with gr.Tab("Chats", id="chats") as chats:
                 found = chats_tab.build(chat, asking.chat_id, opening, _forget(asking), header=header, uploads=uploads)
-            with gr.Tab("Passkey", id="passkey") as passkeys:
-                keys = passkey_tab.build(chat, run_passkey)
-            with gr.Tab("Models", id="models") as models:
-                shelves = models_tab.build(chat, header)
-
+            tabs_that_follow = [
+                (ask, asking.again, [asking.picker, asking.policy], asking.library),
+                (library, lambda: library_tab.table(chat, queue), None, shelf.table),
+                (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
+            ]
+            if run_passkey:
+                tabs_that_follow.append(_owners_tabs(chat, run_passkey, header))
         look_at_model = _watch(chat, header, [model, problem, asking.remark, poll])
         # One after the other: the model's mark makes the tabs look again at what is picked.
         reload = _recall(chat, blocks, asking, opening)
@@ -74,19 +94,13 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
             look_at_model(event.then)
         reload.then(lambda now: sidebar.listing(chat, now), asking.chat_id, listed, queue=False, **PRIVATE)
         # What was read and how long a text may be depends on the model too.
-        for tab, look, given, shown in (
-            (ask, asking.again, [asking.picker, asking.policy], asking.library),
-            (library, lambda: library_tab.table(chat, queue), None, shelf.table),
-            (chats, lambda query: chats_tab.listing(chat, query), found.query, found.list),
-            (models, lambda: models_tab.shown(chat), None, shelves.outputs),
-        ):
+        for tab, look, given, shown in tabs_that_follow:
             tab.select(look, given, shown, queue=False, **PRIVATE)
             look_at_model(tab.select)  # another browser tab may have loaded another model
             model.change(look, given, shown, queue=False, **PRIVATE)
         line.mark.change(asking.news, [asking.picker, asking.policy], asking.library, queue=False, **PRIVATE)
         line.mark.change(lambda: library_tab.table(chat, queue), None, shelf.table, queue=False, **PRIVATE)
-        passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
-        _follow_model(chat, model, asking, keys)
+        _follow_model(chat, model, asking)
     tell_failures(blocks)
     blocks.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=4, api_open=False)
     blocks.theme, blocks.css, blocks.head = theme.theme(), theme.css(), theme.head()
@@ -94,11 +108,11 @@ def build(chat: "DocumentChat", *, run_passkey: passkey_tab.Run = passkey.run) -
     return blocks
 
 
-def _frame() -> tuple[gr.HTML, gr.Column]:
+def _frame(user: str) -> tuple[gr.HTML, gr.Column]:
     """What stands around the tabs: the line at the top with the model's mark, and the column of chats at the side."""
     with gr.Row(elem_classes="lt-header"):
         gr.HTML(theme.WORDMARK, elem_classes="lt-wordmark")
-        gr.HTML(theme.SWITCHES, elem_classes="lt-switches")
+        gr.HTML(theme.SWITCHES + (theme.signed_in(user) if user else ""), elem_classes="lt-switches")
         model = gr.HTML(elem_id="model")
     with gr.Sidebar(open=False, width=290, elem_id="side"):
         gr.HTML(theme.SIDE)
@@ -131,17 +145,28 @@ def _recall(chat: "DocumentChat", blocks: gr.Blocks, asking: ask_tab.AskTab, ope
     return blocks.load(recall, asking.kept, opening.outputs, js=ask_tab.RECALL, queue=False, **PRIVATE)
 
 
-def _follow_model(chat: "DocumentChat", model: Any, asking: ask_tab.AskTab, keys: passkey_tab.PasskeyTab) -> None:
-    """What another model changes beside the tabs: lengths of the passkey test, models to choose from, the notice."""
-
-    def lengths() -> Any:
-        offered = passkey_tab.lengths(chat.model.model_state().trained_tokens)
-        return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
-
+def _follow_model(chat: "DocumentChat", model: Any, asking: ask_tab.AskTab) -> None:
+    """What another model changes beside the tabs: models to choose from, the notice."""
     offer = lambda shown: answer_settings.offered(chat, shown)  # noqa: E731
-    model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
     model.change(offer, asking.chat_id, asking.settings[-1], queue=False, **PRIVATE)
     model.change(lambda shown: switching.notice(chat, shown), asking.chat_id, asking.other, queue=False, **PRIVATE)
+
+
+def _owners_tabs(chat: "DocumentChat", run_passkey: passkey_tab.Run, header: switching.Header) -> tuple[Any, ...]:
+    """The tabs that have the model alone; returns what of them follows its changes."""
+    with gr.Tab("Passkey", id="passkey") as passkeys:
+        keys = passkey_tab.build(chat, run_passkey)
+    with gr.Tab("Models", id="models") as models:
+        shelves = models_tab.build(chat, header)
+
+    def lengths() -> Any:
+        trained = chat.model.model_state().trained_tokens
+        offered = passkey_tab.lengths(trained)
+        return gr.update(choices=offered, value=[offered[0][1], offered[2][1]])
+
+    passkeys.select(lambda: passkey_tab.earlier(chat), None, keys.earlier, queue=False, **PRIVATE)
+    header.model.change(lengths, None, keys.lengths, queue=False, **PRIVATE)
+    return models, lambda: models_tab.shown(chat), None, shelves.outputs
 
 
 def _watch(chat: "DocumentChat", header: switching.Header, marks: list[Any]) -> Callable[[Callable[..., Any]], Any]:

@@ -65,6 +65,12 @@ def _remarks(document: DocumentInfo) -> str:
     return f'<details class="lt-remarks"><summary>{word}</summary><ul>{items}</ul></details>'
 
 
+def _shared(document: DocumentInfo) -> str:
+    """Whose copy it is."""
+    name = document.shared_by
+    return f", shared by {escape(name)}, read-only" if name else ""
+
+
 def _length(document: DocumentInfo) -> str:
     return format.plural(document.parts, UNITS.get(document.kind, "section"))
 
@@ -148,7 +154,7 @@ def _table(
         return '<p class="lt-nothing">No documents yet. Drop a PDF, an e-book, a text, or a zip of code above.</p>'
     rows = "".join(
         f'<tr><td class="lt-title" data-label="Document"><b>{escape(document.title)}</b>'
-        f"<span>{KINDS[document.kind]}</span>{_remarks(document)}</td>"
+        f"<span>{KINDS[document.kind]}{_shared(document)}</span>{_remarks(document)}</td>"
         f'<td data-label="Length">{_length(document)}</td>'
         f'<td data-label="Tokens">{format.count(document.tokens) if document.tokens else "–"}</td>'
         f'<td data-label="On disk">{_disk(document, space)}</td>'

@@ -1,5 +1,6 @@
 """Colours and type of the page. Fonts come from Gradio or the system: nothing is fetched from outside."""
 
+from html import escape
 from pathlib import Path
 
 from gradio.themes import Base
@@ -20,6 +21,15 @@ SWITCHES = (
     '<button type="button" class="lt-tool" data-here="keys" aria-label="Keyboard shortcuts" '
     'title="Keyboard shortcuts">?</button>'
 )
+
+
+def signed_in(user: str) -> str:
+    """Whose page it is, and the way out."""
+    return (
+        f'<form method="post" action="/sign-out" class="lt-user"><span>{escape(user)}</span> '
+        '<button class="lt-tool">Sign out</button></form>'
+    )
+
 
 SIDE = '<div class="lt-side-head"><button type="button" class="lt-button" data-here="fresh">New chat</button></div>'
 

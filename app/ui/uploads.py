@@ -15,12 +15,12 @@ class Uploads:
     """The uploads of this start of Lectern. An event's path is what a browser says, so it is checked before use.
 
     Attributes:
-        folder: where uploads lie.
+        folder: where uploads lie, private and perhaps large; within the data folder.
         received: paths of what was uploaded since the start and not taken yet.
     """
 
-    def __init__(self, home: Path, received: MutableSet[str]) -> None:
-        self.folder = home / FOLDER
+    def __init__(self, folder: Path, received: MutableSet[str]) -> None:
+        self.folder = folder
         self.received = received
 
     def holds(self, path: str) -> bool:

@@ -7,11 +7,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.api.limits import Allowance
+from app.chat.allowance import Allowance
+from app.api.metrics import Metrics
 from app.api.people import Audit, ByUser, People
 from app.api.routes import Endpoint
+from app.api.sign_in import SignIn
 from app.guard import PROGRAMS, Guard
-from app.records import AnswerStats, Done
 from app.store.users import Limits, Users
 from scripts import separation
 from tests.api.test_routes import ASK, talk
@@ -31,11 +32,13 @@ def users(chat):
 @pytest.fixture
 def client(chat, users):
     """The app as other computers see it."""
-    app, endpoint, people = FastAPI(), Endpoint(chat), People(chat, users)
+    people = People(chat, users, metrics=Metrics())
+    app, endpoint = FastAPI(), Endpoint(chat, metrics=people.metrics)
     app.include_router(endpoint.router())
     app.get("/health")(lambda: {})
     app.add_middleware(ByUser, people=people)
-    app.add_middleware(Guard, key="page", check=None, opened=None, programs="owner", users=people.of_key, beyond=True)
+    sign_in = SignIn(lambda key: key == "owner", people.of_key, people.of_digest)
+    app.add_middleware(Guard, key="page", programs="owner", users=people.of_key, beyond=sign_in)
     app.add_middleware(Audit, home=chat.settings.folder, watched=PROGRAMS.fullmatch)
     with TestClient(app, base_url="https://lectern.example") as client:
         yield client
@@ -112,7 +115,7 @@ def test_limits_are_refused_by_name_and_with_the_time_to_wait(client, users, tmp
 def test_tokens_are_forgotten_after_a_minute(monkeypatch):
     allowance, now = Allowance(Limits(tokens_per_minute=10)), [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    allowance.spend(Done("", "", (), AnswerStats(tokens_read=10)))
+    allowance.spend(10)
     with pytest.raises(Exception, match="10 tokens a minute"):
         allowance.question()
     now[0] += 61

@@ -4,15 +4,16 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.api import schema
-from app.api.errors import told
+from app.api.errors import ApiError, told
 from app.api.messages import read_messages
-from app.api.routes import Endpoint
+from app.api.routes import Asker, Endpoint
 from app.errors import CancelledError
 from app.memory.config import GenerationConfig
 from tests.chat.opened import open_chat, write  # noqa: F401  a fixture
@@ -288,7 +289,7 @@ def test_log_probabilities_of_each_token_in_the_three_shapes(client):
 
 def test_an_answer_that_is_stopped_on_the_page_does_not_pass_for_whole(client, chat, endpoint):
     asked = iter(endpoint._events(schema.read(schema.ChatBody, talk("Who?")), read_messages(talk("Who?")["messages"]),
-                                  threading.Event()))  # fmt: skip
+                                  Asker()))  # fmt: skip
     next(asked)
     chat.jobs.stop()
     with pytest.raises(CancelledError, match="was stopped"):
@@ -324,3 +325,27 @@ def test_clients_are_answered_beside_each_other_each_in_a_chat_of_its_own(client
     assert len(set(chats)) == len(chats)
     for body, id in zip(turns, chats, strict=True):
         assert [m.content for m in chat.saved.messages(id)][:-1] == [m["content"] for m in body["messages"]]
+
+
+@pytest.mark.parametrize("contents", [("Who?",), ("Who?", "Ann. " * 200, "And then?")])
+def test_the_work_for_a_client_that_has_gone_ends(client, chat, endpoint, contents):
+    """In its place in the queue, while its earlier turns are run, and while its question is."""
+    body, asker = talk(*contents), Asker()
+    asked = endpoint._events(schema.read(schema.ChatBody, body), read_messages(body["messages"]), asker)
+    ran, run = [], chat.model.engine().forward
+
+    def forward(cache, token_ids):
+        asker.leave()  # at the first segment
+        ran.append(len(token_ids))
+        return run(cache, token_ids)
+
+    chat.model.engine().forward = forward
+    with suppress(CancelledError, ApiError):
+        assert list(asked) == []
+    assert ran[1:] in ([], [1, 1]) and endpoint.queue.lengths() == (0, 0) and chat.jobs.busy() is None
+    before = len(ran)
+    late = Asker()
+    late.leave()
+    with pytest.raises(ApiError, match="has gone"):
+        list(endpoint._events(schema.read(schema.ChatBody, body), read_messages(body["messages"]), late))
+    assert len(ran) == before

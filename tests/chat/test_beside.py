@@ -1,6 +1,7 @@
 """Answers beside each other: the same text as one by one, each in its chat, and one that ends frees the others."""
 
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from app.errors import InUseError
 from app.memory.config import GenerationConfig
 from app.records import Delta
+from app.runtime import together
 from app.runtime.together import Floor
 from tests.chat.opened import finish, open_chat, write  # noqa: F401  a fixture
 
@@ -84,16 +86,63 @@ def test_other_jobs_wait_for_answers_and_a_chat_has_one_answer_at_a_time(chat, t
     chat.library.delete_document(book)
 
 
-def test_the_floor_is_had_in_the_order_of_asking():
-    floor, had = Floor(), []
-    floor.take()
-    threads = []
-    for number in range(4):
-        threads.append(threading.Thread(target=lambda n=number: (floor.take(), had.append(n), floor.give())))
+def line_up(floor, *behind):
+    """Threads that wait for the floor, in this order, and what they were called when they had it."""
+    had, threads = [], []
+    for number, kind in enumerate(behind):
+
+        def work(number=number, kind=kind):
+            floor.take(kind)
+            had.append(number)
+            floor.give()
+
+        threads.append(threading.Thread(target=work))
         threads[-1].start()
-        while len(floor._asked) < number + 2:
-            pass
+        while len(floor._asked) + len(floor._behind) < number + 1:
+            time.sleep(0.001)
+    return had, threads
+
+
+def test_the_floor_is_had_in_the_order_of_asking():
+    floor = Floor()
+    floor.take()
+    had, threads = line_up(floor, False, False, False, False)
     floor.give()
     for thread in threads:
         thread.join(WAIT_S)
     assert had == [0, 1, 2, 3] and not floor.taken
+
+
+def test_those_behind_have_the_floor_last_or_when_their_share_is_due(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(together.time, "monotonic", lambda: now[0])
+    floor = Floor()
+    floor.take(behind=True)
+    now[0] += 1  # a segment of a second
+    had, threads = line_up(floor, True, False, False)
+    floor.give()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert had == [1, 2, 0]
+    floor.take()
+    now[0] += together.BEFORE_READING  # after so long it is their turn
+    had, threads = line_up(floor, False, True)
+    floor.give()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert had == [1, 0] and not floor.taken
+
+
+def test_those_behind_wait_also_while_an_answer_does_not_ask(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(together.time, "monotonic", lambda: now[0])
+    floor = Floor()
+    with floor.first():
+        floor.take(behind=True)  # nothing was had yet: it is due
+        now[0] += 1
+        had, threads = line_up(floor, True)
+        floor.give()
+        assert not floor.taken and had == []
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert had == [0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.api.reading import BackgroundReading
-from app.ui.uploads import Uploads
+from app.ui.uploads import FOLDER, Uploads
 from tests.fake_chat import FakeDocumentChat
 
 
@@ -27,7 +27,7 @@ def reading(chat: FakeDocumentChat) -> Iterator[BackgroundReading]:
 
 @pytest.fixture
 def uploads(chat: FakeDocumentChat) -> Uploads:
-    return Uploads(chat.settings.folder, set())
+    return Uploads(chat.settings.folder / FOLDER, set())
 
 
 @pytest.fixture

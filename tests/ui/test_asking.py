@@ -264,7 +264,7 @@ def test_a_question_counts_what_is_read_so_far(chat: FakeDocumentChat, document:
 
 def test_what_an_answer_waits_for_is_said(chat: FakeDocumentChat) -> None:
     with chat.jobs.claim("reading A Quiet Coast"):
-        assert "reading A Quiet Coast pauses" in asking.thinking(chat)
+        assert "reading A Quiet Coast goes on meanwhile, slower" in asking.thinking(chat)
     with chat.jobs.claim("testing passkeys"):
         assert "Waiting for the model: testing passkeys" in asking.thinking(chat)
     assert "Thinking" in asking.thinking(chat)

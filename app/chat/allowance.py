@@ -1,19 +1,21 @@
-"""What one user may take: documents, bytes, tokens a minute. More is refused with 429, and when to ask again."""
+"""What one user may take: documents, bytes, tokens a minute. More is refused, and it is said when to ask again."""
 
 import math
 import threading
 import time
 from collections import deque
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.api.errors import ApiError
+from app.errors import LimitError
 from app.records import Done
 from app.store.users import Limits
 
 if TYPE_CHECKING:
     from app.chat import DocumentChat
 
+R = TypeVar("R")
 MINUTE_S = 60.0
 MEMORIES = "kv.db"  # has a budget of its own, beyond which the oldest memories go
 
@@ -30,20 +32,20 @@ class Allowance:
         """Let another document in.
 
         Raises:
-            ApiError: there are as many as there may be, or they take too much.
+            LimitError: there are as many as there may be, or they take too much.
         """
         if self.limits is None:
             return
         if len(chat.library.documents()) >= self.limits.documents:
-            raise _refused(f"your library holds {self.limits.documents} documents, which is all it may; delete some")
+            raise LimitError(f"your library holds {self.limits.documents} documents, which is all it may; delete some")
         if _bytes(chat.settings.folder) >= self.limits.gigabytes * 1e9:
-            raise _refused(f"your documents take the {self.limits.gigabytes:g} GB that they may; delete some")
+            raise LimitError(f"your documents take the {self.limits.gigabytes:g} GB that they may; delete some")
 
     def question(self) -> None:
         """Let another question in.
 
         Raises:
-            ApiError: too many tokens were read and said in the last minute.
+            LimitError: too many tokens were read and said in the last minute.
         """
         if self.limits is None:
             return
@@ -52,22 +54,31 @@ class Allowance:
             if sum(tokens for _, tokens in self._spent) < self.limits.tokens_per_minute:
                 return
             wait_s = math.ceil(self._spent[0][0] + MINUTE_S - time.monotonic())
-        raise _refused(f"you may take {self.limits.tokens_per_minute:,} tokens a minute; ask again later", wait_s)
+        raise LimitError(f"you may take {self.limits.tokens_per_minute:,} tokens a minute; ask again later", wait_s)
 
-    def spend(self, done: Done) -> None:
-        """Count an answer."""
+    def spend(self, tokens: int) -> None:
+        """Count tokens that were read or said."""
         with self._lock:
             self._forget()
-            self._spent.append((time.monotonic(), done.stats.tokens_read + done.stats.new_tokens))
+            self._spent.append((time.monotonic(), tokens))
+
+    def counted(self, events: Generator[Any, None, R]) -> Generator[Any, None, R]:
+        """The same events; what an answer among them took is counted."""
+        try:
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    return end.value
+                if isinstance(event, Done):
+                    self.spend(event.stats.tokens_read + event.stats.new_tokens)
+                yield event
+        finally:
+            events.close()
 
     def _forget(self) -> None:
         while self._spent and self._spent[0][0] < time.monotonic() - MINUTE_S:
             self._spent.popleft()
-
-
-def _refused(message: str, wait_s: int | None = None) -> ApiError:
-    code = "rate_limit_exceeded" if wait_s is not None else "insufficient_quota"
-    return ApiError(message, status=429, code=code, retry_after_s=wait_s)
 
 
 def _bytes(folder: Path) -> int:
