@@ -12,7 +12,7 @@ from app.store.text import STOP_WORDS
 MOST = 5  # passages under one answer
 LEAST_SHARE = 0.2  # of the best region's, to be shown beside it
 LEAST_WEIGHT = 0.005  # what rounds to 0% is not told
-ALWAYS_SHARE, ALWAYS_TIMES = 0.05, 3.0  # an empty question looks there: that much, and so many times the mean
+ALWAYS_SHARE, ALWAYS_TIMES = 0.03, 3.0  # an empty question looks there: that much, and so many times the mean
 SHARPER = 2.0  # an answer that looks there so many times more means it
 
 _WORD = re.compile(r"\w+")
@@ -86,15 +86,19 @@ def evidence(
 
 
 def always_looked_at(density: Sequence[float], unasked: Sequence[float]) -> set[int]:
-    """Regions at which an answer looked hardly more than one to an empty question does, and that one does much."""
+    """Regions at which an answer looked hardly more than one to an empty question does, and that one does much.
+
+    An answer may see a few regions of many, so shares of the empty question are taken among those that it saw.
+    """
     total, plain = sum(density), sum(unasked)
     if total <= 0 or plain <= 0 or len(density) != len(unasked):
         return set()
     much = plain * max(ALWAYS_SHARE, ALWAYS_TIMES / len(unasked))
+    among = sum(before for mass, before in zip(density, unasked, strict=True) if mass > 0)
     return {
         region
         for region, (mass, before) in enumerate(zip(density, unasked, strict=True))
-        if before >= much and mass / total < SHARPER * before / plain
+        if mass > 0 and before >= much and mass / total < min(SHARPER * before / among, (1 + before / among) / 2)
     }
 
 

@@ -84,3 +84,13 @@ def test_where_the_model_always_looks_is_left_out_unless_the_answer_means_it():
     (kept,) = passages(told, parts, memory, tokenizer, unasked=unasked)
     assert kept.weight == 0.2222  # of all attention
     assert len(passages(told, parts, memory, tokenizer, unasked=unasked[:-1])) == 3  # of another text
+
+
+def test_what_an_answer_saw_of_a_long_text_is_compared_alone():
+    parts, memory, tokenizer = attach(["word " * 400])
+    unasked = [1.0] * memory.regions
+    unasked[0] = 0.1 * memory.regions  # a tenth of all, and much of what an answer that sees few regions sees
+    found = passages({0: 0.5, 50: 0.3, 60: 0.2}, parts, memory, tokenizer, unasked=unasked)
+    assert [region for item in found for _, region in item.regions] == [50, 60]
+    (meant,) = passages({0: 1.0, 50: 0.005}, parts, memory, tokenizer, unasked=unasked)
+    assert meant.regions == ((0, 0),)
