@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -175,6 +175,7 @@ def user_app(chat: "DocumentChat", blocks: "gradio.Blocks", uploads: Path) -> Fa
 
 def _page_middleware(app: FastAPI, blocks: "gradio.Blocks", uploads: Path) -> None:
     app.add_middleware(FirstPage)
+    app.add_middleware(PageFiles)
     app.add_middleware(UploadRoom, folder=uploads)
     app.add_middleware(Events, check=blocks.check, opened=blocks.sessions.open)
 
@@ -356,6 +357,29 @@ class FirstPage:
             while len(self._kept) >= self.KEPT:
                 self._kept.pop(next(iter(self._kept)), None)
             self._kept[address] = made
+
+
+class PageFiles:
+    """ASGI middleware: the page's files go out as they are, and stay in the browser, as their names change with them.
+
+    Gradio would compress each of a hundred files at each load, for a connection that seldom leaves this computer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def staying(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                MutableHeaders(scope=message)["Cache-Control"] = "private, max-age=31536000, immutable"
+            await send(message)
+
+        plain = [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]
+        kept = scope["path"].startswith("/assets/")
+        await self.app(scope | {"headers": plain}, receive, staying if kept else send)
 
 
 class UploadRoom:

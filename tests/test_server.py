@@ -245,6 +245,15 @@ def test_the_page_is_made_once_for_each_address() -> None:
     assert client.get("/").text == "page of one, 15" and client.get("/").headers["x"] == "1"
 
 
+def test_the_pages_files_go_out_as_they_are_and_stay_in_the_browser(client: TestClient) -> None:
+    page = client.get("/", headers={"Accept-Encoding": "br"})
+    assert "content-encoding" not in page.headers and "immutable" not in page.headers.get("cache-control", "")
+    file = client.get("/" + re.search(r"assets/[\w.-]+\.js", page.text)[0], headers={"Accept-Encoding": "br, gzip"})
+    assert file.status_code == 200 and "content-encoding" not in file.headers
+    assert file.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert "immutable" not in client.get("/assets/none.js").headers.get("cache-control", "")
+
+
 def test_the_page_that_was_kept_is_the_one_that_gradio_made(client: TestClient) -> None:
     first, second = client.get("/"), client.get("/")
     assert first.text == second.text and dict(first.headers) == dict(second.headers)
