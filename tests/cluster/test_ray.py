@@ -117,7 +117,7 @@ def test_the_page_is_served(lectern):
 
 
 def test_nothing_of_ray_but_what_wants_its_token_listens_beyond_loopback(lectern):
-    """Ray Serve lets its replicas listen everywhere (findings/ray_serve_listens_everywhere.sh)."""
+    """Ray Serve lets its replicas listen everywhere: they answer no one without the token."""
     beyond = set()
     for process in psutil.Process(lectern.pid).children(recursive=True):
         for connection in process.net_connections("tcp"):
