@@ -89,7 +89,7 @@ def test_two_checkpoints_take_turns_in_one_chat(browser: Browser, tmp_path: Path
             other = page.locator("#other-model")
             expect(other).to_contain_text(re.compile(r"[\d,]+ tokens again with beta, about [\d.]+ s"))
             visit.ask("And then?", timeout_s=60)
-            expect(page.locator(".lt-remark").last).to_contain_text("other weights")
+            expect(page.locator(".lt-remark:not(.lt-knows)").last).to_contain_text("other weights")
             expect(page.locator(".lt-remark", has_text="by alpha")).to_have_count(1)
             expect(other.locator(".lt-notice")).to_have_count(0)  # its memory is of beta now
             visit.tab("Models")
