@@ -99,7 +99,7 @@ def test_whole_job_on_the_shipped_model(browser: Browser, shipped_model: Path, t
         expect(page.locator(".lt-foot")).to_have_count(1)
         with visiting(browser, f"{server.url}{re.search('#.*', address)[0]}") as other:
             expect(other.page.locator(".lt-foot")).to_have_count(2)
-        page.evaluate(DROP, ["drop", "The end.pdf", book_pdf(30, 42)])
+        page.evaluate(DROP, ["drop", "The end.pdf", book_pdf(30, 70)])
         expect(line).to_contain_text(re.compile(r"The end.*[1-9]\d*%", re.DOTALL), timeout=60_000)
         assert visit.outside == [] and server.contacts == []
 
