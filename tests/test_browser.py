@@ -130,7 +130,9 @@ def test_places_are_focused_and_muted_and_a_passage_is_tested(visit: Visit, file
     page.fill("#mute input", "tool#src/*.md")
     page.keyboard.press("Enter")
     visit.ask("Where is harbour defined?")
-    expect(page.locator(".lt-foot .lt-remark:not(.lt-knows)")).to_have_text("Looked only in tool, did not look in tool#src/*.md.")
+    expect(page.locator(".lt-foot .lt-remark:not(.lt-knows)")).to_have_text(
+        "Looked only in tool, did not look in tool#src/*.md."
+    )
     page.get_by_text("Answer without …").click()
     page.locator(".lt-pop .lt-chip:visible").first.click()
     expect(page.locator(".lt-confirm[open]")).to_have_count(0)
