@@ -27,7 +27,7 @@ def client(home: Path, failure: BaseException | None) -> TestClient:
         return PlainTextResponse("kept")
 
     app = Starlette(routes=[Route(UPLOAD, take, methods=["POST"])])
-    app.add_middleware(UploadRoom, home=home)
+    app.add_middleware(UploadRoom, folder=home / "uploads")
     return TestClient(app, raise_server_exceptions=False)
 
 

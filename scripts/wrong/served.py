@@ -102,7 +102,7 @@ def _call(served: Served, rng: random.Random, number: int) -> dict[str, Any]:
 
 def _right(served: Served, block: Any) -> Any:
     name = block.get_block_name()
-    known = [info.id for info in served.chat.documents()]
+    known = [info.id for info in served.chat.library.documents()]
     plain = {"textbox": "word", "html": "", "button": "Which word?", "checkbox": False, "state": None, "file": None,
              "json": known, "checkboxgroup": []}  # fmt: skip
     if name in plain:

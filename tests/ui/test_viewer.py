@@ -21,7 +21,7 @@ def marked(html: str) -> str:
 
 
 def passage(part: Part, start: int, end: int) -> Evidence:
-    return Evidence("e2-1", "d", "Book", part.label, part.index, start, end, part.text[start:end], 0.5)
+    return Evidence("e2-1", "d", "Book", part.label, part.index, start, end, part.text[start:end], 0.5, ((0, 0),))
 
 
 def test_passage_is_marked() -> None:
