@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.settings import Settings
+from app.wellformed import whole
 from scripts.wrong import values
 from scripts.wrong.world import QUESTION, RECIPE, TALK, World
 
@@ -48,6 +49,7 @@ LINES = (
     "ask {text} --budget {whole} --memory-cap {whole} --threads {threads} --max-new-tokens 2",
     "documents list --home {folder} --device {word} --h2o {word}",
 )  # fmt: skip
+COMMANDS = {line.partition(" ")[0] for line in LINES}
 VARIABLE = "documents list"  # under a wrong environment variable
 SETUP = ("setup", "--torch", "--with", "--reinstall", "--no-venv", "help", "--torch=x", "cpu", "--with=", "setup=1")
 
@@ -159,7 +161,8 @@ def _filled(line: str, words: Words) -> list[str]:
         filled.pop(rng.randrange(len(filled)))
     elif what < 0.2:
         filled.append("--json")
-    return filled if filled and "--port" in filled or "serve" not in filled else ["serve", "--port", "x"]
+    serves = "serve" in filled or not COMMANDS.intersection(filled)  # a line without a command opens the page
+    return ["serve", "--port", "x"] if serves and "--port" not in filled else filled
 
 
 def run(world: World, line: list[str], variables: dict[str, str]) -> tuple[str, int, str]:
@@ -168,7 +171,7 @@ def run(world: World, line: list[str], variables: dict[str, str]) -> tuple[str, 
 
     out, kept = io.StringIO(), dict(os.environ)
     os.environ |= {"LECTERN_MODEL": str(world.model), "LECTERN_HOME": str(world.home)} | {
-        name: text.replace("\0", "") for name, text in variables.items()
+        name: _settable(text) for name, text in variables.items()
     }
     here = Path.cwd()
     os.chdir(world.files)
@@ -180,6 +183,15 @@ def run(world: World, line: list[str], variables: dict[str, str]) -> tuple[str, 
         os.environ.clear()
         os.environ.update(kept)
     return f"{variables or ''} {line!r}", code, out.getvalue()
+
+
+def _settable(text: str) -> str:
+    """The text as an environment can hold it: no null, and half characters only where they stand for a byte."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        text = whole(text)
+    return text.replace("\0", "")
 
 
 def setup_line(rng: random.Random) -> list[str]:
