@@ -122,16 +122,18 @@ class Sessions:
         return session
 
     def _catch_up(self, session: Session, job: Job) -> None:
-        """Run the turns that are shown and that the session's memory lacks: it is of other versions of them.
+        """Run the turns that are shown and that the session's memory lacks: programs answered them, or it is of other
+        versions of them.
 
         Raises:
             CancelledError: stopped; the turns before stay.
         """
         history, before = self.store.messages(session.chat), session.cache.tail.tokens
-        for number, turn in list(enumerate(turns_of(history)))[len(session.turns) :]:
+        lacking = list(enumerate(turns_of(history)))[len(session.turns) :]
+        for number, turn in lacking:
             self._run_turn(session, history[: 2 * number], turn.question.content, turn.answer.content, job)
         session.reread = session.cache.tail.tokens - before
-        if session.reread:
+        if not all(turn.answer.stats.get("whole") for _, turn in lacking):
             session.note = "; ".join(filter(None, [session.note, OTHER_VERSION]))
 
     def _run_turn(self, session: Session, history: Sequence[Message], question: str, answer: str, job: Job) -> None:

@@ -66,6 +66,7 @@ def test_the_chat_goes_on_after_it(open_chat: Open, tmp_path) -> None:  # noqa: 
     finish(chat.ask(QUESTION, chat=first.chat))
     third = finish(chat.ask("and then?", chat=first.chat, generation=SHORT))
     assert [m.role for m in chat.saved.messages(first.chat)] == ["user", "assistant"] * 3 and third.answer
+    assert third.stats.note == "", "no other version was chosen"
 
 
 def test_what_was_gone_through_is_not_gone_through_again(open_chat: Open, tmp_path, slow: list[int]) -> None:  # noqa: F811
