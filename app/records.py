@@ -153,7 +153,7 @@ class Evidence:
         id: stable within the store; `ask --without ID` masks it.
         document: document id.
         title: document title.
-        label: page label, line of a plain text after its chapter, or path:line-line.
+        label: page label, lines of a plain text after their chapter, or path:line-line.
         part: 1-based part index.
         char_start, char_end: offsets into the part's text.
         text: the passage.
